@@ -1,0 +1,141 @@
+//! The hypercalls.
+
+/// Identifier of call 0: fast, SMC64, vendor specific hypervisor service (Arm DEN 0028, "Service
+/// call ranges"), function numbers from 0x100 so that the range's general queries stay free.
+pub const CALL_BASE: u32 = 0xc600_0100;
+
+/// A hypercall of the manager. The value is the function number above [`CALL_BASE`].
+///
+/// *Continuation*: a call so marked does a bounded piece of work and returns how far it has come;
+/// it is to be repeated with the same arguments until X1 says it is done. Interrupts are taken and
+/// other vCPUs run between the pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Call {
+    /// Interface version. -> X1: [`AbiVersion`](crate::AbiVersion).
+    Version = 0,
+    /// Where the manager finds its input. -> X1: IPA of the bundle, X2: its size in bytes (0: none),
+    /// X3: IPA of the board's device tree, X4: its size in bytes.
+    BootInfo = 1,
+    /// The board. -> X1: GIC version, X2: number of cores on line, X3: CNTFRQ in Hz, X4: free RAM in
+    /// bytes, X5: largest free block in bytes, X6: list registers per core.
+    BoardInfo = 2,
+    /// Waits for events. X1: deadline as CNTPCT value (`u64::MAX`: none). -> X1: [`Events`](crate::Events).
+    Wait = 3,
+    /// Powers the board off. Returns only on failure.
+    BoardOff = 4,
+    /// Resets the board. Returns only on failure.
+    BoardReset = 5,
+
+    /// Reads console bytes. X1: VM (the manager's own: input of the board's console).
+    /// -> X1: number of bytes (0 to 40), X2..X6: the bytes, first in the lowest byte of X2.
+    ConsoleRead = 8,
+    /// Writes console bytes. X1: VM (the manager's own: output to the board's console), X2: number
+    /// of bytes (1 to 40), X3..X7: the bytes. -> X1: number of bytes taken.
+    ConsoleWrite = 9,
+
+    /// Creates a VM. X1: vCPUs (1 to 8), X2: GIC version, must be the board's.
+    /// -> X1: VM number.
+    VmCreate = 16,
+    /// Gives a VM RAM. *Continuation.* X1: VM, X2: IPA, X3: bytes (both multiples of 2 MiB),
+    /// X4: [`Backing`](crate::Backing), X5: quota in bytes (thin). State Created. -> X1: bytes done so far.
+    VmMapRam = 17,
+    /// Adds one zeroed 2 MiB frame to the stock of a thin VM. *Continuation.* X1: VM.
+    /// -> X1: 1 when the frame is in the stock, 0 while it is being zeroed.
+    VmStockAdd = 18,
+    /// Places the emulated PL011. X1: VM, X2: IPA (4 KiB aligned), X3: INTID of its SPI.
+    VmUart = 19,
+    /// Places the interrupt controller. X1: VM, X2: IPA of the distributor (64 KiB aligned), X3: IPA
+    /// of the redistributors (GICv3, 64 KiB aligned) or of the CPU interface (GICv2, 4 KiB aligned).
+    VmGic = 20,
+    /// Pins a vCPU. X1: VM, X2: vCPU, X3: core. Every vCPU must be pinned before `VmStart`.
+    VcpuPin = 21,
+    /// Lends guest RAM to the manager for loading. X1: VM, X2: IPA in the VM, X3: bytes, X4: IPA in
+    /// the manager (all multiples of 4 KiB). *Continuation.* State Created. Thin memory is populated.
+    /// -> X1: bytes done so far. The manager may write there until `GrantEnd`.
+    GrantBegin = 22,
+    /// Ends all grants of a VM, makes what was written visible to a guest with its caches off and
+    /// coherent for fetches. *Continuation.* X1: VM. -> X1: 1 when done.
+    GrantEnd = 23,
+    /// Starts vCPU 0 of a VM. X1: VM, X2: entry IPA, X3: X0 at entry (device tree).
+    /// State Created, no grant live.
+    VmStart = 24,
+    /// State of a VM. X1: VM. -> X1..X6: [`VmStatus`](crate::VmStatus). Reading it clears
+    /// [`Events::STATUS`](crate::Events::STATUS) for this VM unless frames are wanted.
+    VmStatus = 25,
+    /// Stops a VM for good. X1: VM.
+    VmStop = 26,
+    /// Frees a stopped or created VM; its frames are zeroed. *Continuation.* X1: VM. -> X1: 1 when done.
+    VmDestroy = 27,
+    /// A register of a vCPU that does not run. X1: VM, X2: vCPU, X3: 0 to 30: X0 to X30, 31: SP_EL1,
+    /// 32: PC, 33: PSTATE, 34: ELR_EL1, 35: ESR_EL1, 36: FAR_EL1, 37: SP_EL0, 38: SCTLR_EL1,
+    /// 39: VBAR_EL1. -> X1: value.
+    VcpuRegister = 28,
+    /// A counter. X1: VM, X2: vCPU, X3: index: 0 exits, 1 hypercalls and SMCs, 2 system registers,
+    /// 3 MMIO, 4 stage-2 population, 5 interrupts, 6 WFI, 7 switches in. -> X1: value.
+    VcpuCounter = 29,
+    /// Holds a running VM. X1: VM.
+    VmPause = 30,
+    /// Lets a held VM run again. X1: VM.
+    VmResume = 31,
+    /// Compares frame ownership with every stage-2 table. *Continuation.* -> X1: 1 when done,
+    /// X2: number of differences found.
+    Audit = 32,
+}
+
+impl Call {
+    /// Every call, for tables and tests.
+    pub const ALL: [Self; 25] = [
+        Self::Version,
+        Self::BootInfo,
+        Self::BoardInfo,
+        Self::Wait,
+        Self::BoardOff,
+        Self::BoardReset,
+        Self::ConsoleRead,
+        Self::ConsoleWrite,
+        Self::VmCreate,
+        Self::VmMapRam,
+        Self::VmStockAdd,
+        Self::VmUart,
+        Self::VmGic,
+        Self::VcpuPin,
+        Self::GrantBegin,
+        Self::GrantEnd,
+        Self::VmStart,
+        Self::VmStatus,
+        Self::VmStop,
+        Self::VmDestroy,
+        Self::VcpuRegister,
+        Self::VcpuCounter,
+        Self::VmPause,
+        Self::VmResume,
+        Self::Audit,
+    ];
+
+    /// The SMCCC function identifier for W0.
+    #[must_use]
+    pub const fn id(self) -> u32 {
+        CALL_BASE + self as u32
+    }
+
+    /// The call that an SMCCC function identifier names.
+    #[must_use]
+    pub fn from_id(id: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|call| call.id() == id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_fast_smc64_vendor_hypervisor_calls() {
+        for call in Call::ALL {
+            assert_eq!(Call::from_id(call.id()), Some(call));
+            assert_eq!(call.id() >> 24, 0xc6);
+        }
+        assert_eq!(Call::from_id(CALL_BASE - 1), None);
+    }
+}

@@ -1,0 +1,48 @@
+//! The interface between EL2 and what runs below it.
+//!
+//! Guests and the manager meet EL2 only through this crate: function identifiers, argument
+//! registers, errors, events and the states that EL2 reports. Nothing here touches hardware.
+//!
+//! All calls follow the SMC Calling Convention (Arm DEN 0028): the function identifier in W0,
+//! arguments in X1.., results in X0... They are fast calls of the SMC64 convention in the *vendor
+//! specific hypervisor* range and are made with `HVC #0`. X0 returns 0 or an [`Error`]; further
+//! results are in X1 and up. A guest other than the manager gets `NOT_SUPPORTED` for every call of
+//! [`Call`].
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+mod call;
+mod error;
+mod event;
+mod state;
+
+pub use call::{Call, CALL_BASE};
+pub use error::Error;
+pub use event::Events;
+pub use state::{
+    Backing, CrashCause, GicVersion, StopReason, VmState, VmStatus, CONSOLE_CHUNK_BYTES, MAX_CPUS,
+    MAX_VCPUS_PER_VM, MAX_VMS, ZERO_CHUNK_BYTES,
+};
+
+/// Version of this interface. The manager refuses to start on another major version.
+pub const ABI_VERSION: AbiVersion = AbiVersion { major: 1, minor: 0 };
+
+/// Version of the interface between EL2 and the manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AbiVersion {
+    /// Changes when a caller must change with it.
+    pub major: u16,
+    /// Changes when calls are added.
+    pub minor: u16,
+}
+
+impl AbiVersion {
+    /// Packs the version into a register: major in bits 31:16, minor in bits 15:0.
+    #[must_use]
+    pub const fn to_bits(self) -> u64 {
+        ((self.major as u64) << 16) | self.minor as u64
+    }
+}
+
+/// Number of the VM that is the management partition. It always exists.
+pub const MANAGER_VM: u64 = 0;
