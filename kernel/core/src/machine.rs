@@ -1,0 +1,318 @@
+//! The hardware as the core logic sees it, one value per physical core.
+//!
+//! The hal implements these traits with instructions and registers; the tests of this crate
+//! implement them with a fake. Nothing here decides anything.
+//!
+//! **Resident state.** While a vCPU is *resident* on a core its system registers, PC and PSTATE are
+//! in the hardware and are reached through [`GuestRegisters`]; its general-purpose registers are in
+//! [`GprFrame`]. They move to and from [`SysregFrame`] only when another vCPU is loaded.
+
+use penumbra_vmsa::{CpuIndex, Pa};
+
+/// General-purpose registers X0 to X30 of a vCPU, saved at every exit that reaches Rust.
+/// The assembly of the hal relies on this layout.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(16))]
+pub struct GprFrame {
+    /// X0 to X30.
+    pub x: [u64; 31],
+    /// Keeps the frame a multiple of 16 bytes.
+    pub reserved: u64,
+}
+
+impl GprFrame {
+    /// All registers zero.
+    pub const ZERO: Self = Self { x: [0; 31], reserved: 0 };
+
+    /// Register `n` as an instruction's source: 31 reads as zero (XZR).
+    #[must_use]
+    #[inline]
+    pub fn get(&self, n: u8) -> u64 {
+        self.x.get(usize::from(n)).copied().unwrap_or(0)
+    }
+
+    /// Register `n` as an instruction's destination: 31 discards (XZR).
+    #[inline]
+    pub fn set(&mut self, n: u8, value: u64) {
+        if let Some(slot) = self.x.get_mut(usize::from(n)) {
+            *slot = value;
+        }
+    }
+}
+
+/// System registers of a vCPU that is not resident. Names are Arm's.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(missing_docs, reason = "each field is the architectural register of that name")]
+#[repr(C)]
+pub struct SysregFrame {
+    /// ELR_EL2: where the vCPU continues.
+    pub pc: u64,
+    /// SPSR_EL2: its PSTATE.
+    pub pstate: u64,
+    pub sp_el0: u64,
+    pub sp_el1: u64,
+    pub elr_el1: u64,
+    pub spsr_el1: u64,
+    pub sctlr_el1: u64,
+    pub actlr_el1: u64,
+    pub cpacr_el1: u64,
+    pub ttbr0_el1: u64,
+    pub ttbr1_el1: u64,
+    pub tcr_el1: u64,
+    pub mair_el1: u64,
+    pub amair_el1: u64,
+    pub vbar_el1: u64,
+    pub contextidr_el1: u64,
+    pub tpidr_el0: u64,
+    pub tpidrro_el0: u64,
+    pub tpidr_el1: u64,
+    pub esr_el1: u64,
+    pub far_el1: u64,
+    pub afsr0_el1: u64,
+    pub afsr1_el1: u64,
+    pub par_el1: u64,
+    pub csselr_el1: u64,
+    pub mdscr_el1: u64,
+    pub cntkctl_el1: u64,
+    pub cntv_ctl_el0: u64,
+    pub cntv_cval_el0: u64,
+}
+
+/// What the hardware must be set to for a vCPU besides its own registers.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(missing_docs, reason = "each field is the architectural register of that name")]
+pub struct Controls {
+    pub hcr_el2: u64,
+    pub cptr_el2: u64,
+    pub mdcr_el2: u64,
+    pub cnthctl_el2: u64,
+    pub vttbr_el2: u64,
+    pub vmpidr_el2: u64,
+    pub vpidr_el2: u64,
+    pub cntvoff_el2: u64,
+}
+
+/// FP/SIMD state: V0 to V31, FPSR, FPCR.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(16))]
+pub struct FpFrame {
+    /// V0 to V31, each as two 64-bit halves, low half first.
+    pub v: [[u64; 2]; 32],
+    /// FPSR.
+    pub fpsr: u64,
+    /// FPCR.
+    pub fpcr: u64,
+}
+
+impl FpFrame {
+    /// The state of a vCPU that never used FP.
+    pub const ZERO: Self = Self { v: [[0; 2]; 32], fpsr: 0, fpcr: 0 };
+}
+
+/// Breakpoint and watchpoint registers, as many as the core has.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct DebugFrame {
+    /// DBGBVRn_EL1 and DBGBCRn_EL1.
+    pub breakpoints: [[u64; 2]; 16],
+    /// DBGWVRn_EL1 and DBGWCRn_EL1.
+    pub watchpoints: [[u64; 2]; 16],
+}
+
+impl DebugFrame {
+    /// Nothing set.
+    pub const ZERO: Self = Self { breakpoints: [[0; 2]; 16], watchpoints: [[0; 2]; 16] };
+}
+
+/// State of the virtual CPU interface of a vCPU that is not resident: list registers in the format
+/// of ICH_LR<n>_EL2 (IHI 0069 H, "ICH_LR<n>_EL2"), whatever the board's GIC; the hal converts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct VirtualInterfaceFrame {
+    /// List registers.
+    pub lr: [u64; 16],
+    /// ICH_VMCR_EL2 or GICH_VMCR, opaque to the core logic.
+    pub vmcr: u64,
+    /// Active priorities, group 0 (GICv3) or GICH_APR.
+    pub ap0r: [u32; 4],
+    /// Active priorities, group 1.
+    pub ap1r: [u32; 4],
+}
+
+/// Why the guest stopped executing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum ExitKind {
+    /// A synchronous exception; the syndrome is in [`Syndrome`].
+    Sync = 0,
+    /// A physical interrupt is pending.
+    Irq = 1,
+    /// An SError interrupt.
+    Serror = 2,
+}
+
+/// Syndrome registers, read once per exit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Syndrome {
+    /// ESR_EL2.
+    pub esr: u64,
+    /// FAR_EL2.
+    pub far: u64,
+    /// HPFAR_EL2, raw. Whether it is valid depends on `esr`: ask `penumbra_trap`.
+    pub hpfar: u64,
+}
+
+/// Registers of the resident vCPU that the core logic reads or writes one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant is the architectural register of that name")]
+pub enum GuestRegister {
+    /// ELR_EL2.
+    Pc,
+    /// SPSR_EL2.
+    Pstate,
+    SpEl0,
+    SpEl1,
+    ElrEl1,
+    SpsrEl1,
+    EsrEl1,
+    FarEl1,
+    SctlrEl1,
+    VbarEl1,
+    Ttbr0El1,
+    Ttbr1El1,
+    TcrEl1,
+    MairEl1,
+    MdscrEl1,
+    CntvCtlEl0,
+    CntvCvalEl0,
+}
+
+/// The resident vCPU's registers and the syndrome of its last exit.
+pub trait GuestRegisters {
+    /// Reads a register of the resident vCPU.
+    fn guest(&self, register: GuestRegister) -> u64;
+    /// Writes a register of the resident vCPU; it takes effect at the next entry.
+    fn set_guest(&mut self, register: GuestRegister, value: u64);
+    /// Moves the PC past the trapped 4-byte instruction.
+    fn skip_instruction(&mut self) {
+        let pc = self.guest(GuestRegister::Pc);
+        self.set_guest(GuestRegister::Pc, pc.wrapping_add(4));
+    }
+    /// ESR_EL2, FAR_EL2 and HPFAR_EL2 of the last exit.
+    fn syndrome(&self) -> Syndrome;
+    /// The board's value of an ID register, by its encoding (op0=3, op1=0, CRn=0): `crm`, `op2`.
+    /// Values are read from the hardware once at boot.
+    fn id_register(&self, crm: u8, op2: u8) -> u64;
+}
+
+/// Moving vCPUs in and out of the hardware.
+pub trait Residency {
+    /// Saves the resident vCPU's system registers and stops its virtual timer.
+    fn save_sysregs(&mut self, frame: &mut SysregFrame);
+    /// Loads a vCPU's system registers and controls, with the barriers of DESIGN rule 13 and the
+    /// speculative-AT erratum in mind. When it returns, the next entry runs this vCPU.
+    fn load_sysregs(&mut self, frame: &SysregFrame, controls: &Controls);
+    /// Changes controls of the resident vCPU (traps); `vttbr_el2` and `vmpidr_el2` unchanged.
+    fn set_controls(&mut self, controls: &Controls);
+    /// Saves FP/SIMD state. CPTR_EL2 allows it while this runs.
+    fn save_fp(&mut self, frame: &mut FpFrame);
+    /// Loads FP/SIMD state.
+    fn load_fp(&mut self, frame: &FpFrame);
+    /// Saves breakpoints and watchpoints.
+    fn save_debug(&mut self, frame: &mut DebugFrame);
+    /// Loads breakpoints and watchpoints.
+    fn load_debug(&mut self, frame: &DebugFrame);
+}
+
+/// The GIC virtual interface of this core.
+pub trait VirtualInterface {
+    /// Number of list registers (4 on GIC-400; at most 16).
+    fn list_registers(&self) -> usize;
+    /// Reads list register `n`, in the format of ICH_LR<n>_EL2.
+    fn list_register(&self, n: usize) -> u64;
+    /// Writes list register `n`, in the format of ICH_LR<n>_EL2.
+    fn set_list_register(&mut self, n: usize, value: u64);
+    /// Bitmap of list registers that hold nothing (ICH_ELRSR_EL2).
+    fn empty_list_registers(&self) -> u32;
+    /// Bitmap of list registers that want an EOI handled (ICH_EISR_EL2).
+    fn eoi_list_registers(&self) -> u32;
+    /// Asks for a maintenance interrupt when at most one list register is in use (UIE).
+    fn set_underflow_interrupt(&mut self, on: bool);
+    /// Saves the interface of the resident vCPU and switches it off.
+    fn save_virtual_interface(&mut self, frame: &mut VirtualInterfaceFrame);
+    /// Loads the interface of a vCPU and switches it on.
+    fn load_virtual_interface(&mut self, frame: &VirtualInterfaceFrame);
+}
+
+/// The physical interrupt controller, from this core.
+///
+/// EOI mode is split (priority drop and deactivation apart), so that an interrupt handed to a guest
+/// by a list register with HW=1 stays active until the guest deactivates it.
+pub trait PhysicalInterrupts {
+    /// Acknowledges the highest pending interrupt: its INTID, 1020 to 1023 if there is none.
+    fn acknowledge(&mut self) -> u32;
+    /// Drops the running priority after `acknowledge`; the interrupt stays active.
+    fn drop_priority(&mut self, intid: u32);
+    /// Deactivates an interrupt.
+    fn deactivate(&mut self, intid: u32);
+    /// Sets or clears the physical active state of a PPI of this core.
+    fn set_ppi_active(&mut self, intid: u32, active: bool);
+    /// Sends the kick SGI to another core: it leaves its guest and looks at what is asked of it.
+    fn kick(&mut self, cpu: CpuIndex);
+    /// Enables or disables a physical SPI and routes it to this core.
+    fn set_spi_enabled(&mut self, intid: u32, enabled: bool);
+}
+
+/// INTIDs by which EL2 itself is interrupted (Arm BSA, "PPI assignments"; the SGI is ours).
+pub mod intid {
+    /// EL2's kick, an SGI.
+    pub const KICK: u32 = 0;
+    /// GIC maintenance interrupt.
+    pub const MAINTENANCE: u32 = 25;
+    /// EL2 physical timer.
+    pub const HYP_TIMER: u32 = 26;
+    /// Virtual timer of the guest.
+    pub const VIRTUAL_TIMER: u32 = 27;
+    /// Physical timer of EL1.
+    pub const PHYSICAL_TIMER: u32 = 30;
+}
+
+/// Time and the core itself.
+pub trait Core {
+    /// This core.
+    fn cpu(&self) -> CpuIndex;
+    /// CNTPCT_EL0.
+    fn counter(&self) -> u64;
+    /// Arms EL2's own timer for a counter value, or disarms it.
+    fn set_deadline(&mut self, deadline: Option<u64>);
+    /// Waits for an interrupt; returns with it pending, not acknowledged.
+    fn idle(&mut self);
+    /// Lets pending interrupts be noticed while the core waits for another (spin hint).
+    fn relax(&self);
+}
+
+/// RAM of the board, by physical address. All of it is mapped at EL2 by the direct map.
+pub trait BoardMemory {
+    /// Takes `bytes` (a power of two, at least 4 KiB) of frames aligned to their size.
+    /// Their content is undefined.
+    fn allocate(&self, bytes: u64) -> Option<Pa>;
+    /// Gives back what `allocate` gave, or an aligned power-of-two part of it.
+    fn free(&self, base: Pa, bytes: u64);
+    /// Free bytes, and bytes of the largest free block.
+    fn free_bytes(&self) -> (u64, u64);
+    /// Zeroes frames and cleans and invalidates them to the point of coherency.
+    fn zero(&self, base: Pa, bytes: u64);
+    /// Cleans and invalidates frames to the point of coherency and makes fetches coherent.
+    fn publish_code(&self, base: Pa, bytes: u64);
+}
+
+/// The board's console and power.
+pub trait Board {
+    /// Writes bytes to the console, waiting for the UART.
+    fn console_write(&self, bytes: &[u8]);
+    /// Reads bytes that the console received; returns how many.
+    fn console_read(&self, bytes: &mut [u8]) -> usize;
+    /// Powers the board off; returns if that fails.
+    fn power_off(&self);
+    /// Resets the board; returns if that fails.
+    fn reset(&self);
+}
