@@ -9,6 +9,8 @@
 
 use penumbra_vmsa::{CpuIndex, Pa};
 
+use crate::vcpu::Vcpu;
+
 /// General-purpose registers X0 to X30 of a vCPU, saved at every exit that reaches Rust.
 /// The assembly of the hal relies on this layout.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +24,10 @@ pub struct GprFrame {
 
 impl GprFrame {
     /// All registers zero.
-    pub const ZERO: Self = Self { x: [0; 31], reserved: 0 };
+    pub const ZERO: Self = Self {
+        x: [0; 31],
+        reserved: 0,
+    };
 
     /// Register `n` as an instruction's source: 31 reads as zero (XZR).
     #[must_use]
@@ -42,7 +47,10 @@ impl GprFrame {
 
 /// System registers of a vCPU that is not resident. Names are Arm's.
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(missing_docs, reason = "each field is the architectural register of that name")]
+#[expect(
+    missing_docs,
+    reason = "each field is the architectural register of that name"
+)]
 #[repr(C)]
 pub struct SysregFrame {
     /// ELR_EL2: where the vCPU continues.
@@ -80,7 +88,10 @@ pub struct SysregFrame {
 
 /// What the hardware must be set to for a vCPU besides its own registers.
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(missing_docs, reason = "each field is the architectural register of that name")]
+#[expect(
+    missing_docs,
+    reason = "each field is the architectural register of that name"
+)]
 pub struct Controls {
     pub hcr_el2: u64,
     pub cptr_el2: u64,
@@ -106,7 +117,11 @@ pub struct FpFrame {
 
 impl FpFrame {
     /// The state of a vCPU that never used FP.
-    pub const ZERO: Self = Self { v: [[0; 2]; 32], fpsr: 0, fpcr: 0 };
+    pub const ZERO: Self = Self {
+        v: [[0; 2]; 32],
+        fpsr: 0,
+        fpcr: 0,
+    };
 }
 
 /// Breakpoint and watchpoint registers, as many as the core has.
@@ -121,7 +136,10 @@ pub struct DebugFrame {
 
 impl DebugFrame {
     /// Nothing set.
-    pub const ZERO: Self = Self { breakpoints: [[0; 2]; 16], watchpoints: [[0; 2]; 16] };
+    pub const ZERO: Self = Self {
+        breakpoints: [[0; 2]; 16],
+        watchpoints: [[0; 2]; 16],
+    };
 }
 
 /// State of the virtual CPU interface of a vCPU that is not resident: list registers in the format
@@ -163,7 +181,10 @@ pub struct Syndrome {
 
 /// Registers of the resident vCPU that the core logic reads or writes one at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each variant is the architectural register of that name")]
+#[expect(
+    missing_docs,
+    reason = "each variant is the architectural register of that name"
+)]
 pub enum GuestRegister {
     /// ELR_EL2.
     Pc,
@@ -299,6 +320,8 @@ pub trait BoardMemory {
     fn free(&self, base: Pa, bytes: u64);
     /// Free bytes, and bytes of the largest free block.
     fn free_bytes(&self) -> (u64, u64);
+    /// Copies `bytes` to RAM at `base`. Not for memory that a guest can reach at the time.
+    fn copy_in(&self, base: Pa, bytes: &[u8]);
     /// Zeroes frames and cleans and invalidates them to the point of coherency.
     fn zero(&self, base: Pa, bytes: u64);
     /// Cleans and invalidates frames to the point of coherency and makes fetches coherent.
@@ -315,4 +338,13 @@ pub trait Board {
     fn power_off(&self);
     /// Resets the board; returns if that fails.
     fn reset(&self);
+}
+
+/// A physical core with all that the core logic needs of it.
+pub trait Machine:
+    GuestRegisters + Residency + VirtualInterface + PhysicalInterrupts + Core + BoardMemory + Board
+{
+    /// Enters the resident vCPU and returns at an exit that [`exit::fast`](crate::exit::fast) and
+    /// [`exit::fast_call`](crate::exit::fast_call) did not handle.
+    fn run(&mut self, vcpu: &mut Vcpu) -> ExitKind;
 }
