@@ -112,7 +112,11 @@ impl CpuIndex {
     /// Takes an index below `count`.
     #[must_use]
     pub const fn new(index: usize, count: usize) -> Option<Self> {
-        if index < count && index < 256 { Some(Self(index as u8)) } else { None }
+        if index < count && index < 256 {
+            Some(Self(index as u8))
+        } else {
+            None
+        }
     }
 
     /// The index as a number.
@@ -130,7 +134,11 @@ impl VmId {
     /// Takes a number below `count`.
     #[must_use]
     pub const fn new(index: u64, count: usize) -> Option<Self> {
-        if index < count as u64 && index < 256 { Some(Self(index as u8)) } else { None }
+        if index < count as u64 && index < 256 {
+            Some(Self(index as u8))
+        } else {
+            None
+        }
     }
 
     /// The number.
@@ -150,6 +158,9 @@ mod tests {
         assert_eq!(Pa::new((1 << 48) - 1).map(Pa::raw), Ok((1 << 48) - 1));
         assert_eq!(Va::new(u64::MAX).map(Va::raw), Ok(u64::MAX));
         assert_eq!(Ipa::truncated(u64::MAX).checked_add(1), None);
-        assert_eq!(Ipa::truncated(0x12_3456).align_down(PAGE_SIZE).raw(), 0x12_3000);
+        assert_eq!(
+            Ipa::truncated(0x12_3456).align_down(PAGE_SIZE).raw(),
+            0x12_3000
+        );
     }
 }
