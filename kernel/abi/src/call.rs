@@ -34,8 +34,8 @@ pub enum Call {
     /// of bytes (1 to 40), X3..X7: the bytes. -> X1: number of bytes taken.
     ConsoleWrite = 9,
 
-    /// Creates a VM. X1: vCPUs (1 to 8), X2: GIC version, must be the board's.
-    /// -> X1: VM number.
+    /// Creates a VM. X1: vCPUs (1 to 8), X2: GIC version, must be the board's, X3: a tag that
+    /// [`VmStatus`](crate::VmStatus) returns. -> X1: VM number.
     VmCreate = 16,
     /// Gives a VM RAM. *Continuation.* X1: VM, X2: IPA, X3: bytes (both multiples of 2 MiB),
     /// X4: [`Backing`](crate::Backing), X5: quota in bytes (thin). State Created. -> X1: bytes done so far.

@@ -46,3 +46,16 @@ impl AbiVersion {
 
 /// Number of the VM that is the management partition. It always exists.
 pub const MANAGER_VM: u64 = 0;
+
+/// IPA at which EL2 puts the manager's image and its RAM. The image is linked for this address and
+/// is entered at its first byte, MMU off, with X0 = [`ABI_VERSION`], X1 = this address, X2 = bytes of
+/// RAM (at least 4 MiB, a multiple of 2 MiB), X3 = how often EL2 has restarted the manager so far.
+pub const MANAGER_RAM_IPA: u64 = 0x4000_0000;
+/// IPA of the bundle in the manager, plus its offset in the first 4 KiB. `BootInfo` gives the address.
+pub const MANAGER_BUNDLE_IPA: u64 = 0x20_0000_0000;
+/// IPA of the board's device tree in the manager, plus its offset in the first 4 KiB.
+pub const MANAGER_TREE_IPA: u64 = 0x18_0000_0000;
+/// First IPA in the manager at which `GrantBegin` may lend it guest RAM.
+pub const MANAGER_WINDOW_IPA: u64 = 0x30_0000_0000;
+/// Bytes from [`MANAGER_WINDOW_IPA`] that grants may use.
+pub const MANAGER_WINDOW_BYTES: u64 = 0x40_0000_0000;

@@ -184,6 +184,8 @@ pub struct VmStatus {
     pub ipa: u64,
     /// Bytes of RAM the VM holds.
     pub held_bytes: u64,
+    /// What the manager gave `VmCreate` to know the VM by, in particular after its own restart.
+    pub tag: u64,
 }
 
 impl VmStatus {
@@ -196,13 +198,13 @@ impl VmStatus {
             | (self.vcpu as u64) << 24
             | (self.wants_stock as u64) << 32
             | self.stock_frames << 40;
-        [packed, self.esr, self.far, self.ipa, self.held_bytes, 0]
+        [packed, self.esr, self.far, self.ipa, self.held_bytes, self.tag]
     }
 
     /// Reads registers X1 to X6; `None` if a field has no meaning.
     #[must_use]
     pub const fn from_regs(regs: [u64; 6]) -> Option<Self> {
-        let [packed, esr, far, ipa, held_bytes, _] = regs;
+        let [packed, esr, far, ipa, held_bytes, tag] = regs;
         let (Some(state), Some(reason), Some(cause)) = (
             VmState::from_bits(packed & 0xff),
             StopReason::from_bits((packed >> 8) & 0xff),
@@ -221,6 +223,7 @@ impl VmStatus {
             far,
             ipa,
             held_bytes,
+            tag,
         })
     }
 }
@@ -242,6 +245,7 @@ mod tests {
             far: 0xffff_8000_0000_1000,
             ipa: u64::MAX,
             held_bytes: 512 << 20,
+            tag: 2,
         };
         assert_eq!(VmStatus::from_regs(status.to_regs()), Some(status));
         assert_eq!(VmStatus::from_regs([9, 0, 0, 0, 0, 0]), None);
