@@ -7,6 +7,7 @@ pub mod machine;
 pub mod run_loop;
 pub mod system;
 pub mod vcpu;
+pub mod vgic;
 
 pub use machine::Machine;
 pub use system::{BootFacts, PaRange, System};
