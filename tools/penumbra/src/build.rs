@@ -1,0 +1,98 @@
+//! From sources to the image that QEMU or a board boots.
+//!
+//! The manager is built first and flattened; the platform's binary embeds it (`PENUMBRA_MANAGER`
+//! names the file) and is flattened in turn. The result is an image in Linux's arm64 boot format.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::payload;
+use crate::problem::Problem;
+use crate::scenario::size;
+use crate::toolchain::{Project, run};
+
+/// What a build has made.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The bootable image.
+    pub image: PathBuf,
+    /// Bytes of the image, the manager's part included.
+    pub image_bytes: u64,
+    /// Bytes of memory that the image takes before it allocates.
+    pub memory_bytes: u64,
+    /// Bytes of the manager's part.
+    pub manager_bytes: u64,
+}
+
+/// Name of the package and the binary of a platform.
+#[must_use]
+pub fn binary(platform: &str) -> String {
+    format!("penumbra-{platform}")
+}
+
+/// Where the image of a platform is put.
+#[must_use]
+pub fn image_path(project: &Project, platform: &str) -> PathBuf {
+    project.output().join(format!("{}.img", binary(platform)))
+}
+
+/// Builds the image of a platform.
+///
+/// # Errors
+/// A step that failed; the tool that failed has said why.
+pub fn build(project: &Project, platform: &str) -> Result<Built, Problem> {
+    let folder = project.output();
+    fs::create_dir_all(&folder)
+        .map_err(|error| Problem::new(format!("cannot make {}: {error}", folder.display())))?;
+
+    let manager = folder.join("manager.bin");
+    let elf = project.cargo_build("penumbra-manager", "manager", &[])?;
+    flatten(project, &elf, &manager)?;
+
+    let name = binary(platform);
+    let elf = project.cargo_build(&name, &name, &[("PENUMBRA_MANAGER", &manager)])?;
+    let image = image_path(project, platform);
+    flatten(project, &elf, &image)?;
+
+    let bytes = fs::read(&image)
+        .map_err(|error| Problem::new(format!("cannot read {}: {error}", image.display())))?;
+    let header = payload::kernel(&bytes)
+        .map_err(|why| Problem::new(format!("the image {} {why}", image.display())))?;
+    Ok(Built {
+        image_bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+        memory_bytes: header.image_size,
+        manager_bytes: fs::metadata(&manager).map_or(0, |metadata| metadata.len()),
+        image,
+    })
+}
+
+/// Writes the loadable bytes of an ELF file. A result that did not change keeps its time stamp, so
+/// that what embeds it is not built again.
+fn flatten(project: &Project, elf: &Path, flat: &Path) -> Result<(), Problem> {
+    let fresh = flat.with_extension("new");
+    run(project
+        .llvm("llvm-objcopy")?
+        .args(["-O", "binary"])
+        .arg(elf)
+        .arg(&fresh))?;
+    let failed = |error| Problem::new(format!("cannot write {}: {error}", flat.display()));
+    let new = fs::read(&fresh).map_err(failed)?;
+    if fs::read(flat).is_ok_and(|old| old == new) {
+        return fs::remove_file(&fresh).map_err(failed);
+    }
+    fs::rename(&fresh, flat).map_err(failed)
+}
+
+impl Built {
+    /// One line for people.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        format!(
+            "{}: {} bytes, of which the manager {}; {} in memory",
+            self.image.display(),
+            self.image_bytes,
+            self.manager_bytes,
+            size::show(self.memory_bytes)
+        )
+    }
+}

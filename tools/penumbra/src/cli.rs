@@ -1,0 +1,207 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use penumbra::scenario::{DEFAULT_BOARD_CORES, MAX_BOARD_CORES, size};
+use penumbra_bundle::{MAX_MEMORY_BYTES, MAX_VCPUS, MEMORY_UNIT_BYTES};
+
+/// The scenario that runs where none is named.
+pub(crate) const DEFAULT_SCENARIO: &str = "guest-configs/linux.toml";
+
+/// Penumbra on the workstation: check scenarios, pack bundles, build images, run them on QEMU.
+#[derive(Debug, Parser)]
+#[command(name = "penumbra", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check a scenario, and the files it names.
+    Check(CheckArgs),
+    /// Pack a scenario and its files into a bundle.
+    Image(ImageArgs),
+    /// Build the bootable image.
+    Build(BuildArgs),
+    /// Build, pack and run on QEMU's virt machine; the terminal is the console.
+    Run(Box<RunArgs>),
+    /// Build the initial RAM file system of the default guest.
+    Initramfs(InitramfsArgs),
+    /// Print the sizes of the built image.
+    Size(PlatformArgs),
+    /// Check that no panic is left in the built image but the allowed ones.
+    PanicCheck(PanicArgs),
+}
+
+/// A scenario, and changes to its first guest.
+#[derive(Debug, Args)]
+pub(crate) struct ScenarioArgs {
+    /// The scenario (default: guest-configs/linux.toml).
+    pub(crate) scenario: Option<PathBuf>,
+    /// Kernel of the first guest instead of the scenario's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Initial RAM disk of the first guest instead of the scenario's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// Command line of the first guest instead of the scenario's.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) cmdline: Option<String>,
+    /// Number of vCPUs of the first guest.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_VCPUS)))]
+    pub(crate) vcpus: Option<u8>,
+    /// Memory of the first guest, like "512 MiB".
+    #[arg(long, value_name = "SIZE", value_parser = guest_size)]
+    pub(crate) memory: Option<u64>,
+    /// How the memory of the first guest is backed.
+    #[arg(long, value_enum)]
+    pub(crate) backing: Option<BackingArg>,
+    /// Quota of the first guest (with --backing thin).
+    #[arg(long, value_name = "SIZE", value_parser = guest_size)]
+    pub(crate) quota: Option<u64>,
+    /// Cores of the board.
+    #[arg(long = "smp", value_name = "N", default_value_t = DEFAULT_BOARD_CORES,
+          value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_BOARD_CORES)))]
+    pub(crate) board_cores: u8,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum BackingArg {
+    Reserved,
+    Thin,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) scenario: ScenarioArgs,
+    /// Do not look at the files that the scenario names.
+    #[arg(long)]
+    pub(crate) no_files: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageArgs {
+    #[command(flatten)]
+    pub(crate) scenario: ScenarioArgs,
+    /// The bundle to write.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlatformArgs {
+    /// The platform: a folder of platforms/.
+    #[arg(long, default_value = "qemu-virt")]
+    pub(crate) platform: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    #[command(flatten)]
+    pub(crate) platform: PlatformArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PanicArgs {
+    #[command(flatten)]
+    pub(crate) platform: PlatformArgs,
+    /// The allow list: lines of `symbol # reason`.
+    #[arg(long, value_name = "FILE", default_value = "tools/panic-allow.txt")]
+    pub(crate) allow: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) scenario: ScenarioArgs,
+    /// RAM of the board, like "2 GiB".
+    #[arg(long, value_name = "SIZE", default_value = "2 GiB", value_parser = size::parse)]
+    pub(crate) ram: u64,
+    /// Interrupt controller of the board.
+    #[arg(long, value_name = "2|3", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=3))]
+    pub(crate) gic: u8,
+    /// CPU model of the board.
+    #[arg(long, value_name = "MODEL", default_value = "cortex-a72")]
+    pub(crate) cpu: String,
+    /// Run this image instead of building one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Option<PathBuf>,
+    /// Run this bundle instead of packing the scenario.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["scenario", "kernel", "initrd"])]
+    pub(crate) bundle: Option<PathBuf>,
+    /// A board without EL2, to see what is said about it.
+    #[arg(long)]
+    pub(crate) no_el2: bool,
+    /// Run the first guest's kernel on the bare board, without Penumbra, to compare.
+    #[arg(long, conflicts_with_all = ["image", "bundle"])]
+    pub(crate) bare: bool,
+    /// End QEMU after so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
+    /// Print the QEMU command instead of running it.
+    #[arg(long)]
+    pub(crate) show: bool,
+    /// More arguments for QEMU.
+    #[arg(last = true, value_name = "QEMU ARGUMENTS")]
+    pub(crate) qemu: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitramfsArgs {
+    /// A statically linked arm64 busybox.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) busybox: PathBuf,
+    /// A script to run at the end of start-up, before the shell.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) script: Option<PathBuf>,
+    /// One more file for the guest (may be repeated).
+    #[arg(long = "add", value_name = "FILE=PATH IN THE GUEST")]
+    pub(crate) files: Vec<String>,
+    /// The archive to write.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
+/// A size of memory or quota of a guest.
+fn guest_size(text: &str) -> Result<u64, String> {
+    let bytes = size::parse(text)?;
+    if bytes == 0 || !bytes.is_multiple_of(MEMORY_UNIT_BYTES) || bytes > MAX_MEMORY_BYTES {
+        return Err(format!(
+            "a guest's memory is a multiple of 2 MiB up to {}",
+            size::show(MAX_MEMORY_BYTES)
+        ));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for line in [
+            "penumbra run --vcpus 9",
+            "penumbra run --vcpus 0",
+            "penumbra run --gic 4",
+            "penumbra run --smp 9",
+            "penumbra run --memory 3MiB",
+            "penumbra run --memory 512",
+            "penumbra image",
+            "penumbra run --backing thick",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+        let line = "penumbra run my.toml --kernel k --memory 64MiB --gic 2 -- -d int";
+        assert!(Cli::try_parse_from(line.split(' ')).is_ok());
+    }
+}
