@@ -86,6 +86,41 @@ pub struct SysregFrame {
     pub cntv_cval_el0: u64,
 }
 
+impl SysregFrame {
+    /// All registers zero.
+    pub const ZERO: Self = Self {
+        pc: 0,
+        pstate: 0,
+        sp_el0: 0,
+        sp_el1: 0,
+        elr_el1: 0,
+        spsr_el1: 0,
+        sctlr_el1: 0,
+        actlr_el1: 0,
+        cpacr_el1: 0,
+        ttbr0_el1: 0,
+        ttbr1_el1: 0,
+        tcr_el1: 0,
+        mair_el1: 0,
+        amair_el1: 0,
+        vbar_el1: 0,
+        contextidr_el1: 0,
+        tpidr_el0: 0,
+        tpidrro_el0: 0,
+        tpidr_el1: 0,
+        esr_el1: 0,
+        far_el1: 0,
+        afsr0_el1: 0,
+        afsr1_el1: 0,
+        par_el1: 0,
+        csselr_el1: 0,
+        mdscr_el1: 0,
+        cntkctl_el1: 0,
+        cntv_ctl_el0: 0,
+        cntv_cval_el0: 0,
+    };
+}
+
 /// What the hardware must be set to for a vCPU besides its own registers.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(
@@ -101,6 +136,20 @@ pub struct Controls {
     pub vmpidr_el2: u64,
     pub vpidr_el2: u64,
     pub cntvoff_el2: u64,
+}
+
+impl Controls {
+    /// All registers zero.
+    pub const ZERO: Self = Self {
+        hcr_el2: 0,
+        cptr_el2: 0,
+        mdcr_el2: 0,
+        cnthctl_el2: 0,
+        vttbr_el2: 0,
+        vmpidr_el2: 0,
+        vpidr_el2: 0,
+        cntvoff_el2: 0,
+    };
 }
 
 /// FP/SIMD state: V0 to V31, FPSR, FPCR.
@@ -234,6 +283,9 @@ pub trait Residency {
     fn load_sysregs(&mut self, frame: &SysregFrame, controls: &Controls);
     /// Changes controls of the resident vCPU (traps); `vttbr_el2` and `vmpidr_el2` unchanged.
     fn set_controls(&mut self, controls: &Controls);
+    /// TLBI VMALLE1, IC IALLU, DSB NSH, ISB under the VMID of the resident vCPU: another vCPU of its
+    /// VM ran here last (DESIGN rule 7).
+    fn flush_guest_translations(&mut self);
     /// Saves FP/SIMD state. CPTR_EL2 allows it while this runs.
     fn save_fp(&mut self, frame: &mut FpFrame);
     /// Loads FP/SIMD state.
@@ -301,6 +353,8 @@ pub mod intid {
 pub trait Core {
     /// This core.
     fn cpu(&self) -> CpuIndex;
+    /// MIDR_EL1 of this core.
+    fn midr(&self) -> u64;
     /// CNTPCT_EL0.
     fn counter(&self) -> u64;
     /// Arms EL2's own timer for a counter value, or disarms it.
