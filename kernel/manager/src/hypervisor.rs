@@ -1,0 +1,271 @@
+//! EL2 as the policy sees it: one method for each hypercall, with types.
+//!
+//! The EL1 runtime implements [`Hypervisor`] with `HVC`; the tests implement it with a fake. Calls
+//! that are continuations in `penumbra-abi` are so here too; [`finish`] and [`finish_bytes`] repeat them.
+
+use penumbra_abi::{
+    AbiVersion, Backing, CONSOLE_CHUNK_BYTES, Error, Events, GicVersion, StopReason, VmState,
+    VmStatus,
+};
+
+/// Number of a VM, as `VmCreate` returned it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VmId(pub u64);
+
+impl VmId {
+    /// The manager's own VM: the board's console belongs to it.
+    pub const MANAGER: Self = Self(penumbra_abi::MANAGER_VM);
+}
+
+/// What the board offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Board {
+    /// Interrupt controller.
+    pub gic: GicVersion,
+    /// Cores on line.
+    pub cores: u64,
+    /// Frequency of the generic timer.
+    pub counter_hz: u64,
+    /// Free RAM.
+    pub free_bytes: u64,
+    /// Largest free block.
+    pub largest_bytes: u64,
+    /// Translation granules of the cores besides 4 KiB.
+    pub granules: Granules,
+}
+
+/// Translation granules besides 4 KiB, which every core has that Penumbra runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Granules {
+    /// 16 KiB.
+    pub kib16: bool,
+    /// 64 KiB.
+    pub kib64: bool,
+}
+
+/// Console bytes of one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    bytes: [u8; CONSOLE_CHUNK_BYTES],
+    len: usize,
+}
+
+impl Default for Chunk {
+    fn default() -> Self {
+        Self::EMPTY
+    }
+}
+
+impl Chunk {
+    /// No bytes.
+    pub const EMPTY: Self = Self {
+        bytes: [0; CONSOLE_CHUNK_BYTES],
+        len: 0,
+    };
+
+    /// Takes as many bytes as one call carries.
+    #[must_use]
+    pub fn take(from: &[u8]) -> Self {
+        let mut chunk = Self {
+            len: from.len().min(CONSOLE_CHUNK_BYTES),
+            ..Self::default()
+        };
+        for (slot, byte) in chunk.bytes.iter_mut().zip(from) {
+            *slot = *byte;
+        }
+        chunk
+    }
+
+    /// Reads count and bytes from registers.
+    #[must_use]
+    pub fn from_regs(len: u64, regs: [u64; 5]) -> Self {
+        let mut chunk = Self::EMPTY;
+        for (slot, reg) in chunk.bytes.as_chunks_mut::<8>().0.iter_mut().zip(regs) {
+            *slot = reg.to_le_bytes();
+        }
+        chunk.len = usize::try_from(len)
+            .unwrap_or(usize::MAX)
+            .min(CONSOLE_CHUNK_BYTES);
+        chunk
+    }
+
+    /// The bytes as registers.
+    #[must_use]
+    pub fn to_regs(&self) -> [u64; 5] {
+        let mut regs = [0; 5];
+        for (reg, bytes) in regs.iter_mut().zip(self.bytes.as_chunks::<8>().0) {
+            *reg = u64::from_le_bytes(*bytes);
+        }
+        regs
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+/// A register of a stopped vCPU, numbered as `VcpuRegister` wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Register(pub u64);
+
+#[expect(
+    missing_docs,
+    reason = "each constant is the architectural register of that name"
+)]
+impl Register {
+    pub const SP_EL1: Self = Self(31);
+    pub const PC: Self = Self(32);
+    pub const PSTATE: Self = Self(33);
+    pub const ELR_EL1: Self = Self(34);
+    pub const ESR_EL1: Self = Self(35);
+    pub const FAR_EL1: Self = Self(36);
+    pub const SP_EL0: Self = Self(37);
+    pub const SCTLR_EL1: Self = Self(38);
+    pub const VBAR_EL1: Self = Self(39);
+}
+
+/// Result of a hypercall.
+pub type Result<T> = core::result::Result<T, Error>;
+
+/// EL2, and the little that the runtime must do with machine instructions.
+///
+/// The methods are the calls of [`penumbra_abi::Call`]; see there for arguments and conditions, and
+/// docs/manager-contract.md for what the manager owes. Each fails with the [`Error`] that EL2 returns.
+#[expect(
+    clippy::missing_errors_doc,
+    reason = "one sentence above says it for all"
+)]
+pub trait Hypervisor {
+    /// `Version`.
+    fn version(&mut self) -> Result<AbiVersion>;
+    /// `BoardInfo`, and the granules from ID_AA64MMFR0_EL1.
+    fn board(&mut self) -> Result<Board>;
+    /// `Wait`; `u64::MAX` is no deadline.
+    fn wait(&mut self, deadline: u64) -> Result<Events>;
+    /// `BoardOff`. Returns only on failure.
+    fn board_off(&mut self) -> Result<()>;
+    /// `BoardReset`. Returns only on failure.
+    fn board_reset(&mut self) -> Result<()>;
+    /// `ConsoleRead`.
+    fn console_read(&mut self, vm: VmId) -> Result<Chunk>;
+    /// `ConsoleWrite`; returns how many bytes were taken.
+    fn console_write(&mut self, vm: VmId, chunk: &Chunk) -> Result<usize>;
+    /// `VmCreate`.
+    fn vm_create(&mut self, vcpus: u64, gic: GicVersion, tag: u64) -> Result<VmId>;
+    /// `VmMapRam`; returns the bytes done so far.
+    fn vm_map_ram(&mut self, vm: VmId, ram: &RamRequest) -> Result<u64>;
+    /// `VmStockAdd`; whether the frame is in the stock.
+    fn vm_stock_add(&mut self, vm: VmId) -> Result<bool>;
+    /// `VmUart`.
+    fn vm_uart(&mut self, vm: VmId, ipa: u64, intid: u64) -> Result<()>;
+    /// `VmGic`.
+    fn vm_gic(&mut self, vm: VmId, distributor: u64, other: u64) -> Result<()>;
+    /// `VcpuPin`.
+    fn vcpu_pin(&mut self, vm: VmId, vcpu: u64, core: u64) -> Result<()>;
+    /// `GrantBegin`; returns the bytes done so far.
+    fn grant_begin(&mut self, vm: VmId, grant: &Grant) -> Result<u64>;
+    /// `GrantEnd`; whether it is done.
+    fn grant_end(&mut self, vm: VmId) -> Result<bool>;
+    /// `VmStart`.
+    fn vm_start(&mut self, vm: VmId, entry: u64, x0: u64) -> Result<()>;
+    /// `VmStatus`.
+    fn vm_status(&mut self, vm: VmId) -> Result<VmStatus>;
+    /// `VmStop`.
+    fn vm_stop(&mut self, vm: VmId) -> Result<()>;
+    /// `VmDestroy`; whether it is done.
+    fn vm_destroy(&mut self, vm: VmId) -> Result<bool>;
+    /// `VcpuRegister`.
+    fn vcpu_register(&mut self, vm: VmId, vcpu: u64, register: Register) -> Result<u64>;
+    /// `VcpuCounter`.
+    fn vcpu_counter(&mut self, vm: VmId, vcpu: u64, counter: u64) -> Result<u64>;
+    /// `VmPause`.
+    fn vm_pause(&mut self, vm: VmId) -> Result<()>;
+    /// `VmResume`.
+    fn vm_resume(&mut self, vm: VmId) -> Result<()>;
+    /// `Audit`: whether it is done, and the differences found.
+    fn audit(&mut self) -> Result<(bool, u64)>;
+
+    /// Copies `bytes` to `at` in memory that a live grant lends.
+    ///
+    /// # Errors
+    /// `NotMapped` if no live grant covers the place.
+    fn window_write(&mut self, at: u64, bytes: &[u8]) -> Result<()>;
+    /// CNTPCT_EL0.
+    fn now(&mut self) -> u64;
+}
+
+/// Arguments of `VmMapRam`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RamRequest {
+    /// IPA in the VM.
+    pub ipa: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Backing.
+    pub backing: Backing,
+    /// Quota in bytes, for thin memory.
+    pub quota_bytes: u64,
+}
+
+/// Arguments of `GrantBegin`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// IPA in the VM.
+    pub ipa: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// IPA in the manager.
+    pub window: u64,
+}
+
+/// Repeats a continuation until it says that it is done.
+///
+/// # Errors
+/// The call's.
+pub fn finish(mut call: impl FnMut() -> Result<bool>) -> Result<()> {
+    while !call()? {}
+    Ok(())
+}
+
+/// Repeats a continuation until it has done all bytes.
+///
+/// # Errors
+/// The call's.
+pub fn finish_bytes(bytes: u64, mut call: impl FnMut() -> Result<u64>) -> Result<()> {
+    while call()? < bytes {}
+    Ok(())
+}
+
+/// Whether a VM in this state may still execute, or will again without help.
+#[must_use]
+pub const fn is_alive(status: &VmStatus) -> bool {
+    matches!(status.state, VmState::Running | VmState::Paused)
+}
+
+/// Whether a stopped VM stopped in good order.
+#[must_use]
+pub const fn is_orderly(reason: StopReason) -> bool {
+    matches!(
+        reason,
+        StopReason::PowerOff | StopReason::AllOff | StopReason::Killed
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_survive_the_registers() {
+        let text = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFG";
+        let chunk = Chunk::take(text);
+        assert_eq!(chunk.bytes(), &text[..40]);
+        assert_eq!(Chunk::from_regs(40, chunk.to_regs()), chunk);
+        let short = Chunk::take(b"hi");
+        assert_eq!(short.to_regs(), [0x6968, 0, 0, 0, 0]);
+        assert_eq!(Chunk::from_regs(2, short.to_regs()).bytes(), b"hi");
+        assert_eq!(Chunk::from_regs(u64::MAX, [0; 5]).bytes().len(), 40);
+    }
+}

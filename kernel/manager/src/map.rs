@@ -1,0 +1,162 @@
+//! Where things are in a guest: the same on every board, so that one scenario fits all.
+//!
+//! The host tool and EL2 know none of this; the manager tells EL2 by hypercall and the guest by its
+//! device tree.
+
+use penumbra_abi::GicVersion;
+
+/// Distributor.
+pub const GICD_IPA: u64 = 0x0800_0000;
+/// Bytes of the distributor's frame.
+pub const GICD_BYTES: u64 = 0x1_0000;
+/// GICv2 CPU interface.
+pub const GICC_IPA: u64 = 0x0801_0000;
+/// Bytes of the CPU interface.
+pub const GICC_BYTES: u64 = 0x2000;
+/// GICv3 redistributors.
+pub const GICR_IPA: u64 = 0x080a_0000;
+/// Bytes of one redistributor.
+pub const GICR_BYTES: u64 = 0x2_0000;
+/// PL011.
+pub const UART_IPA: u64 = 0x0900_0000;
+/// Bytes of the PL011's registers.
+pub const UART_BYTES: u64 = 0x1000;
+/// Interrupt of the PL011: shared peripheral interrupt 1.
+pub const UART_INTID: u32 = 33;
+/// Start of RAM: a 1 GiB boundary, for the largest blocks.
+pub const RAM_IPA: u64 = 0x4000_0000;
+
+/// First INTID that is a shared peripheral interrupt (GICv3 IHI 0069 H, "INTIDs").
+pub const FIRST_SPI: u32 = 32;
+/// Interrupts of the generic timer, as PPI numbers (INTID 16 + n): secure physical, non-secure
+/// physical, virtual, hypervisor.
+pub const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
+
+/// A node of the guest's device tree that stands for a range of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Name of the node in the root.
+    pub node: &'static str,
+    /// First IPA.
+    pub ipa: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// The nodes of a guest that stand for addresses.
+#[must_use]
+pub fn regions(gic: GicVersion, vcpus: u64, memory_bytes: u64) -> [Region; 4] {
+    let node = "intc@8000000";
+    let other = match gic {
+        GicVersion::V2 => Region {
+            node,
+            ipa: GICC_IPA,
+            bytes: GICC_BYTES,
+        },
+        GicVersion::V3 => Region {
+            node,
+            ipa: GICR_IPA,
+            bytes: GICR_BYTES.saturating_mul(vcpus),
+        },
+    };
+    [
+        Region {
+            node,
+            ipa: GICD_IPA,
+            bytes: GICD_BYTES,
+        },
+        other,
+        Region {
+            node: "pl011@9000000",
+            ipa: UART_IPA,
+            bytes: UART_BYTES,
+        },
+        Region {
+            node: "memory@40000000",
+            ipa: RAM_IPA,
+            bytes: memory_bytes,
+        },
+    ]
+}
+
+/// Where an address lies with respect to the guest's device tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Within the node, this far from its start.
+    Within(&'static str, u64),
+    /// This far behind the end of the node.
+    Behind(&'static str, u64),
+    /// This far before the start of the node.
+    Before(&'static str, u64),
+}
+
+/// The node nearest to an address.
+#[must_use]
+pub fn nearest(regions: &[Region], ipa: u64) -> Option<Place> {
+    let place = |region: &Region| {
+        let end = region.ipa.saturating_add(region.bytes);
+        if ipa < region.ipa {
+            (
+                region.ipa.saturating_sub(ipa),
+                Place::Before(region.node, region.ipa.saturating_sub(ipa)),
+            )
+        } else if ipa < end {
+            (
+                0,
+                Place::Within(region.node, ipa.saturating_sub(region.ipa)),
+            )
+        } else {
+            let distance = ipa.saturating_sub(end);
+            (
+                distance.saturating_add(1),
+                Place::Behind(region.node, distance),
+            )
+        }
+    };
+    let places = regions.iter().map(place);
+    places
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, place)| place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_do_not_overlap() {
+        for gic in [GicVersion::V2, GicVersion::V3] {
+            let mut regions = regions(gic, 8, 1 << 30);
+            regions.sort_by_key(|region| region.ipa);
+            for pair in regions.windows(2) {
+                assert!(pair[0].ipa + pair[0].bytes <= pair[1].ipa);
+            }
+        }
+    }
+
+    #[test]
+    fn the_nearest_node_is_found() {
+        let regions = regions(GicVersion::V3, 2, 512 << 20);
+        assert_eq!(
+            nearest(&regions, 0),
+            Some(Place::Before("intc@8000000", 0x800_0000))
+        );
+        assert_eq!(
+            nearest(&regions, UART_IPA + 0x18),
+            Some(Place::Within("pl011@9000000", 0x18))
+        );
+        assert_eq!(
+            nearest(&regions, UART_IPA + 0x1000),
+            Some(Place::Behind("pl011@9000000", 0))
+        );
+        let end = RAM_IPA + (512 << 20);
+        assert_eq!(
+            nearest(&regions, end + 16),
+            Some(Place::Behind("memory@40000000", 16))
+        );
+        assert_eq!(
+            nearest(&regions, u64::MAX - 1).map(|place| matches!(place, Place::Behind(..))),
+            Some(true)
+        );
+    }
+}
