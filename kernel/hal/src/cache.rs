@@ -1,0 +1,100 @@
+//! Cache maintenance: complete sequences only. QEMU does none of this; silicon needs it.
+
+use core::arch::asm;
+
+use crate::sysreg::{dsb_ish, dsb_sy, isb, sysreg};
+
+sysreg! {
+    /// CTR_EL0: cache line sizes and instruction cache policy.
+    ctr_el0 = "ctr_el0";
+    /// DCZID_EL0: block size of DC ZVA.
+    dczid_el0 = "dczid_el0";
+}
+
+/// Bytes of the smallest data cache line of the system.
+fn data_line_bytes() -> usize {
+    4 << ((ctr_el0::read() >> 16) & 0xf)
+}
+
+/// Bytes of the smallest instruction cache line of the system.
+fn instruction_line_bytes() -> usize {
+    4 << (ctr_el0::read() & 0xf)
+}
+
+/// Whether the instruction cache is looked up by physical address only (CTR_EL0.L1Ip = PIPT).
+fn instruction_cache_is_pipt() -> bool {
+    (ctr_el0::read() >> 14) & 3 == 3
+}
+
+/// Cleans and invalidates `base..base + bytes` to the point of coherency.
+///
+/// The range is mapped at EL2; cleaning never changes what memory holds for a coherent observer.
+pub fn clean_invalidate(base: usize, bytes: usize) {
+    let line = data_line_bytes();
+    let mut at = base & !(line - 1);
+    let end = base.saturating_add(bytes);
+    dsb_ish();
+    while at < end {
+        // SAFETY: cache maintenance by address does not change data.
+        unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) }
+        at = at.saturating_add(line);
+    }
+    dsb_sy();
+}
+
+/// Makes instructions written to `base..base + bytes` visible to fetches on every core, and to a
+/// guest with its caches off: DC CIVAC to the point of coherency, then IC IVAU, or IC IALLUIS where
+/// the instruction cache is not PIPT (a guest fetches by other addresses than EL2 wrote by).
+pub fn publish_code(base: usize, bytes: usize) {
+    clean_invalidate(base, bytes);
+    if instruction_cache_is_pipt() {
+        let line = instruction_line_bytes();
+        let mut at = base & !(line - 1);
+        let end = base.saturating_add(bytes);
+        while at < end {
+            // SAFETY: cache maintenance by address does not change data.
+            unsafe { asm!("ic ivau, {}", in(reg) at, options(nostack, preserves_flags)) }
+            at = at.saturating_add(line);
+        }
+    } else {
+        // SAFETY: invalidating instruction caches does not change what is executed here.
+        unsafe { asm!("ic ialluis", options(nostack, preserves_flags)) }
+    }
+    dsb_ish();
+    isb();
+}
+
+/// Zeroes `base..base + bytes`, then cleans and invalidates it to the point of coherency.
+///
+/// # Safety
+/// The range is mapped Normal write-back, no reference to any of it exists, and its owner agreed.
+pub unsafe fn zero(base: usize, bytes: usize) {
+    let end = base.saturating_add(bytes);
+    let dczid = dczid_el0::read();
+    let block = 4usize << (dczid & 0xf);
+    let mut at = base;
+    if dczid & (1 << 4) == 0 && base & (block - 1) == 0 && bytes & (block - 1) == 0 {
+        while at < end {
+            // SAFETY: the caller gave this range.
+            unsafe { asm!("dc zva, {}", in(reg) at, options(nostack, preserves_flags)) }
+            at = at.saturating_add(block);
+        }
+    } else {
+        // SAFETY: the caller gave this range.
+        unsafe {
+            core::ptr::with_exposed_provenance_mut::<u8>(base).write_bytes(0, bytes);
+        }
+    }
+    clean_invalidate(base, bytes);
+}
+
+/// Copies `bytes` to RAM at `base`, cleaned and invalidated to the point of coherency.
+///
+/// # Safety
+/// The target is mapped Normal write-back, no reference to any of it exists, and its owner agreed.
+pub unsafe fn copy_in(base: usize, bytes: &[u8]) {
+    let target = core::ptr::with_exposed_provenance_mut::<u8>(base);
+    // SAFETY: the caller gave the target; a live slice cannot lie in it.
+    unsafe { target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    clean_invalidate(base, bytes.len());
+}

@@ -1,0 +1,86 @@
+//! Breakpoint and watchpoint registers, as many as ID_AA64DFR0_EL1 says the core has.
+
+use core::arch::asm;
+
+use penumbra_core::machine::DebugFrame;
+
+use crate::sysreg::{isb, sysreg};
+
+sysreg! {
+    /// ID_AA64DFR0_EL1.
+    id_aa64dfr0_el1 = "id_aa64dfr0_el1";
+}
+
+macro_rules! numbered {
+    ($read:ident, $write:ident, $name:literal) => {
+        numbered!(@make $read, $write, $name, [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15]);
+    };
+    (@make $read:ident, $write:ident, $name:literal, [$($n:literal)*]) => {
+        fn $read(n: usize) -> u64 {
+            let value: u64;
+            match n {
+                $($n => {
+                    // SAFETY: reading a debug register of the guest has no effect.
+                    unsafe {
+                        asm!(concat!("mrs {}, ", $name, $n, "_el1"), out(reg) value,
+                            options(nostack, preserves_flags));
+                    }
+                })*
+                _ => value = 0,
+            }
+            value
+        }
+
+        fn $write(n: usize, value: u64) {
+            match n {
+                $($n => {
+                    // SAFETY: the guest's debug registers act on EL1 and EL0 only: what would
+                    // match at EL2 (HMC, MDCR_EL2.TDE) is kept out by the trap policy and by
+                    // PSTATE.D, which is set throughout EL2.
+                    unsafe {
+                        asm!(concat!("msr ", $name, $n, "_el1, {}"), in(reg) value,
+                            options(nostack, preserves_flags));
+                    }
+                })*
+                _ => {}
+            }
+        }
+    };
+}
+
+numbered!(read_bvr, write_bvr, "dbgbvr");
+numbered!(read_bcr, write_bcr, "dbgbcr");
+numbered!(read_wvr, write_wvr, "dbgwvr");
+numbered!(read_wcr, write_wcr, "dbgwcr");
+
+/// Breakpoints and watchpoints of this core.
+fn counts() -> (usize, usize) {
+    let features = id_aa64dfr0_el1::read();
+    let field = |shift: u32| ((features >> shift) & 0xf) as usize + 1;
+    (field(12), field(20))
+}
+
+pub(crate) fn save(frame: &mut DebugFrame) {
+    let (breakpoints, watchpoints) = counts();
+    for (n, [value, control]) in frame.breakpoints.iter_mut().enumerate().take(breakpoints) {
+        *value = read_bvr(n);
+        *control = read_bcr(n);
+    }
+    for (n, [value, control]) in frame.watchpoints.iter_mut().enumerate().take(watchpoints) {
+        *value = read_wvr(n);
+        *control = read_wcr(n);
+    }
+}
+
+pub(crate) fn load(frame: &DebugFrame) {
+    let (breakpoints, watchpoints) = counts();
+    for (n, &[value, control]) in frame.breakpoints.iter().enumerate().take(breakpoints) {
+        write_bvr(n, value);
+        write_bcr(n, control);
+    }
+    for (n, &[value, control]) in frame.watchpoints.iter().enumerate().take(watchpoints) {
+        write_wvr(n, value);
+        write_wcr(n, control);
+    }
+    isb();
+}

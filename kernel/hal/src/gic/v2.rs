@@ -1,0 +1,234 @@
+//! GICv2 with virtualization extensions (Arm IHI 0048 B.b; GIC-400, Arm DDI 0471 B).
+//!
+//! EL2 uses the CPU interface as a Non-secure or security-less GIC shows it: bit 0 of GICC_CTLR
+//! enables the one group that software here can see, bit 9 splits EOI from deactivation. With two
+//! security states that group is Group 1 and IGROUPR reads as zero; without (QEMU), all interrupts are
+//! put into Group 0, which GICC_IAR acknowledges and which signals IRQ as long as FIQEn is 0.
+
+use penumbra_core::machine::VirtualInterfaceFrame;
+
+use super::{Target, gicd, reset_private, reset_shared};
+use crate::mmio::Mmio;
+use crate::sysreg::{dsb_ishst, dsb_sy};
+
+mod gicc {
+    pub(super) const CTLR: usize = 0x0;
+    pub(super) const PMR: usize = 0x4;
+    pub(super) const BPR: usize = 0x8;
+    pub(super) const IAR: usize = 0xc;
+    pub(super) const EOIR: usize = 0x10;
+    pub(super) const DIR: usize = 0x1000;
+}
+
+mod gich {
+    pub(super) const HCR: usize = 0x0;
+    pub(super) const VTR: usize = 0x4;
+    pub(super) const VMCR: usize = 0x8;
+    pub(super) const EISR0: usize = 0x20;
+    pub(super) const ELRSR0: usize = 0x30;
+    pub(super) const APR: usize = 0xf0;
+    pub(super) const LR: usize = 0x100;
+}
+
+const CTLR_ENABLE: u32 = 1;
+const CTLR_EOI_MODE: u32 = 1 << 9;
+const HCR_EN: u32 = 1;
+const HCR_UIE: u32 = 1 << 1;
+const FIRST_PPI: u32 = 16;
+
+/// A GICv2.
+#[derive(Clone, Copy, Debug)]
+pub struct GicV2 {
+    pub(super) distributor: Mmio,
+    cpu_interface: Mmio,
+    control: Mmio,
+}
+
+/// One core's side of a GICv2; the registers are banked by core.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Core {
+    gic: GicV2,
+    list_registers: usize,
+}
+
+impl GicV2 {
+    /// Takes distributor (GICD), CPU interface (GICC, 8 KiB) and virtual interface control (GICH).
+    #[must_use]
+    pub const fn new(distributor: Mmio, cpu_interface: Mmio, control: Mmio) -> Self {
+        Self {
+            distributor,
+            cpu_interface,
+            control,
+        }
+    }
+
+    pub(super) fn start(&self) {
+        self.distributor.write32(gicd::CTLR, 0);
+        reset_shared(self.distributor, 0);
+        self.distributor.write32(gicd::CTLR, 1);
+    }
+
+    pub(super) fn start_core(&self) -> Core {
+        reset_private(self.distributor, 0);
+        self.cpu_interface.write32(gicc::PMR, 0xff);
+        self.cpu_interface.write32(gicc::BPR, 0);
+        self.cpu_interface
+            .write32(gicc::CTLR, CTLR_ENABLE | CTLR_EOI_MODE);
+        self.control.write32(gich::HCR, 0);
+        let vtr = self.control.read32(gich::VTR);
+        // GIC-400 has four; the architecture allows 64, of which 16 are plenty.
+        Core {
+            gic: *self,
+            list_registers: ((vtr & 0x3f) as usize + 1).min(16),
+        }
+    }
+
+    /// This core's bit in GICD_ITARGETSR and GICD_SGIR.
+    pub(crate) fn own_mask(&self) -> u8 {
+        // The first eight registers are read-only and hold it in each byte that is implemented.
+        let word = self.distributor.read32(gicd::ITARGETSR);
+        let [a, b, c, d] = word.to_le_bytes();
+        a | b | c | d
+    }
+}
+
+/// List register formats. GICH_LR: virtual INTID 9:0; physical INTID 19:10, or without HW the
+/// source core in 12:10 and EOI in 19; priority 27:23; state 29:28; HW 31.
+/// ICH_LR: virtual INTID 31:0 (with the source core in 12:10); physical 44:32 or EOI in 41; priority
+/// 55:48; group 60; HW 61; state 63:62. A guest of GICv2 has one group: the bit is not carried over.
+mod format {
+    const HW: u64 = 1 << 61;
+
+    pub(super) const fn to_gich(ich: u64) -> u32 {
+        let id = (ich & 0x3ff) as u32;
+        let priority = ((ich >> 51) & 0x1f) as u32;
+        let state = (ich >> 62) as u32;
+        let physical = if ich & HW != 0 {
+            (ich >> 32 & 0x3ff) as u32
+        } else {
+            ((ich >> 10) & 7) as u32 | ((ich >> 41) & 1) as u32 * (1 << 9)
+        };
+        id | physical << 10 | priority << 23 | state << 28 | (((ich & HW) >> 61) as u32) << 31
+    }
+
+    pub(super) const fn to_ich(gich: u32) -> u64 {
+        let lr = gich as u64;
+        let physical = (lr >> 10) & 0x3ff;
+        let low = if lr >> 31 != 0 {
+            (physical << 32) | HW
+        } else {
+            (physical & 7) << 10 | (physical >> 9) << 41
+        };
+        (lr & 0x3ff) | low | ((lr >> 23) & 0x1f) << 51 | ((lr >> 28) & 3) << 62
+    }
+
+    const _: () = {
+        let timer = 1 << 62 | HW | 0xa0 << 48 | 27 << 32 | 27;
+        assert!(to_ich(to_gich(timer)) == timer);
+        let sgi = 3 << 62 | 1 << 41 | 0x80 << 48 | 5 << 10 | 9;
+        assert!(to_ich(to_gich(sgi)) == sgi);
+        assert!(to_gich(timer) == 1 << 31 | 1 << 28 | 0x14 << 23 | 27 << 10 | 27);
+    };
+}
+
+impl Core {
+    /// An SGI is ended here at once: its EOI and deactivation must name the source core, which only
+    /// GICC_IAR tells (IHI 0048 B.b, "GICC_EOIR"). EL2 never hands an SGI to a guest by HW=1.
+    #[inline(always)]
+    pub(super) fn acknowledge(&self) -> u32 {
+        let value = self.gic.cpu_interface.read32(gicc::IAR);
+        dsb_sy();
+        let intid = value & 0x3ff;
+        if intid < FIRST_PPI {
+            self.gic.cpu_interface.write32(gicc::EOIR, value);
+            self.gic.cpu_interface.write32(gicc::DIR, value);
+        }
+        intid
+    }
+
+    #[inline(always)]
+    pub(super) fn drop_priority(&self, intid: u32) {
+        if intid >= FIRST_PPI {
+            self.gic.cpu_interface.write32(gicc::EOIR, intid);
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn deactivate(&self, intid: u32) {
+        if intid >= FIRST_PPI {
+            self.gic.cpu_interface.write32(gicc::DIR, intid);
+        }
+    }
+
+    pub(super) fn set_ppi_active(&self, intid: u32, active: bool) {
+        if intid < 32 {
+            let register = if active {
+                gicd::ISACTIVER
+            } else {
+                gicd::ICACTIVER
+            };
+            self.gic.distributor.write32(register, 1 << intid);
+        }
+    }
+
+    pub(super) fn kick(&self, target: Target) {
+        dsb_ishst();
+        let value = u32::from(target.mask) << 16 | penumbra_core::machine::intid::KICK;
+        self.gic.distributor.write32(gicd::SGIR, value);
+    }
+
+    #[inline(always)]
+    pub(super) fn list_registers(&self) -> usize {
+        self.list_registers
+    }
+
+    #[inline(always)]
+    pub(super) fn list_register(&self, n: usize) -> u64 {
+        format::to_ich(self.gic.control.read32(gich::LR.wrapping_add(4 * (n & 63))))
+    }
+
+    #[inline(always)]
+    pub(super) fn set_list_register(&self, n: usize, value: u64) {
+        self.gic
+            .control
+            .write32(gich::LR.wrapping_add(4 * (n & 63)), format::to_gich(value));
+    }
+
+    #[inline(always)]
+    pub(super) fn empty_list_registers(&self) -> u32 {
+        self.gic.control.read32(gich::ELRSR0)
+    }
+
+    #[inline(always)]
+    pub(super) fn eoi_list_registers(&self) -> u32 {
+        self.gic.control.read32(gich::EISR0)
+    }
+
+    pub(super) fn set_underflow_interrupt(&self, on: bool) {
+        let hcr = self.gic.control.read32(gich::HCR) & !HCR_UIE;
+        self.gic
+            .control
+            .write32(gich::HCR, if on { hcr | HCR_UIE } else { hcr });
+    }
+
+    pub(super) fn save(&self, frame: &mut VirtualInterfaceFrame) {
+        frame.vmcr = u64::from(self.gic.control.read32(gich::VMCR));
+        for (n, slot) in frame.lr.iter_mut().enumerate().take(self.list_registers) {
+            *slot = self.list_register(n);
+        }
+        let [apr, ..] = &mut frame.ap0r;
+        *apr = self.gic.control.read32(gich::APR);
+        self.gic.control.write32(gich::HCR, 0);
+    }
+
+    pub(super) fn load(&self, frame: &VirtualInterfaceFrame) {
+        self.gic.control.write32(gich::VMCR, frame.vmcr as u32);
+        let [apr, ..] = frame.ap0r;
+        self.gic.control.write32(gich::APR, apr);
+        for (n, &value) in frame.lr.iter().enumerate().take(self.list_registers) {
+            self.set_list_register(n, value);
+        }
+        self.gic.control.write32(gich::HCR, HCR_EN);
+        dsb_sy();
+    }
+}

@@ -1,0 +1,253 @@
+//! One core: [`Machine`] and the traits it is made of, forwarded to the modules that do the work.
+
+use penumbra_core::Vcpu;
+use penumbra_core::machine::{
+    Board, BoardMemory, Controls, Core, DebugFrame, ExitKind, FpFrame, GuestRegister,
+    GuestRegisters, Machine, PhysicalInterrupts, Residency, Syndrome, SysregFrame,
+    VirtualInterface, VirtualInterfaceFrame,
+};
+use penumbra_vmsa::{CpuIndex, Pa};
+
+use crate::gic::{Gic, GicCore};
+use crate::id_table::IdTable;
+use crate::{
+    cache, debug_regs, fp, frame_pool, pl011, power, residency, secondary, switch, sysreg, timer,
+    tlb,
+};
+
+/// The core that executes. There is one value per core; the run loop owns it.
+#[derive(Debug)]
+pub struct Hardware {
+    gic: GicCore,
+    cpu: CpuIndex,
+    board_gic: Gic,
+    ids: IdTable,
+}
+
+impl Hardware {
+    pub(crate) fn new(cpu: CpuIndex, board_gic: Gic, gic: GicCore) -> Self {
+        Self {
+            gic,
+            cpu,
+            board_gic,
+            ids: IdTable::read(),
+        }
+    }
+}
+
+impl GuestRegisters for Hardware {
+    #[inline(always)]
+    fn guest(&self, register: GuestRegister) -> u64 {
+        residency::read(register)
+    }
+
+    #[inline(always)]
+    fn set_guest(&mut self, register: GuestRegister, value: u64) {
+        residency::write(register, value);
+    }
+
+    #[inline(always)]
+    fn syndrome(&self) -> Syndrome {
+        Syndrome {
+            esr: sysreg::esr_el2::read(),
+            far: sysreg::far_el2::read(),
+            hpfar: sysreg::hpfar_el2::read(),
+        }
+    }
+
+    #[inline]
+    fn id_register(&self, crm: u8, op2: u8) -> u64 {
+        self.ids.get(crm, op2)
+    }
+}
+
+impl Residency for Hardware {
+    fn save_sysregs(&mut self, frame: &mut SysregFrame) {
+        residency::save(frame);
+    }
+
+    fn load_sysregs(&mut self, frame: &SysregFrame, controls: &Controls) {
+        residency::load(frame, controls);
+    }
+
+    fn set_controls(&mut self, controls: &Controls) {
+        residency::set_controls(controls);
+    }
+
+    fn flush_guest_translations(&mut self) {
+        tlb::invalidate_local();
+    }
+
+    fn save_fp(&mut self, frame: &mut FpFrame) {
+        fp::save(frame);
+    }
+
+    fn load_fp(&mut self, frame: &FpFrame) {
+        fp::load(frame);
+    }
+
+    fn save_debug(&mut self, frame: &mut DebugFrame) {
+        debug_regs::save(frame);
+    }
+
+    fn load_debug(&mut self, frame: &DebugFrame) {
+        debug_regs::load(frame);
+    }
+}
+
+impl VirtualInterface for Hardware {
+    #[inline]
+    fn list_registers(&self) -> usize {
+        self.gic.list_registers()
+    }
+
+    #[inline]
+    fn list_register(&self, n: usize) -> u64 {
+        self.gic.list_register(n)
+    }
+
+    #[inline]
+    fn set_list_register(&mut self, n: usize, value: u64) {
+        self.gic.set_list_register(n, value);
+    }
+
+    #[inline]
+    fn empty_list_registers(&self) -> u32 {
+        self.gic.empty_list_registers()
+    }
+
+    #[inline]
+    fn eoi_list_registers(&self) -> u32 {
+        self.gic.eoi_list_registers()
+    }
+
+    #[inline]
+    fn set_underflow_interrupt(&mut self, on: bool) {
+        self.gic.set_underflow_interrupt(on);
+    }
+
+    fn save_virtual_interface(&mut self, frame: &mut VirtualInterfaceFrame) {
+        self.gic.save(frame);
+    }
+
+    fn load_virtual_interface(&mut self, frame: &VirtualInterfaceFrame) {
+        self.gic.load(frame);
+    }
+}
+
+impl PhysicalInterrupts for Hardware {
+    #[inline]
+    fn acknowledge(&mut self) -> u32 {
+        self.gic.acknowledge()
+    }
+
+    #[inline]
+    fn drop_priority(&mut self, intid: u32) {
+        self.gic.drop_priority(intid);
+    }
+
+    #[inline]
+    fn deactivate(&mut self, intid: u32) {
+        self.gic.deactivate(intid);
+    }
+
+    fn set_ppi_active(&mut self, intid: u32, active: bool) {
+        self.gic.set_ppi_active(intid, active);
+    }
+
+    #[inline]
+    fn kick(&mut self, cpu: CpuIndex) {
+        self.gic.kick(secondary::target(cpu));
+    }
+
+    fn set_spi_enabled(&mut self, intid: u32, enabled: bool) {
+        let own = secondary::target(self.cpu);
+        self.board_gic
+            .set_spi_enabled(intid, own.mpidr, own.mask, enabled);
+    }
+}
+
+impl Core for Hardware {
+    #[inline]
+    fn cpu(&self) -> CpuIndex {
+        self.cpu
+    }
+
+    fn midr(&self) -> u64 {
+        self.ids.get(0, 0)
+    }
+
+    #[inline]
+    fn counter(&self) -> u64 {
+        timer::counter()
+    }
+
+    #[inline]
+    fn set_deadline(&mut self, deadline: Option<u64>) {
+        timer::set_deadline(deadline);
+    }
+
+    fn idle(&mut self) {
+        sysreg::wait_for_interrupt();
+    }
+
+    #[inline]
+    fn relax(&self) {
+        core::hint::spin_loop();
+    }
+}
+
+impl BoardMemory for Hardware {
+    fn allocate(&self, bytes: u64) -> Option<Pa> {
+        frame_pool::allocate(bytes)
+    }
+
+    fn free(&self, base: Pa, bytes: u64) {
+        frame_pool::free(base, bytes);
+    }
+
+    fn free_bytes(&self) -> (u64, u64) {
+        frame_pool::free_bytes()
+    }
+
+    fn copy_in(&self, base: Pa, bytes: &[u8]) {
+        // SAFETY: the core logic owns the frames it names, and no guest can reach them meanwhile.
+        unsafe { cache::copy_in(base.raw() as usize, bytes) };
+    }
+
+    fn zero(&self, base: Pa, bytes: u64) {
+        // SAFETY: the core logic owns the frames it names; nobody else refers to them.
+        unsafe { cache::zero(base.raw() as usize, bytes as usize) };
+    }
+
+    fn publish_code(&self, base: Pa, bytes: u64) {
+        cache::publish_code(base.raw() as usize, bytes as usize);
+    }
+}
+
+impl Board for Hardware {
+    fn console_write(&self, bytes: &[u8]) {
+        if let Some(uart) = *pl011::CONSOLE.lock() {
+            uart.write(bytes);
+        }
+    }
+
+    fn console_read(&self, bytes: &mut [u8]) -> usize {
+        (*pl011::CONSOLE.lock()).map_or(0, |uart| uart.read(bytes))
+    }
+
+    fn power_off(&self) {
+        power::off();
+    }
+
+    fn reset(&self) {
+        power::reset();
+    }
+}
+
+impl Machine for Hardware {
+    #[inline]
+    fn run(&mut self, vcpu: &mut Vcpu) -> ExitKind {
+        switch::run(self, vcpu)
+    }
+}

@@ -1,0 +1,139 @@
+//! The board's console: a PL011 (Arm DDI 0183 G). Transmission is polled; reception interrupts.
+
+use spin::mutex::SpinMutex;
+use tock_registers::register_bitfields;
+
+use crate::mmio::Mmio;
+
+const DR: usize = 0x00;
+const FR: usize = 0x18;
+const IBRD: usize = 0x24;
+const LCR_H: usize = 0x2c;
+const CR: usize = 0x30;
+const IFLS: usize = 0x34;
+const IMSC: usize = 0x38;
+const ICR: usize = 0x44;
+/// Bytes of the register block.
+pub(crate) const BYTES: usize = 0x1000;
+
+register_bitfields![u32,
+    Flag [TXFF OFFSET(5) NUMBITS(1) [], RXFE OFFSET(4) NUMBITS(1) [], BUSY OFFSET(3) NUMBITS(1) []],
+    LineControl [FEN OFFSET(4) NUMBITS(1) [], WLEN OFFSET(5) NUMBITS(2) [EightBits = 3]],
+    Control [UARTEN OFFSET(0) NUMBITS(1) [], TXE OFFSET(8) NUMBITS(1) [], RXE OFFSET(9) NUMBITS(1) []],
+    Interrupt [RX OFFSET(4) NUMBITS(1) [], RT OFFSET(6) NUMBITS(1) []],
+];
+
+/// A PL011.
+#[derive(Clone, Copy, Debug)]
+pub struct Pl011 {
+    registers: Mmio,
+}
+
+/// The board's console; its lock keeps lines of different cores apart.
+pub(crate) static CONSOLE: SpinMutex<Option<Pl011>> = SpinMutex::new(None);
+
+/// Output of a core that cannot go on, or of the boot before there is a console.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Emergency(Option<Pl011>);
+
+impl Pl011 {
+    /// Takes a UART that firmware may have left enabled, sets 8N1 with FIFOs and enables it; the
+    /// baud rate divisor stays as firmware set it. Interrupts are off.
+    pub(crate) fn new(registers: Mmio) -> Self {
+        let uart = Self { registers };
+        let running = registers.read32(CR);
+        if running & Control::UARTEN::SET.value != 0 {
+            uart.wait_idle();
+        }
+        registers.write32(CR, 0);
+        registers.write32(IMSC, 0);
+        registers.write32(ICR, 0x7ff);
+        if registers.read32(IBRD) == 0 {
+            // Never programmed: any divisor will do for a model, and a board's firmware sets one.
+            registers.write32(IBRD, 1);
+        }
+        registers.write32(
+            LCR_H,
+            (LineControl::FEN::SET + LineControl::WLEN::EightBits).value,
+        );
+        // Receive interrupt at 1/8 full; the timeout interrupt brings the rest.
+        registers.write32(IFLS, 0);
+        let on = Control::UARTEN::SET + Control::TXE::SET + Control::RXE::SET;
+        registers.write32(CR, on.value);
+        uart
+    }
+
+    /// Lets received bytes interrupt.
+    pub(crate) fn enable_receive_interrupt(self) {
+        self.registers
+            .write32(IMSC, (Interrupt::RX::SET + Interrupt::RT::SET).value);
+    }
+
+    fn wait_idle(self) {
+        // A UART that never drains must not stop the boot.
+        for _ in 0..100_000 {
+            if self.registers.read32(FR) & Flag::BUSY::SET.value == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Sends bytes as they are, waiting for room.
+    pub(crate) fn write(self, bytes: &[u8]) {
+        for &byte in bytes {
+            while self.registers.read32(FR) & Flag::TXFF::SET.value != 0 {
+                core::hint::spin_loop();
+            }
+            self.registers.write32(DR, u32::from(byte));
+        }
+    }
+
+    /// Takes received bytes; returns how many. The interrupt is cleared first: a byte that arrives
+    /// while this runs raises it again. Whoever gets a full buffer has to call again.
+    pub(crate) fn read(self, bytes: &mut [u8]) -> usize {
+        self.registers
+            .write32(ICR, (Interrupt::RX::SET + Interrupt::RT::SET).value);
+        let mut count = 0;
+        for slot in bytes {
+            if self.registers.read32(FR) & Flag::RXFE::SET.value != 0 {
+                break;
+            }
+            *slot = (self.registers.read32(DR) & 0xff) as u8;
+            count += 1;
+        }
+        count
+    }
+}
+
+/// The console without its lock: for a core that dies, or that holds it itself.
+pub(crate) fn emergency() -> Emergency {
+    for _ in 0..1_000_000 {
+        if let Some(console) = CONSOLE.try_lock() {
+            return Emergency(*console);
+        }
+        core::hint::spin_loop();
+    }
+    // Its holder is stuck: this line is worth more than the other's.
+    // SAFETY: the value is a plain copy that is written once, at boot.
+    Emergency(unsafe { *CONSOLE.as_mut_ptr() })
+}
+
+impl Emergency {
+    pub(crate) fn write(self, bytes: &[u8]) {
+        if let Some(uart) = self.0 {
+            uart.write(bytes);
+        }
+    }
+
+    pub(crate) fn write_hex(self, value: u64) {
+        self.write(b"0x");
+        for shift in (0..16).rev() {
+            let digit = ((value >> (4 * shift)) & 0xf) as u8;
+            self.write(&[if digit < 10 {
+                b'0' + digit
+            } else {
+                b'a' + digit - 10
+            }]);
+        }
+    }
+}

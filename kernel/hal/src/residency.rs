@@ -1,0 +1,133 @@
+//! Moving a vCPU's system registers in and out of the hardware.
+//!
+//! Order matters twice. DSB NSH comes before VTTBR_EL2, TCR_EL1, SCTLR_EL1 or the TTBRs change, so
+//! that accesses and walks of the vCPU that leaves are done (DESIGN rule 13). And while old and new
+//! registers are mixed no walk of EL1&0 may start: out of context only an AT instruction could start
+//! one, speculatively (see [`tlb`](crate::tlb)), and EL2's text has none. The ERET that enters the
+//! guest synchronizes the context.
+
+use penumbra_core::machine::{Controls, GuestRegister, SysregFrame};
+
+use crate::sysreg::{self, dsb_nsh, isb};
+
+/// PSTATE fields that name EL2 or above, or a mode that must not be returned to: M[4:0].
+const MODE: u64 = 0x1f;
+const EL0T: u64 = 0;
+const EL1T: u64 = 4;
+const EL1H: u64 = 5;
+
+macro_rules! fields {
+    ($use:ident) => {
+        $use! {
+            sp_el0 sp_el1 elr_el1 spsr_el1 sctlr_el1 actlr_el1 cpacr_el1 ttbr0_el1 ttbr1_el1
+            tcr_el1 mair_el1 amair_el1 vbar_el1 contextidr_el1 tpidr_el0 tpidrro_el0 tpidr_el1
+            esr_el1 far_el1 afsr0_el1 afsr1_el1 par_el1 csselr_el1 mdscr_el1 cntkctl_el1
+        }
+    };
+}
+
+/// PSTATE with a mode that a guest can have: anything else enters at EL1 with SP_EL1.
+fn safe_pstate(pstate: u64) -> u64 {
+    let aarch32_el0 = pstate & MODE == 0x10;
+    match pstate & 0xf {
+        _ if aarch32_el0 => pstate,
+        EL0T | EL1T | EL1H if pstate & 0x10 == 0 => pstate,
+        _ => pstate & !MODE | EL1H,
+    }
+}
+
+pub(crate) fn set_pstate(pstate: u64) {
+    // SAFETY: the mode is one of the guest's.
+    unsafe { sysreg::spsr_el2::write(safe_pstate(pstate)) };
+}
+
+pub(crate) fn save(frame: &mut SysregFrame) {
+    dsb_nsh();
+    frame.pc = sysreg::elr_el2::read();
+    frame.pstate = sysreg::spsr_el2::read();
+    macro_rules! save {
+        ($($name:ident)*) => { $(frame.$name = sysreg::$name::read();)* };
+    }
+    fields!(save);
+    frame.cntv_ctl_el0 = sysreg::cntv_ctl_el0::read();
+    frame.cntv_cval_el0 = sysreg::cntv_cval_el0::read();
+    sysreg::cntv_ctl_el0::write(0);
+    isb();
+}
+
+pub(crate) fn load(frame: &SysregFrame, controls: &Controls) {
+    dsb_nsh();
+    // A timer of the last vCPU must not fire under this one's offset.
+    sysreg::cntv_ctl_el0::write(0);
+    isb();
+    set_controls(controls);
+    sysreg::vmpidr_el2::write(controls.vmpidr_el2);
+    sysreg::vpidr_el2::write(controls.vpidr_el2);
+    sysreg::cntvoff_el2::write(controls.cntvoff_el2);
+    // SAFETY: the core logic gives the VTTBR of the VM whose vCPU is loaded; its tables map only
+    // frames of that VM.
+    unsafe { sysreg::vttbr_el2::write(controls.vttbr_el2) };
+    macro_rules! load {
+        ($($name:ident)*) => { $(sysreg::$name::write(frame.$name);)* };
+    }
+    fields!(load);
+    sysreg::elr_el2::write(frame.pc);
+    set_pstate(frame.pstate);
+    sysreg::cntv_cval_el0::write(frame.cntv_cval_el0);
+    isb();
+    sysreg::cntv_ctl_el0::write(frame.cntv_ctl_el0);
+    isb();
+}
+
+pub(crate) fn set_controls(controls: &Controls) {
+    dsb_nsh();
+    // SAFETY: the values are those of penumbra_trap::controls, which keep stage 2 on, interrupts
+    // routed to EL2 and E2H and TGE off.
+    unsafe { sysreg::hcr_el2::write(controls.hcr_el2) };
+    // SAFETY: traps more or less of the guest; EL2 itself uses no FP.
+    unsafe { sysreg::cptr_el2::write(controls.cptr_el2) };
+    // SAFETY: traps more or less of the guest's debug and performance monitors.
+    unsafe { sysreg::mdcr_el2::write(controls.mdcr_el2) };
+    // SAFETY: traps more or less of the guest's timers.
+    unsafe { sysreg::cnthctl_el2::write(controls.cnthctl_el2) };
+    isb();
+}
+
+macro_rules! guest_registers {
+    ($($variant:ident = $name:ident),* $(,)?) => {
+        #[inline(always)]
+        pub(crate) fn read(register: GuestRegister) -> u64 {
+            match register {
+                GuestRegister::Pstate => sysreg::spsr_el2::read(),
+                $(GuestRegister::$variant => sysreg::$name::read(),)*
+            }
+        }
+
+        #[inline(always)]
+        pub(crate) fn write(register: GuestRegister, value: u64) {
+            match register {
+                GuestRegister::Pstate => set_pstate(value),
+                $(GuestRegister::$variant => sysreg::$name::write(value),)*
+            }
+        }
+    };
+}
+
+guest_registers! {
+    Pc = elr_el2,
+    SpEl0 = sp_el0,
+    SpEl1 = sp_el1,
+    ElrEl1 = elr_el1,
+    SpsrEl1 = spsr_el1,
+    EsrEl1 = esr_el1,
+    FarEl1 = far_el1,
+    SctlrEl1 = sctlr_el1,
+    VbarEl1 = vbar_el1,
+    Ttbr0El1 = ttbr0_el1,
+    Ttbr1El1 = ttbr1_el1,
+    TcrEl1 = tcr_el1,
+    MairEl1 = mair_el1,
+    MdscrEl1 = mdscr_el1,
+    CntvCtlEl0 = cntv_ctl_el0,
+    CntvCvalEl0 = cntv_cval_el0,
+}

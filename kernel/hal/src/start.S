@@ -1,0 +1,210 @@
+// Reset entry: from the firmware's hand-over to Rust with the MMU on.
+//
+// Linux arm64 boot protocol (Documentation/arch/arm64/booting.rst): MMU off, image clean to the
+// point of coherency, X0 = physical address of the device tree. Until the MMU is on, data accesses
+// bypass the caches. So BSS and stacks, which firmware may have left dirty in a cache, are cleaned
+// and invalidated before they are written, and all that was written once more before the MMU is
+// turned on: by then such lines are clean, and would only hide what lies in memory.
+
+.section .head.text, "ax"
+.balign 4096
+.global _start
+_start:
+    b       .Lprimary                       // code0
+    .long   0                               // code1
+    .quad   0                               // text_offset
+    .quad   penumbra_image_bytes            // image_size
+    .quad   0xa                             // flags: little-endian, 4 KiB pages, anywhere in RAM
+    .quad   0
+    .quad   0
+    .quad   0
+    .ascii  "ARM\x64"
+    .long   0
+
+// In: X0 = device tree. X20 keeps it, X21 the image's base.
+.Lprimary:
+    msr     daifset, #0xf
+    mov     x20, x0
+    adrp    x21, penumbra_image_start
+    mrs     x1, currentel
+    cmp     x1, #(2 << 2)
+    b.ne    .Lwrong_level
+    bl      .Lcontrols
+    cbz     x20, .Lno_tree
+    tst     x20, #7
+    b.ne    .Lno_tree
+    ldr     w1, [x20]
+    movz    w2, #0x0dd0                     // 0xd00dfeed, big-endian
+    movk    w2, #0xedfe, lsl #16
+    cmp     w1, w2
+    b.ne    .Lno_tree
+
+    // Writable part of the image: invalidate, zero BSS, relocate.
+    adrp    x1, penumbra_bss_start
+    add     x1, x1, :lo12:penumbra_bss_start
+    adrp    x22, penumbra_image_end
+    mov     x2, x22
+    bl      .Linvalidate                    // X1..X2: BSS and stacks
+    adrp    x2, penumbra_bss_end
+1:  stp     xzr, xzr, [x1], #16
+    cmp     x1, x2
+    b.lo    1b
+
+    adrp    x1, penumbra_rela_start
+    add     x1, x1, :lo12:penumbra_rela_start
+    adrp    x2, penumbra_rela_end
+    add     x2, x2, :lo12:penumbra_rela_end
+2:  cmp     x1, x2
+    b.hs    3f
+    ldp     x3, x4, [x1], #16               // r_offset, r_info
+    ldr     x5, [x1], #8                    // r_addend
+    cmp     x4, #1027                       // R_AARCH64_RELATIVE, the only type the linker leaves
+    b.ne    2b
+    add     x5, x5, x21
+    str     x5, [x21, x3]
+    b       2b
+
+3:  mov     x0, xzr
+    bl      .Lstack
+    mov     x0, x20
+    mov     x1, x21
+    bl      penumbra_early_map              // fills penumbra_mmu
+    adrp    x1, penumbra_rodata_end
+    mov     x2, x22
+    bl      .Linvalidate
+    bl      .Lmmu_on
+    mov     x0, xzr
+    bl      .Lpercpu
+    mov     x0, x20
+    mov     x29, xzr
+    bl      penumbra_main                   // never returns
+    b       .Lstop
+
+// Entry of the other cores by PSCI CPU_ON: MMU off, X0 = index of the core.
+.balign 4
+.global penumbra_secondary
+.type penumbra_secondary, %function
+penumbra_secondary:
+    msr     daifset, #0xf
+    mov     x20, x0
+    mrs     x1, currentel
+    cmp     x1, #(2 << 2)
+    b.ne    .Lstop
+    bl      .Lcontrols
+    bl      .Lmmu_on
+    mov     x0, x20
+    bl      .Lstack
+    mov     x0, x20
+    bl      .Lpercpu
+    mov     x0, x20
+    mov     x29, xzr
+    bl      penumbra_secondary_main         // never returns
+    b       .Lstop
+.size penumbra_secondary, . - penumbra_secondary
+
+// Known values in the registers that decide what EL2 itself does. Clobbers X0.
+.Lcontrols:
+    mov     x0, #(1 << 31)                  // HCR_EL2: RW; E2H = 0, VM = 0
+    msr     hcr_el2, x0
+    isb
+    movz    x0, #0x0830                     // SCTLR_EL2: its RES1 bits, all else off
+    movk    x0, #0x30c5, lsl #16
+    msr     sctlr_el2, x0
+    isb
+    mov     x0, #0x33ff                     // CPTR_EL2: its RES1 bits, FP not trapped
+    msr     cptr_el2, x0
+    msr     hstr_el2, xzr
+    msr     spsel, #1
+    isb
+    ret
+
+// Cleans and invalidates X1..X2 to the point of coherency. Clobbers X3-X5.
+.Linvalidate:
+    mrs     x3, ctr_el0
+    ubfx    x3, x3, #16, #4                 // DminLine: log2 of words
+    mov     x4, #4
+    lsl     x4, x4, x3
+    sub     x3, x4, #1
+    bic     x5, x1, x3
+1:  dc      civac, x5
+    add     x5, x5, x4
+    cmp     x5, x2
+    b.lo    1b
+    dsb     sy
+    ret
+
+// Turns MMU and caches on as penumbra_mmu says. Clobbers X0-X5.
+.Lmmu_on:
+    adrp    x0, penumbra_mmu
+    add     x0, x0, :lo12:penumbra_mmu
+    ldp     x1, x2, [x0, #{MMU_TTBR}]       // TTBR0_EL2, TCR_EL2
+    ldp     x3, x4, [x0, #{MMU_MAIR}]       // MAIR_EL2, SCTLR_EL2
+    msr     ttbr0_el2, x1
+    msr     tcr_el2, x2
+    msr     mair_el2, x3
+    adrp    x5, penumbra_vectors
+    msr     vbar_el2, x5
+    ic      iallu
+    tlbi    alle2
+    dsb     nsh
+    isb
+    msr     sctlr_el2, x4
+    isb
+    ret
+
+// Sets SP to the top of a core's stack. In: X0 = index. Clobbers X1, X2.
+.Lstack:
+    adrp    x1, penumbra_stacks_start
+    mov     x2, #{STACK_STRIDE}
+    add     x0, x0, #1
+    madd    x1, x0, x2, x1
+    mov     sp, x1
+    ret
+
+// Sets TPIDR_EL2 to a core's record. In: X0 = index. Clobbers X1, X2.
+.Lpercpu:
+    adrp    x1, penumbra_percpu
+    add     x1, x1, :lo12:penumbra_percpu
+    mov     x2, #{PERCPU_STRIDE}
+    madd    x1, x0, x2, x1
+    msr     tpidr_el2, x1
+    ret
+
+// Entered at another level than EL2, or without a device tree: one line, then the end.
+.Lwrong_level:
+    adr     x1, .Ltext_level
+    bl      .Lprint
+    // EL1 without EL2: QEMU's firmware interface is HVC there (PSCI SYSTEM_OFF).
+    movz    w0, #0x0008
+    movk    w0, #0x8400, lsl #16
+    hvc     #0
+    b       .Lstop
+.Lno_tree:
+    adr     x1, .Ltext_tree
+    bl      .Lprint
+    movz    w0, #0x0008
+    movk    w0, #0x8400, lsl #16
+    smc     #0
+.Lstop:
+    wfi
+    b       .Lstop
+
+// Prints a string ending in a zero byte on the PL011. In: X1. Clobbers X0, X2, X3.
+.Lprint:
+    movz    x0, #:abs_g1:penumbra_early_uart
+    movk    x0, #:abs_g0_nc:penumbra_early_uart
+    movz    w3, #0x301                      // UARTCR: UARTEN, TXE, RXE
+    str     w3, [x0, #0x30]
+1:  ldrb    w2, [x1], #1
+    cbz     w2, 3f
+2:  ldr     w3, [x0, #0x18]                 // UARTFR: TXFF
+    tbnz    w3, #5, 2b
+    str     w2, [x0]
+    b       1b
+3:  ret
+
+.Ltext_level:
+    .asciz  "penumbra: fatal: entered at EL1, not EL2: start QEMU with -machine virt,virtualization=on\r\n"
+.Ltext_tree:
+    .asciz  "penumbra: fatal: no device tree at the address in x0: boot with the arm64 Image protocol\r\n"
+.balign 4

@@ -1,0 +1,33 @@
+//! The assembly: reset entry, vectors and guest switch, with the offsets they need.
+
+use core::arch::global_asm;
+use core::mem::{offset_of, size_of};
+
+use penumbra_core::machine::ExitKind;
+
+use crate::el2_map::MmuConfig;
+use crate::image::STACK_STRIDE;
+use crate::percpu::PerCpu;
+
+global_asm!(
+    include_str!("start.S"),
+    MMU_TTBR = const offset_of!(MmuConfig, ttbr0),
+    MMU_MAIR = const offset_of!(MmuConfig, mair),
+    STACK_STRIDE = const STACK_STRIDE,
+    PERCPU_STRIDE = const size_of::<PerCpu>(),
+);
+
+global_asm!(
+    include_str!("vectors.S"),
+    EC_HVC64 = const 0x16,
+    EC_SMC64 = const 0x17,
+    EXIT_SYNC = const ExitKind::Sync as u64,
+    EXIT_IRQ = const ExitKind::Irq as u64,
+    EXIT_SERROR = const ExitKind::Serror as u64,
+    EPITAPH_MAGIC = const offset_of!(PerCpu, epitaph.magic),
+    EPITAPH_VECTOR = const offset_of!(PerCpu, epitaph.vector),
+    EPITAPH_ESR = const offset_of!(PerCpu, epitaph.esr),
+    EPITAPH_FAR = const offset_of!(PerCpu, epitaph.far),
+    EPITAPH_X = const offset_of!(PerCpu, epitaph.x),
+    EPITAPH_STACK_END = const offset_of!(PerCpu, end_of_stack),
+);

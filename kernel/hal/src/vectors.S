@@ -1,0 +1,195 @@
+// EL2's vectors and the switch between EL2 and a guest.
+//
+// While a guest runs, SP_EL2 points at the frame that penumbra_guest_run made:
+//   [sp, 0]   two scratch words     [sp, 16]  the vCPU     [sp, 24]  the hal's core
+//   [sp, 32]  X19 to X30 of the caller
+// An exit stores the guest's registers at the start of the vCPU (GprFrame). Rust may use all
+// registers but X19 to X29, which it preserves: they are stored only when Rust needs them.
+
+.section .vectors.text, "ax"
+
+.macro current_level, kind
+.balign 128
+    msr     sp_el0, x0                      // nothing returns from here: SP_EL0 is lost
+    mov     x0, #\kind
+    b       .Lepitaph
+.endm
+
+// Saves X0 to X18 and X30; X0 = vCPU, X1 = core. 14 instructions.
+.macro save_caller_saved
+    stp     x0, x1, [sp]
+    ldr     x0, [sp, #16]
+    stp     x2, x3, [x0, #(8 * 2)]
+    stp     x4, x5, [x0, #(8 * 4)]
+    stp     x6, x7, [x0, #(8 * 6)]
+    stp     x8, x9, [x0, #(8 * 8)]
+    stp     x10, x11, [x0, #(8 * 10)]
+    stp     x12, x13, [x0, #(8 * 12)]
+    stp     x14, x15, [x0, #(8 * 14)]
+    stp     x16, x17, [x0, #(8 * 16)]
+    str     x18, [x0, #(8 * 18)]
+    str     x30, [x0, #(8 * 30)]
+    ldp     x2, x3, [sp]
+    stp     x2, x3, [x0]
+    ldr     x1, [sp, #24]
+.endm
+
+.macro save_callee_saved
+    stp     x19, x20, [x0, #(8 * 19)]
+    stp     x21, x22, [x0, #(8 * 21)]
+    stp     x23, x24, [x0, #(8 * 23)]
+    stp     x25, x26, [x0, #(8 * 25)]
+    stp     x27, x28, [x0, #(8 * 27)]
+    str     x29, [x0, #(8 * 29)]
+.endm
+
+// A slot holds 32 instructions.
+.macro lower_sync
+.balign 128
+    save_caller_saved
+    mrs     x2, esr_el2
+    lsr     x2, x2, #26
+    cmp     w2, #{EC_HVC64}
+    mov     w3, #{EC_SMC64}
+    ccmp    w2, w3, #4, ne
+    b.eq    .Lcall
+    mov     x2, #{EXIT_SYNC}
+    b       .Lexit
+.endm
+
+.macro lower, kind
+.balign 128
+    save_caller_saved
+    mov     x2, #\kind
+    b       .Lexit
+.endm
+
+.balign 2048
+.global penumbra_vectors
+penumbra_vectors:
+    current_level 0                         // current EL, SP_EL0
+    current_level 1
+    current_level 2
+    current_level 3
+    current_level 4                         // current EL, SP_ELx
+    current_level 5
+    current_level 6
+    current_level 7
+    lower_sync                              // lower EL, AArch64
+    lower   {EXIT_IRQ}
+    lower   {EXIT_IRQ}                      // FIQ: nothing is routed here, taken as an interrupt
+    lower   {EXIT_SERROR}
+    lower_sync                              // lower EL, AArch32 (EL0 programs only)
+    lower   {EXIT_IRQ}
+    lower   {EXIT_IRQ}
+    lower   {EXIT_SERROR}
+.balign 128
+
+// A call: X19 to X29 stay where they are. In: X0 = vCPU, X1 = core.
+.Lcall:
+    bl      penumbra_fast_call              // -> W0: enter the guest again
+    mov     w2, w0
+    ldr     x0, [sp, #16]
+    cbnz    w2, .Lenter_caller_saved
+    ldr     x1, [sp, #24]
+    mov     x2, #{EXIT_SYNC}
+
+// Any other exit. In: X0 = vCPU, X1 = core, X2 = kind.
+.Lexit:
+    save_callee_saved
+    mov     x19, x2
+    bl      penumbra_fast_exit              // -> W0: enter the guest again
+    mov     w2, w0
+    ldr     x0, [sp, #16]
+    cbnz    w2, .Lenter
+    mov     x0, x19
+    ldp     x19, x20, [sp, #32]
+    ldp     x21, x22, [sp, #48]
+    ldp     x23, x24, [sp, #64]
+    ldp     x25, x26, [sp, #80]
+    ldp     x27, x28, [sp, #96]
+    ldp     x29, x30, [sp, #112]
+    add     sp, sp, #128
+    ret
+
+// Runs the resident vCPU until an exit that the fast handlers leave.
+// In: X0 = vCPU, X1 = core. Out: X0 = kind of the exit. Keeps X19 to X30 and SP.
+.global penumbra_guest_run
+.type penumbra_guest_run, %function
+penumbra_guest_run:
+    sub     sp, sp, #128
+    stp     x0, x1, [sp, #16]
+    stp     x19, x20, [sp, #32]
+    stp     x21, x22, [sp, #48]
+    stp     x23, x24, [sp, #64]
+    stp     x25, x26, [sp, #80]
+    stp     x27, x28, [sp, #96]
+    stp     x29, x30, [sp, #112]
+.Lenter:
+    ldp     x19, x20, [x0, #(8 * 19)]
+    ldp     x21, x22, [x0, #(8 * 21)]
+    ldp     x23, x24, [x0, #(8 * 23)]
+    ldp     x25, x26, [x0, #(8 * 25)]
+    ldp     x27, x28, [x0, #(8 * 27)]
+    ldr     x29, [x0, #(8 * 29)]
+.Lenter_caller_saved:
+    ldp     x2, x3, [x0, #(8 * 2)]
+    ldp     x4, x5, [x0, #(8 * 4)]
+    ldp     x6, x7, [x0, #(8 * 6)]
+    ldp     x8, x9, [x0, #(8 * 8)]
+    ldp     x10, x11, [x0, #(8 * 10)]
+    ldp     x12, x13, [x0, #(8 * 12)]
+    ldp     x14, x15, [x0, #(8 * 14)]
+    ldp     x16, x17, [x0, #(8 * 16)]
+    ldr     x18, [x0, #(8 * 18)]
+    ldr     x30, [x0, #(8 * 30)]
+    ldp     x0, x1, [x0]
+    eret
+    dsb     nsh                             // no speculation past ERET
+    isb
+.size penumbra_guest_run, . - penumbra_guest_run
+
+// EL2's own exception. In: X0 = index of the vector, SP_EL0 = the old X0. Uses no stack before the
+// record is known to be unused, so a stack overflow is reported too.
+.Lepitaph:
+    msr     daifset, #0xf
+    msr     elr_el1, x1
+    mrs     x1, tpidr_el2
+    stp     x2, x3, [x1, #({EPITAPH_X} + 8 * 2)]
+    ldr     x2, [x1, #{EPITAPH_MAGIC}]
+    cbnz    x2, .Lhalt                      // an exception while reporting one
+    mov     x2, #1
+    str     x2, [x1, #{EPITAPH_MAGIC}]
+    str     x0, [x1, #{EPITAPH_VECTOR}]
+    mrs     x0, sp_el0
+    mrs     x2, elr_el1
+    stp     x0, x2, [x1, #{EPITAPH_X}]
+    stp     x4, x5, [x1, #({EPITAPH_X} + 8 * 4)]
+    stp     x6, x7, [x1, #({EPITAPH_X} + 8 * 6)]
+    stp     x8, x9, [x1, #({EPITAPH_X} + 8 * 8)]
+    stp     x10, x11, [x1, #({EPITAPH_X} + 8 * 10)]
+    stp     x12, x13, [x1, #({EPITAPH_X} + 8 * 12)]
+    stp     x14, x15, [x1, #({EPITAPH_X} + 8 * 14)]
+    stp     x16, x17, [x1, #({EPITAPH_X} + 8 * 16)]
+    stp     x18, x19, [x1, #({EPITAPH_X} + 8 * 18)]
+    stp     x20, x21, [x1, #({EPITAPH_X} + 8 * 20)]
+    stp     x22, x23, [x1, #({EPITAPH_X} + 8 * 22)]
+    stp     x24, x25, [x1, #({EPITAPH_X} + 8 * 24)]
+    stp     x26, x27, [x1, #({EPITAPH_X} + 8 * 26)]
+    stp     x28, x29, [x1, #({EPITAPH_X} + 8 * 28)]
+    mov     x2, sp
+    stp     x30, x2, [x1, #({EPITAPH_X} + 8 * 30)]
+    mrs     x2, esr_el2
+    mrs     x3, elr_el2
+    stp     x2, x3, [x1, #{EPITAPH_ESR}]
+    mrs     x2, far_el2
+    mrs     x3, spsr_el2
+    stp     x2, x3, [x1, #{EPITAPH_FAR}]
+    add     x2, x1, #{EPITAPH_STACK_END}
+    mov     sp, x2
+    mov     x0, x1
+    mov     x29, xzr
+    bl      penumbra_epitaph                // never returns
+.Lhalt:
+    wfi
+    b       .Lhalt
