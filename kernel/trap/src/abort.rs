@@ -70,23 +70,37 @@ impl FaultStatus {
             _ => Self::Reserved,
         }
     }
-
-    /// Whether HPFAR_EL2 is written for a stage-2 fault with this status.
-    ///
-    /// It is for Translation, Access flag and Address size faults of stage 2, and for a Permission
-    /// fault only if stage 2 refused a stage-1 table walk (S1PTW). Otherwise the register is UNKNOWN
-    /// (Arm ARM DDI 0487 L.b, D1.3 rule R_FKLWR; D24.2 "HPFAR_EL2"). QEMU fills it in always, so no
-    /// test there can show a wrong use.
-    #[inline]
-    #[must_use]
-    pub const fn hpfar_is_valid(self, on_table_walk: bool) -> bool {
-        match self {
-            Self::Translation(_) | Self::AccessFlag(_) | Self::AddressSize(_) => true,
-            Self::Permission(_) => on_table_walk,
-            _ => false,
-        }
-    }
 }
+
+/// A set of status codes: bit n stands for code n.
+const fn is_in(codes: u64, iss: u32) -> bool {
+    bit(codes, iss & 0x3f)
+}
+
+/// Address size faults.
+const ADDRESS_SIZE: u64 = 0xf | 1 << 0x29;
+/// Translation faults.
+const TRANSLATION: u64 = 0xf << 0x04 | 1 << 0x2b;
+/// Access flag faults.
+const ACCESS_FLAG: u64 = 0xf << 0x08;
+/// Permission faults.
+const PERMISSION: u64 = 0xf << 0x0c;
+
+/// Whether the architecture defines HPFAR_EL2 for an abort with this ISS, taken to EL2 from stage 2.
+///
+/// It does for Translation, Access flag and Address size faults, and for a Permission fault only if
+/// stage 2 refused a stage-1 table walk (S1PTW). Otherwise the register is UNKNOWN (Arm ARM DDI 0487
+/// L.b, D1.3 rule R_FKLWR; D24.2 "HPFAR_EL2"). QEMU fills it in always, so no test there can show a
+/// wrong use.
+#[inline]
+#[must_use]
+pub const fn hpfar_is_valid(iss: u32) -> bool {
+    is_in(TRANSLATION | ACCESS_FLAG | ADDRESS_SIZE, iss)
+        || (iss & S1PTW != 0 && is_in(PERMISSION, iss))
+}
+
+/// S1PTW, in data and instruction aborts.
+const S1PTW: u32 = 1 << 7;
 
 /// The IPA that HPFAR_EL2 and FAR_EL2 name, or `None` where the architecture leaves HPFAR_EL2
 /// UNKNOWN or the address has more bits than an [`Ipa`].
@@ -95,18 +109,12 @@ impl FaultStatus {
 /// stage-1 table walk FAR_EL2 is the address being translated, not the descriptor's, so the offset
 /// is zero.
 #[inline]
-#[must_use]
-pub const fn faulting_ipa(
-    status: FaultStatus,
-    on_table_walk: bool,
-    hpfar: u64,
-    far: u64,
-) -> Option<Ipa> {
-    if !status.hpfar_is_valid(on_table_walk) {
+const fn faulting_ipa(iss: u32, hpfar: u64, far: u64) -> Option<Ipa> {
+    if !hpfar_is_valid(iss) {
         return None;
     }
     let page = (hpfar & HPFAR_FIPA) << 8;
-    let offset = if on_table_walk { 0 } else { far & 0xfff };
+    let offset = if iss & S1PTW != 0 { 0 } else { far & 0xfff };
     match Ipa::new(page | offset) {
         Ok(ipa) => Some(ipa),
         Err(_) => None,
@@ -179,11 +187,13 @@ impl DataAbort {
         self.has(10)
     }
 
-    /// The faulting IPA; see [`faulting_ipa`].
+    /// The faulting IPA, from HPFAR_EL2 and FAR_EL2. `None` where [`hpfar_is_valid`] does not hold
+    /// and where the address has more bits than an [`Ipa`]. A refused table walk gives the page
+    /// that the descriptor is in.
     #[inline]
     #[must_use]
     pub const fn ipa(self, hpfar: u64, far: u64) -> Option<Ipa> {
-        faulting_ipa(self.status(), self.is_on_table_walk(), hpfar, far)
+        faulting_ipa(self.0, hpfar, far)
     }
 
     /// The access, if it can be carried out in software from the syndrome alone.
@@ -196,9 +206,10 @@ impl DataAbort {
         if self.0 & PLAIN_MASK != PLAIN {
             return Err(self.reason());
         }
-        match self.status() {
-            FaultStatus::Translation(_) | FaultStatus::Permission(_) => Ok(MmioAccess(self.0)),
-            _ => Err(Undecodable::Status),
+        if is_in(TRANSLATION | PERMISSION, self.0) {
+            Ok(MmioAccess(self.0))
+        } else {
+            Err(Undecodable::Status)
         }
     }
 
@@ -390,11 +401,13 @@ impl InstructionAbort {
         bit(self.0 as u64, 10)
     }
 
-    /// The faulting IPA; see [`faulting_ipa`].
+    /// The faulting IPA, from HPFAR_EL2 and FAR_EL2. `None` where [`hpfar_is_valid`] does not hold
+    /// and where the address has more bits than an [`Ipa`]. A refused table walk gives the page
+    /// that the descriptor is in.
     #[inline]
     #[must_use]
     pub const fn ipa(self, hpfar: u64, far: u64) -> Option<Ipa> {
-        faulting_ipa(self.status(), self.is_on_table_walk(), hpfar, far)
+        faulting_ipa(self.0, hpfar, far)
     }
 }
 

@@ -41,51 +41,26 @@ fn hpfar_is_refused_where_it_is_unknown() {
     let far = 0xffff_8000_1234_5678;
     let hpfar = 0x4_0123 << 4;
     let page = 0x4012_3000;
-    for status in [
-        S::Translation(3),
-        S::Translation(-1),
-        S::AccessFlag(2),
-        S::AddressSize(1),
-    ] {
-        assert_eq!(
-            faulting_ipa(status, false, hpfar, far).unwrap().raw(),
-            page | 0x678
-        );
-        assert_eq!(faulting_ipa(status, true, hpfar, far).unwrap().raw(), page);
-    }
-    assert_eq!(faulting_ipa(S::Permission(3), false, hpfar, far), None);
-    assert_eq!(
-        faulting_ipa(S::Permission(3), true, hpfar, far)
-            .unwrap()
-            .raw(),
-        page
-    );
-    for status in [
-        S::External,
-        S::ExternalOnWalk(2),
-        S::Parity,
-        S::ParityOnWalk(0),
-        S::TagCheck,
-        S::Alignment,
-        S::GranuleProtection,
-        S::TlbConflict,
-        S::UnsupportedAtomicUpdate,
-        S::ImplementationDefined,
-        S::Reserved,
-    ] {
+    for code in 0..=0x3f {
         for on_walk in [false, true] {
-            assert_eq!(
-                faulting_ipa(status, on_walk, hpfar, far),
-                None,
-                "{status:?}"
-            );
+            let iss = u32::from(code) | if on_walk { 1 << 7 } else { 0 };
+            let valid = match S::decode(code) {
+                S::Translation(_) | S::AccessFlag(_) | S::AddressSize(_) => true,
+                S::Permission(_) => on_walk,
+                _ => false,
+            };
+            assert_eq!(hpfar_is_valid(iss), valid, "{code:#x} {on_walk}");
+            let address = if on_walk { page } else { page | 0x678 };
+            let expected = valid.then(|| Ipa::new(address).unwrap());
+            assert_eq!(DataAbort::new(iss).ipa(hpfar, far), expected);
+            assert_eq!(InstructionAbort::new(iss).ipa(hpfar, far), expected);
         }
     }
 }
 
 #[test]
 fn an_ipa_too_large_is_refused_and_ns_is_ignored() {
-    let ipa = |hpfar| faulting_ipa(FaultStatus::Translation(0), false, hpfar, 0);
+    let ipa = |hpfar| DataAbort::new(0x04).ipa(hpfar, 0);
     assert_eq!(ipa(u64::MAX), None);
     assert_eq!(ipa(1 << 63 | 0x10).unwrap().raw(), 0x1000);
     assert_eq!(ipa(0xff_ffff_fff0).unwrap().raw(), 0xffff_ffff_f000);
@@ -162,10 +137,7 @@ fn check(iss: u32) {
         }
         assert_eq!(access.stored(u64::MAX), access.size().mask());
     }
-    assert_eq!(
-        abort.ipa(0, 0).is_some(),
-        abort.status().hpfar_is_valid(abort.is_on_table_walk())
-    );
+    assert_eq!(abort.ipa(0, 0).is_some(), hpfar_is_valid(iss));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! IMPLEMENTATION DEFINED (Arm ARM DDI 0487 L.b, G1.16 "Configurable instruction controls"). EL2 must
 //! then skip it instead of answering. A guest's EL1 is AArch64, so this concerns AArch32 EL0 only.
 
+use crate::advance::it_state;
 use crate::bits::{bit, byte};
 
 /// Whether the trapped AArch32 instruction would execute.
@@ -24,8 +25,7 @@ pub const fn passed(iss: u32, pstate: u64) -> bool {
 /// The condition of a T32 instruction for which the syndrome gives none: that of its IT block, or
 /// always.
 const fn it_condition(pstate: u64) -> u8 {
-    // IT[7:2] is in SPSR bits 15:10, IT[1:0] in bits 26:25; the condition is IT[7:4].
-    let it = byte(pstate, 15, 10) << 2 | byte(pstate, 26, 25);
+    let it = it_state(pstate);
     if it == 0 { ALWAYS } else { it >> 4 }
 }
 

@@ -8,6 +8,7 @@
 //! | [`esr`] | why was the exception taken? |
 //! | [`abort`] | what memory access aborted, and may EL2 emulate it? |
 //! | [`condition`] | did an AArch32 instruction that trapped pass its condition? |
+//! | [`advance`] | where does the guest go on after an instruction that EL2 carried out? |
 //! | [`sysreg`] | which system register is accessed, and what does a guest get? |
 //! | [`idregs`] | what does a guest see in an ID register? |
 //! | [`controls`] | which EL2 controls make that true? |
@@ -20,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 pub mod abort;
+pub mod advance;
 mod bits;
 pub mod condition;
 pub mod controls;
