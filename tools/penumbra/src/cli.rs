@@ -39,7 +39,16 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct ScenarioArgs {
     /// The scenario (default: guest-configs/linux.toml).
+    #[arg(value_name = "SCENARIO")]
     pub(crate) scenario: Option<PathBuf>,
+    /// The scenario, as an option.
+    #[arg(
+        long = "scenario",
+        value_name = "FILE",
+        conflicts_with = "scenario",
+        hide = true
+    )]
+    pub(crate) scenario_option: Option<PathBuf>,
     /// Kernel of the first guest instead of the scenario's.
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
@@ -198,6 +207,7 @@ mod tests {
             "penumbra run --memory 512",
             "penumbra image",
             "penumbra run --backing thick",
+            "penumbra run --scenario a.toml b.toml",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

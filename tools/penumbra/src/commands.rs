@@ -40,7 +40,7 @@ pub(crate) fn execute(command: Command) -> Result<ExitCode, Problems> {
 
 /// Opens the scenario and applies the changes from the command line.
 fn open(args: &ScenarioArgs) -> Result<Scenario, Problems> {
-    let path = match &args.scenario {
+    let path = match args.scenario.as_ref().or(args.scenario_option.as_ref()) {
         Some(path) => path.clone(),
         None => shorten(Project::find()?.root().join(DEFAULT_SCENARIO)),
     };

@@ -10,7 +10,7 @@ mod suggest;
 mod tests;
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use penumbra_bundle::{Backing, Lines, OnCrash, Payload, WhenAllOff};
 
@@ -73,6 +73,26 @@ pub struct File {
 }
 
 impl File {
+    /// A file as a scenario in `folder` names it. Steps back (`..`) out of folders that are named are
+    /// taken at once, so that reports show short paths.
+    fn named(folder: &Path, name: &str, span: Range<usize>) -> Self {
+        let mut path = PathBuf::new();
+        for part in folder.join(name).components() {
+            let back = matches!(path.components().next_back(), Some(Component::Normal(_)));
+            match part {
+                Component::ParentDir if back => {
+                    path.pop();
+                }
+                Component::CurDir => {}
+                part => path.push(part),
+            }
+        }
+        Self {
+            path,
+            span: Some(span),
+        }
+    }
+
     /// A problem with this file.
     pub fn problem(&self, message: impl Into<String>) -> Problem {
         Problem {

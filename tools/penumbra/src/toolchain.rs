@@ -18,14 +18,15 @@ pub struct Project {
 }
 
 impl Project {
-    /// Finds the tree around the current folder.
+    /// Finds the tree: `$PENUMBRA_ROOT`, or the one around the current folder.
     ///
     /// # Errors
     /// The current folder is not inside a tree of Penumbra.
     pub fn find() -> Result<Self, Problem> {
         let here = std::env::current_dir()
             .map_err(|error| Problem::new(format!("there is no current folder: {error}")))?;
-        let root = here
+        let start = std::env::var_os("PENUMBRA_ROOT").map_or_else(|| here.clone(), PathBuf::from);
+        let root = start
             .ancestors()
             .find(|folder| folder.join("platforms/qemu-virt/Cargo.toml").is_file())
             .ok_or_else(|| Problem::new("this is not inside a tree of Penumbra's sources"))?

@@ -478,10 +478,7 @@ impl Reader<'_> {
             return None;
         }
         let folder = self.source.path.parent().unwrap_or(Path::new(""));
-        Some(File {
-            path: folder.join(name),
-            span: Some(value.span()),
-        })
+        Some(File::named(folder, name, value.span()))
     }
 }
 

@@ -109,6 +109,23 @@ fn every_key_is_read() {
 }
 
 #[test]
+fn paths_are_seen_from_the_scenarios_folder() {
+    for (written, path) in [
+        ("../k", "k"),
+        ("./k", "folder/k"),
+        ("../../k", "../k"),
+        ("a/../k", "folder/k"),
+        ("/k", "/k"),
+    ] {
+        let guest = read(&GOOD.replace("Image", written))
+            .unwrap()
+            .guests
+            .remove(0);
+        assert_eq!(guest.kernel.path, Path::new(path), "{written}");
+    }
+}
+
+#[test]
 fn vcpus_are_spread_from_core_1() {
     let two = GOOD.to_owned() + &GOOD.replace("\"linux\"", "\"other\"").replace("= 2", "= 3");
     let scenario = read(&two).unwrap();

@@ -1,0 +1,67 @@
+# Recipes for people and for CI. `just --list` shows them; tools/dev installs just.
+
+tool := "cargo run -q --release -p penumbra --"
+suites := "cargo run -q --release -p penumbra-suites --"
+target := "aarch64-unknown-none-softfloat"
+metal := "-p penumbra-hal -p penumbra-qemu-virt -p penumbra-rpi4 -p penumbra-manager -p penumbra-payloads"
+
+# Show the recipes.
+default:
+    @just --list
+
+# Build the bootable image for QEMU virt.
+build:
+    {{ tool }} build
+
+# Boot a scenario on QEMU (tools/dev run also fetches what it needs).
+run *ARGS:
+    {{ tool }} run {{ ARGS }}
+
+# Check the scenarios in guest-configs/ without looking at their files.
+scenarios:
+    for scenario in guest-configs/*.toml; do {{ tool }} check --no-files "$scenario" || exit 1; done
+
+# Everything that needs no QEMU: format, lints, host tests, documentation, layers, panics.
+check: fmt clippy unit doc layer-check panic-check scenarios
+
+# Formatting.
+fmt:
+    cargo fmt --all --check
+
+# Lints, for the host and for the board.
+clippy:
+    cargo clippy -q --all-targets -- -D warnings
+    cargo clippy -q -p penumbra-eventscope -- -D warnings
+    PENUMBRA_MANAGER=/dev/null cargo clippy -q {{ metal }} --target {{ target }} -- -D warnings
+
+# Tests on the host.
+unit:
+    cargo test -q
+
+# Documentation of the crates.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc -q --no-deps
+
+# The dependency arrows between the crates.
+layer-check:
+    cargo run -q -p penumbra-layer-check
+
+# No panic in EL2 but the allowed ones (tools/panic-allow.txt).
+panic-check:
+    {{ tool }} panic-check
+
+# What `tools/dev test` runs: the checks and the quick suites.
+test: check
+    {{ suites }} quick
+
+# The checks and the full matrix.
+test-full: check
+    {{ suites }} full
+
+# Measure: `just bench events`, `just bench boot`. Also writes target/bench/NAME.json.
+bench NAME:
+    {{ suites }} bench-{{ NAME }}
+
+# Sizes of the image and its sections.
+size:
+    {{ tool }} size
