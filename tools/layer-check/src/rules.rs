@@ -67,7 +67,13 @@ const RULES: [(&str, Rule); 16] = [
     ),
     (
         "penumbra-manager",
-        Rule::Only(&["penumbra-abi", "penumbra-bundle", "dtoolkit"]),
+        Rule::Only(&[
+            "penumbra-abi",
+            "penumbra-bundle",
+            "buddy_system_allocator",
+            "dtoolkit",
+            "spin",
+        ]),
     ),
     ("penumbra-qemu-virt", PLATFORM),
     ("penumbra-rpi4", PLATFORM),
