@@ -7,7 +7,7 @@
 //! in the hardware and are reached through [`GuestRegisters`]; its general-purpose registers are in
 //! [`GprFrame`]. They move to and from [`SysregFrame`] only when another vCPU is loaded.
 
-use penumbra_vmsa::{CpuIndex, Pa};
+use penumbra_vmsa::{CpuIndex, Ipa, Pa};
 
 use crate::vcpu::Vcpu;
 
@@ -355,6 +355,8 @@ pub trait Core {
     fn cpu(&self) -> CpuIndex;
     /// MIDR_EL1 of this core.
     fn midr(&self) -> u64;
+    /// PMCR_EL0.N of this core; 0 without a PMU.
+    fn event_counters(&self) -> u64;
     /// CNTPCT_EL0.
     fn counter(&self) -> u64;
     /// Arms EL2's own timer for a counter value, or disarms it.
@@ -363,6 +365,25 @@ pub trait Core {
     fn idle(&mut self);
     /// Lets pending interrupts be noticed while the core waits for another (spin hint).
     fn relax(&self);
+}
+
+/// Stage-2 tables and what TLBs cache of them.
+///
+/// Everything takes `&self`: tables are reached by atomic accesses, and whoever edits a VM's tables holds
+/// the lock of its memory.
+pub trait Translations {
+    /// Reads the descriptor at `entry`, 8-byte aligned, in a frame of EL2's: one single-copy atomic load.
+    fn load_descriptor(&self, entry: Pa) -> u64;
+    /// Writes the descriptor at `entry`: one single-copy atomic store with release order, so that
+    /// a walker which sees a table descriptor also sees the table.
+    fn store_descriptor(&self, entry: Pa, raw: u64);
+    /// DSB ISHST: walkers see all stores.
+    fn publish_descriptors(&self);
+    /// Under `vttbr`: DSB ISHST; TLBI IPAS2E1IS for each `step` bytes from `start` to `end`; DSB ISH;
+    /// TLBI VMALLE1IS; DSB ISH.
+    fn invalidate_leaves(&self, vttbr: u64, start: Ipa, end: Ipa, step: u64);
+    /// Under `vttbr`: DSB ISHST; TLBI VMALLS12E1IS; DSB ISH.
+    fn invalidate_vm(&self, vttbr: u64);
 }
 
 /// RAM of the board, by physical address. All of it is mapped at EL2 by the direct map.
