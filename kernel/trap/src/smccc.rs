@@ -164,9 +164,6 @@ impl Service {
         if let Some((function, convention)) = psci::Function::decode(id) {
             return Self::Psci(function, convention);
         }
-        if let Some(call) = Call::from_id(id) {
-            return Self::Hypercall(call);
-        }
         match id {
             id::VERSION => Self::Version,
             id::ARCH_FEATURES => Self::ArchFeatures,
@@ -178,7 +175,7 @@ impl Service {
             id::VENDOR_CALL_COUNT => Self::VendorCallCount,
             id::VENDOR_UID => Self::VendorUid,
             id::VENDOR_REVISION => Self::VendorRevision,
-            _ => Self::Unknown,
+            other => Call::from_id(other).map_or(Self::Unknown, Self::Hypercall),
         }
     }
 

@@ -26,9 +26,9 @@ pub struct GuestFeatures {
     pub gic: GicVersion,
     /// EL0 may use AArch32. Without it the AArch32 ID registers read zero.
     pub aarch32_el0: bool,
-    /// Hardware breakpoints (DBGBVR<n>_EL1).
+    /// Hardware breakpoints (`DBGBVR<n>_EL1`).
     pub breakpoints: u8,
-    /// Hardware watchpoints (DBGWVR<n>_EL1).
+    /// Hardware watchpoints (`DBGWVR<n>_EL1`).
     pub watchpoints: u8,
 }
 

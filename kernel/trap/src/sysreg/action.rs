@@ -57,13 +57,13 @@ pub enum DebugReg {
     OsLockAccess,
     /// OSLSR_EL1, read only: see [`os_lock_status`](Self::os_lock_status).
     OsLockStatus,
-    /// DBGBVR<n>_EL1.
+    /// `DBGBVR<n>_EL1`.
     BreakpointValue(u8),
-    /// DBGBCR<n>_EL1.
+    /// `DBGBCR<n>_EL1`.
     BreakpointControl(u8),
-    /// DBGWVR<n>_EL1.
+    /// `DBGWVR<n>_EL1`.
     WatchpointValue(u8),
-    /// DBGWCR<n>_EL1.
+    /// `DBGWCR<n>_EL1`.
     WatchpointControl(u8),
 }
 
