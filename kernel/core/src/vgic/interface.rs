@@ -1,14 +1,46 @@
-//! Moving interrupts between memory and the list registers of the core that runs a vCPU.
+//! The list registers of the core that runs a vCPU, and the short way into them.
 
-use super::{Hardware, VcpuSet, Vgic};
-use crate::machine::VirtualInterfaceFrame;
+use core::sync::atomic::Ordering::SeqCst;
+
+use penumbra_abi::{GicVersion, MAX_VCPUS_PER_VM};
+
+use super::private::{PrivateIrqs, SGIS, TIMER};
+use super::vcpu_set::Bits;
+use super::{Hardware, ListReg, VcpuSet, Vgic};
+use crate::machine::{VirtualInterfaceFrame, intid};
+
+/// List registers that an interface can have.
+pub(super) const MAX_LIST_REGISTERS: usize = 16;
+/// No list register, or no interrupt.
+pub(super) const NONE: u8 = u8::MAX;
 
 /// What a core knows of the list registers of the vCPU that is resident on it, and of its own
 /// unfinished questions to others. Keep it with the vCPU.
 #[derive(Debug)]
 pub struct CpuInterface {
-    /// The interface while the vCPU is not resident.
-    frame: VirtualInterfaceFrame,
+    /// The interface while the vCPU is not resident. Its list registers are empty then.
+    pub(super) frame: VirtualInterfaceFrame,
+    /// List registers that exist.
+    pub(super) all: u32,
+    /// List registers with an entry in `intids`: they hold it, or held it and are empty now.
+    pub(super) used: u32,
+    /// What the list registers hold.
+    pub(super) intids: [u8; MAX_LIST_REGISTERS],
+    /// The list registers that hold SGIs and PPIs.
+    pub(super) slots: [u8; 32],
+    /// Sources of SGIs that are active, in a list register or not (GICv2).
+    pub(super) active_sources: [u8; 16],
+    /// Level-triggered PPIs that are held and pending because of their latch.
+    pub(super) latched: u32,
+    /// The underflow maintenance interrupt is asked for.
+    pub(super) underflow: bool,
+    /// This core's physical PPI 27 is active, or was and the guest has deactivated it since.
+    pub(super) timer_active: bool,
+    /// vCPUs that were asked, and the register for which.
+    pub(super) asked: VcpuSet,
+    pub(super) asked_for: u64,
+    /// [`Dialogue::folds`](super::spi::Dialogue) of the vCPUs that were asked.
+    pub(super) tickets: [u32; MAX_VCPUS_PER_VM],
 }
 
 impl CpuInterface {
@@ -17,8 +49,68 @@ impl CpuInterface {
     #[expect(clippy::new_without_default, reason = "const")]
     pub const fn new() -> Self {
         Self {
-            frame: VirtualInterfaceFrame { lr: [0; 16], vmcr: 0, ap0r: [0; 4], ap1r: [0; 4] },
+            frame: VirtualInterfaceFrame {
+                lr: [0; 16],
+                vmcr: 0,
+                ap0r: [0; 4],
+                ap1r: [0; 4],
+            },
+            all: 0,
+            used: 0,
+            intids: [NONE; MAX_LIST_REGISTERS],
+            slots: [NONE; 32],
+            active_sources: [0; 16],
+            latched: 0,
+            underflow: false,
+            timer_active: false,
+            asked: VcpuSet::EMPTY,
+            asked_for: 0,
+            tickets: [0; MAX_VCPUS_PER_VM],
         }
+    }
+
+    /// The list register in which SGI or PPI `intid` can be put without looking further: its own
+    /// that it has left, or one in which no SPI was. `empty` are those that hold nothing.
+    #[inline]
+    fn slot_for(&mut self, irqs: &PrivateIrqs, intid: usize, empty: u32) -> Option<usize> {
+        let own = usize::from(*self.slots.get(intid)?);
+        if own < MAX_LIST_REGISTERS {
+            return (empty & 1 << own != 0).then_some(own);
+        }
+        self.claim(irqs, intid, empty)
+    }
+
+    /// The vCPU may take the interrupt in `entry` before it repeats a read that waits for answers,
+    /// and know better by then.
+    pub(super) fn forget_answers(&mut self, entry: ListReg) {
+        if entry.is_pending() {
+            self.asked = VcpuSet::EMPTY;
+        }
+    }
+
+    /// Takes an empty list register for SGI or PPI `intid`, which is in none.
+    #[cold]
+    fn claim(&mut self, irqs: &PrivateIrqs, intid: usize, empty: u32) -> Option<usize> {
+        let unused = empty & !self.used;
+        let slot = if unused != 0 {
+            Bits(unused).next()?
+        } else {
+            Bits(empty).find(|&slot| self.intids.get(slot).is_some_and(|&intid| intid < 32))?
+        };
+        let entry = self.intids.get_mut(slot)?;
+        let evicted = usize::from(*entry);
+        *entry = u8::try_from(intid).ok()?;
+        let mut held = irqs.held.load(SeqCst);
+        if let Some(old) = self.slots.get_mut(evicted) {
+            *old = NONE;
+            held &= !(1 << evicted);
+            // An empty list register of the timer has deactivated the physical interrupt.
+            self.timer_active &= 1 << evicted != TIMER;
+        }
+        *self.slots.get_mut(intid)? = u8::try_from(slot).ok()?;
+        self.used |= 1 << slot;
+        irqs.held.store(held | 1 << intid, SeqCst);
+        Some(slot)
     }
 }
 
@@ -26,14 +118,23 @@ impl Vgic {
     /// Puts what became deliverable to `vcpu`, resident on this core, into list registers and serves
     /// what others asked of it. Call it before the vCPU runs guest code when the vCPU was in a
     /// [`VcpuSet`] or its core was kicked. Returns other vCPUs that got something to flush.
+    #[inline]
     pub fn flush<M: Hardware + ?Sized>(
         &self,
         vcpu: usize,
         interface: &mut CpuInterface,
         machine: &mut M,
     ) -> VcpuSet {
-        let _ = (vcpu, interface, machine);
-        VcpuSet::EMPTY
+        let Some(irqs) = self.private.get(vcpu) else {
+            return VcpuSet::EMPTY;
+        };
+        if irqs.work.load(SeqCst) == 0 {
+            let ready = irqs.pending.load(SeqCst) & irqs.deliverable(self.groups.load(SeqCst));
+            if ready == 0 || self.deliver_edges(irqs, interface, machine, ready) {
+                return VcpuSet::EMPTY;
+            }
+        }
+        self.rebuild(vcpu, irqs, interface, machine)
     }
 
     /// Answers the maintenance interrupt on the core where `vcpu` is resident.
@@ -43,46 +144,41 @@ impl Vgic {
         interface: &mut CpuInterface,
         machine: &mut M,
     ) -> VcpuSet {
-        let _ = (vcpu, interface, machine);
-        VcpuSet::EMPTY
+        let Some(irqs) = self.private.get(vcpu) else {
+            return VcpuSet::EMPTY;
+        };
+        self.rebuild(vcpu, irqs, interface, machine)
     }
 
     /// The physical virtual-timer PPI (27) was acknowledged and its priority dropped on this core,
-    /// where `vcpu` is resident: hands it to the guest, which will deactivate it.
+    /// where `vcpu` is resident: hands it to the guest, which will deactivate it. While the guest
+    /// has it disabled, it stays active and so does not fire again.
     #[inline]
     pub fn inject_vtimer<M: Hardware + ?Sized>(
         &self,
         vcpu: usize,
         interface: &mut CpuInterface,
         machine: &mut M,
-    ) {
-        let _ = (vcpu, interface, machine);
-    }
-
-    /// Loads the virtual interface of `vcpu`, which enters this core. Call it after
-    /// `load_sysregs`: the state of the virtual timer is looked at. Includes a flush.
-    pub fn load<M: Hardware + ?Sized>(
-        &self,
-        vcpu: usize,
-        interface: &mut CpuInterface,
-        machine: &mut M,
     ) -> VcpuSet {
-        let _ = vcpu;
-        machine.load_virtual_interface(&interface.frame);
-        VcpuSet::EMPTY
-    }
-
-    /// Takes `vcpu` off this core: everything in its list registers goes to memory, and the physical
-    /// virtual-timer PPI is left inactive. Call it before `save_sysregs`.
-    pub fn save<M: Hardware + ?Sized>(
-        &self,
-        vcpu: usize,
-        interface: &mut CpuInterface,
-        machine: &mut M,
-    ) -> VcpuSet {
-        let _ = vcpu;
-        machine.save_virtual_interface(&mut interface.frame);
-        VcpuSet::EMPTY
+        const INTID: u32 = intid::VIRTUAL_TIMER;
+        let Some(irqs) = self.private.get(vcpu) else {
+            return VcpuSet::EMPTY;
+        };
+        interface.timer_active = true;
+        interface.asked = VcpuSet::EMPTY;
+        let deliverable = irqs.deliverable(self.groups.load(SeqCst)) & !irqs.active.load(SeqCst);
+        if deliverable & TIMER == 0 {
+            irqs.level.fetch_or(TIMER, SeqCst);
+            return self.rebuild(vcpu, irqs, interface, machine);
+        }
+        let empty = machine.empty_list_registers() & interface.all;
+        if let Some(slot) = interface.slot_for(irqs, INTID as usize, empty) {
+            let entry = private_entry(irqs, INTID as usize).linked(INTID).pending();
+            machine.set_list_register(slot, entry.raw());
+            return VcpuSet::EMPTY;
+        }
+        irqs.level.fetch_or(TIMER, SeqCst);
+        self.rebuild(vcpu, irqs, interface, machine)
     }
 
     /// As [`has_deliverable`](Self::has_deliverable), for the vCPU that is resident on this core.
@@ -93,7 +189,78 @@ impl Vgic {
         interface: &CpuInterface,
         machine: &M,
     ) -> bool {
-        let _ = (interface, machine);
-        self.has_deliverable(vcpu)
+        let empty = machine.empty_list_registers();
+        let in_list_register = Bits(interface.used & !empty).any(|slot| {
+            let entry = ListReg::from_raw(machine.list_register(slot));
+            entry.is_pending() && !entry.is_active()
+        });
+        in_list_register || self.has_deliverable(vcpu)
     }
+
+    /// Puts SGIs and edge-triggered PPIs `ready` into free list registers; false where that cannot be
+    /// done without a rebuild. What was done until then is complete.
+    #[inline]
+    fn deliver_edges<M: Hardware + ?Sized>(
+        &self,
+        irqs: &PrivateIrqs,
+        interface: &mut CpuInterface,
+        machine: &mut M,
+        ready: u32,
+    ) -> bool {
+        let active = irqs.active.load(SeqCst);
+        if ready & (!irqs.edge.load(SeqCst) | active | TIMER) != 0 {
+            return false;
+        }
+        interface.asked = VcpuSet::EMPTY;
+        let sourced = if self.version() == GicVersion::V2 {
+            SGIS
+        } else {
+            0
+        };
+        let mut empty = machine.empty_list_registers() & interface.all;
+        for intid in Bits(ready) {
+            // Held before the pending bit goes: whoever clears pending state must find it.
+            let Some(slot) = interface.slot_for(irqs, intid, empty) else {
+                return false;
+            };
+            let bit = 1u32 << intid;
+            irqs.pending.fetch_and(!bit, SeqCst);
+            let mut entry = private_entry(irqs, intid).pending();
+            if sourced & bit != 0 {
+                let Some((source, more)) = take_source(irqs, intid) else {
+                    continue;
+                };
+                entry = entry.from_source(source);
+                if more {
+                    entry = entry.with_eoi();
+                }
+            }
+            machine.set_list_register(slot, entry.raw());
+            empty &= !(1 << slot);
+        }
+        true
+    }
+}
+
+/// A list register for SGI or PPI `intid`, neither pending nor active yet.
+#[inline]
+pub(super) fn private_entry(irqs: &PrivateIrqs, intid: usize) -> ListReg {
+    let group_1 = irqs.group.load(SeqCst) >> (intid & 31) & 1 != 0;
+    // INTIDs of SGIs and PPIs are below 32.
+    ListReg::new((intid & 31) as u32, irqs.priority(intid), group_1)
+}
+
+/// Takes the lowest source of SGI `sgi` off memory, and says whether there are more, which leaves the
+/// SGI pending.
+pub(super) fn take_source(irqs: &PrivateIrqs, sgi: usize) -> Option<(u32, bool)> {
+    let sources = irqs.sources(sgi);
+    if sources == 0 {
+        return None;
+    }
+    let source = sources.trailing_zeros();
+    let more = irqs.remove_sources(sgi, 1 << source) & !(1 << source) != 0;
+    if more {
+        irqs.pending.fetch_or(1 << (sgi & 15), SeqCst);
+    }
+    Some((source, more))
 }

@@ -14,7 +14,11 @@ impl VcpuSet {
     /// The one vCPU `vcpu`; nothing if a VM cannot have it.
     #[inline]
     pub const fn single(vcpu: usize) -> Self {
-        if vcpu < MAX_VCPUS_PER_VM { Self(1 << vcpu) } else { Self::EMPTY }
+        if vcpu < MAX_VCPUS_PER_VM {
+            Self(1 << vcpu)
+        } else {
+            Self::EMPTY
+        }
     }
 
     /// Takes a bitmap, bit n for vCPU n.

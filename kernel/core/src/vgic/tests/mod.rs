@@ -1,1 +1,11 @@
-//! Tests of the vGIC on a fake core.
+//! Tests of the vGIC: fake cores whose guests acknowledge and end interrupts.
+
+mod delivery;
+mod fake;
+mod mmio;
+mod random;
+mod remote;
+mod sgi;
+mod timer;
+
+use fake::Board;

@@ -1,0 +1,403 @@
+//! The long way: everything out of the list registers, then the best candidates in.
+
+use core::sync::atomic::Ordering::SeqCst;
+
+use penumbra_abi::GicVersion;
+
+use super::interface::{CpuInterface, MAX_LIST_REGISTERS, NONE, private_entry, take_source};
+use super::private::{PrivateIrqs, SGIS, TIMER, select_groups};
+use super::select::{Candidate, Selection};
+use super::spi::{FIRST_SPI, SPI_WORDS, Spi, Spis};
+use super::vcpu_set::Bits;
+use super::{Hardware, ListReg, VcpuSet, Vgic};
+use crate::machine::{GuestRegister, intid};
+
+/// A rebuild in progress: the vCPU, and its VM's lock held.
+pub(super) struct Rebuild<'a> {
+    pub(super) vgic: &'a Vgic,
+    pub(super) vcpu: usize,
+    pub(super) irqs: &'a PrivateIrqs,
+    pub(super) spis: &'a mut Spis,
+    pub(super) interface: &'a mut CpuInterface,
+}
+
+impl Vgic {
+    /// Rebuilds the list registers of `vcpu`, which is resident on this core. Returns other vCPUs
+    /// that got something to flush: targets of SPIs that this vCPU no longer holds.
+    pub(super) fn rebuild<M: Hardware + ?Sized>(
+        &self,
+        vcpu: usize,
+        irqs: &PrivateIrqs,
+        interface: &mut CpuInterface,
+        machine: &mut M,
+    ) -> VcpuSet {
+        let mut spis = self.spis.lock();
+        irqs.work.store(0, SeqCst);
+        let mut old = [0; MAX_LIST_REGISTERS];
+        for slot in Bits(interface.used & !machine.empty_list_registers()) {
+            if let Some(entry) = old.get_mut(slot) {
+                *entry = machine.list_register(slot);
+            }
+        }
+        let mut rebuild = Rebuild {
+            vgic: self,
+            vcpu,
+            irqs,
+            spis: &mut spis,
+            interface,
+        };
+        let released = rebuild.fold(&old, machine);
+        rebuild.resample_timer(machine);
+        rebuild.place(&old, machine);
+        rebuild.settle_timer(machine);
+        let flush = released.notify(self, &spis);
+        flush.without(vcpu)
+    }
+}
+
+/// SPIs that a vCPU held until now.
+pub(super) struct Released([u32; SPI_WORDS]);
+
+impl Released {
+    /// Tells the targets of those that can be delivered elsewhere.
+    pub(super) fn notify(&self, vgic: &Vgic, spis: &Spis) -> VcpuSet {
+        let words = self.0.iter().enumerate().filter(|&(_, &bits)| bits != 0);
+        words.fold(VcpuSet::EMPTY, |flush, (word, &bits)| {
+            flush.union(vgic.spis_changed(spis, word, bits))
+        })
+    }
+}
+
+impl Rebuild<'_> {
+    /// Moves what the list registers hold (`old`, zero for empty ones) to memory, doing what others
+    /// asked for. Afterwards nothing is held by this vCPU.
+    pub(super) fn fold<M: Hardware + ?Sized>(
+        &mut self,
+        old: &[u64; MAX_LIST_REGISTERS],
+        machine: &mut M,
+    ) -> Released {
+        let mut released = Released([0; SPI_WORDS]);
+        for slot in Bits(self.interface.used) {
+            let Some(intid) = self.interface.intids.get_mut(slot) else {
+                continue;
+            };
+            let intid = u32::from(core::mem::replace(intid, NONE));
+            let entry = ListReg::from_raw(old.get(slot).copied().unwrap_or(0));
+            if intid < FIRST_SPI {
+                self.fold_private(intid as usize, entry, machine);
+            } else if let Some(spi) = Spi::from_intid(intid) {
+                self.fold_spi(spi, entry);
+                let (word, bit) = spi.position();
+                if let Some(bits) = released.0.get_mut(word) {
+                    *bits |= bit;
+                }
+            }
+        }
+        self.interface.used = 0;
+        self.interface.latched = 0;
+        self.irqs.held.store(0, SeqCst);
+        if let Some(dialogue) = self.spis.dialogue(self.vcpu) {
+            dialogue.folds = dialogue.folds.wrapping_add(1);
+            dialogue.clear_pending = 0;
+            dialogue.clear_active = 0;
+            dialogue.clear_sources = [0; 16];
+            dialogue.seen_pending = 0;
+            dialogue.seen_active = 0;
+        }
+        for word in 0..SPI_WORDS {
+            for bit in Bits(self.spis.release.clear(word, u32::MAX)) {
+                if let Some(physical) = self.spis.physical(Spi::at(word, bit)) {
+                    machine.deactivate(physical);
+                }
+            }
+        }
+        released
+    }
+
+    fn fold_private<M: Hardware + ?Sized>(
+        &mut self,
+        intid: usize,
+        entry: ListReg,
+        machine: &mut M,
+    ) {
+        if let Some(slot) = self.interface.slots.get_mut(intid) {
+            *slot = NONE;
+        }
+        let bit = 1u32 << (intid & 31);
+        let (mut drop_pending, mut drop_active, mut drop_sources) = (false, false, 0);
+        if let Some(dialogue) = self.spis.dialogue(self.vcpu) {
+            drop_pending = dialogue.clear_pending & bit != 0;
+            drop_active = dialogue.clear_active & bit != 0;
+            drop_sources = dialogue.clear_sources.get(intid).copied().unwrap_or(0);
+        }
+        if entry.is_active() && !drop_active {
+            self.irqs.active.fetch_or(bit, SeqCst);
+            if let Some(source) = self.interface.active_sources.get_mut(intid) {
+                *source = (entry.source() & 7) as u8;
+            }
+        }
+        let by_latch = (self.irqs.edge.load(SeqCst) & !TIMER | self.interface.latched) & bit != 0;
+        if entry.is_pending() && by_latch && !drop_pending {
+            if bit & SGIS != 0 && self.vgic.version() == GicVersion::V2 {
+                let source = 1 << entry.source() & !u32::from(drop_sources);
+                if source == 0 {
+                    return;
+                }
+                self.irqs.add_sources(intid, source);
+            }
+            self.irqs.pending.fetch_or(bit, SeqCst);
+        }
+        if bit == TIMER {
+            self.fold_timer(entry, drop_active, machine);
+        }
+    }
+
+    /// The timer's list register is linked: if it is empty, so is the physical active state.
+    fn fold_timer<M: Hardware + ?Sized>(
+        &mut self,
+        entry: ListReg,
+        drop_active: bool,
+        machine: &mut M,
+    ) {
+        if entry.is_pending() {
+            self.irqs.level.fetch_or(TIMER, SeqCst);
+        } else if !entry.is_active() {
+            self.interface.timer_active = false;
+        } else if drop_active {
+            machine.set_ppi_active(intid::VIRTUAL_TIMER, false);
+            self.interface.timer_active = false;
+        }
+    }
+
+    fn fold_spi(&mut self, spi: Spi, entry: ListReg) {
+        let spis = &mut *self.spis;
+        spis.held.put(spi, false);
+        spis.seen_pending.put(spi, false);
+        spis.seen_active.put(spi, false);
+        let drop_pending = spis.clear_pending.put(spi, false);
+        let drop_active = spis.clear_active.put(spi, false);
+        let latched = spis.latched.put(spi, false);
+        let linked = spis.linked.has(spi);
+        if entry.is_active() {
+            if drop_active {
+                spis.release.put(spi, linked);
+            } else {
+                spis.active.put(spi, true);
+            }
+        }
+        if entry.is_pending() && (latched || linked || spis.edge.has(spi)) {
+            if drop_pending {
+                spis.release.put(spi, linked);
+            } else {
+                spis.pending.put(spi, true);
+            }
+        }
+    }
+
+    /// The physical line of the timer may have fallen since it fired; and while the guest has the
+    /// interrupt active, the hardware raises it again by itself afterwards.
+    fn resample_timer<M: Hardware + ?Sized>(&self, machine: &M) {
+        if self.irqs.level.load(SeqCst) & TIMER == 0 {
+            return;
+        }
+        if self.irqs.active.load(SeqCst) & TIMER != 0 || !timer_asserted(machine) {
+            self.irqs.level.fetch_and(!TIMER, SeqCst);
+        }
+    }
+
+    /// Makes the physical PPI 27 active where the guest is to deactivate it or cannot take it yet, and
+    /// inactive otherwise.
+    fn settle_timer<M: Hardware + ?Sized>(&mut self, machine: &mut M) {
+        let held = self.irqs.held.load(SeqCst) & TIMER != 0;
+        let active = self.interface.timer_active;
+        let in_memory = self.irqs.level.load(SeqCst) | self.irqs.active.load(SeqCst);
+        let waiting = active && in_memory & TIMER != 0;
+        if active != (held || waiting) {
+            machine.set_ppi_active(intid::VIRTUAL_TIMER, held);
+            self.interface.timer_active = held;
+        }
+    }
+
+    /// Fills the list registers with the best candidates. `old` is what the hardware holds now.
+    fn place<M: Hardware + ?Sized>(&mut self, old: &[u64; MAX_LIST_REGISTERS], machine: &mut M) {
+        let count = machine.list_registers().min(MAX_LIST_REGISTERS);
+        let mut selection = Selection::new(count);
+        self.gather(&mut selection);
+        let overflow = selection.overflows();
+        let any_active = selection.chosen().any(|candidate| candidate.active);
+        // Underflow is signalled with one list register in use. It never comes if interrupts that
+        // stay active keep two in use, or if there is but one.
+        let each_eoi = overflow && (any_active || count < 2);
+        let underflow = overflow && count >= 2;
+        let mut slot = 0;
+        for candidate in selection.chosen() {
+            let entry = if candidate.intid < FIRST_SPI {
+                self.place_private(slot, candidate)
+            } else {
+                self.place_spi(slot, candidate)
+            };
+            let Some(mut entry) = entry else { continue };
+            if each_eoi && !entry.is_linked() {
+                entry = entry.with_eoi();
+            }
+            if old.get(slot).is_none_or(|&old| old != entry.raw()) {
+                machine.set_list_register(slot, entry.raw());
+                self.interface.forget_answers(entry);
+            }
+            slot += 1;
+        }
+        for (slot, _) in old
+            .iter()
+            .enumerate()
+            .skip(slot)
+            .filter(|&(_, &old)| old != 0)
+        {
+            machine.set_list_register(slot, ListReg::EMPTY.raw());
+        }
+        if self.interface.underflow != underflow {
+            machine.set_underflow_interrupt(underflow);
+            self.interface.underflow = underflow;
+        }
+    }
+
+    /// Offers everything that this vCPU could take.
+    fn gather(&self, selection: &mut Selection) {
+        let groups = self.vgic.groups.load(SeqCst);
+        let active = self.irqs.active.load(SeqCst);
+        let raised = self.irqs.pending.load(SeqCst) | self.irqs.high();
+        for intid in Bits(active | (raised & self.irqs.deliverable(groups))) {
+            let priority = self.irqs.priority(intid);
+            selection.offer(Candidate::new(
+                intid as u32,
+                priority,
+                active >> intid & 1 != 0,
+            ));
+        }
+        for word in 0..SPI_WORDS {
+            let routed = self.spis.routed_to(self.vcpu, word);
+            let pending = self.spis.candidates(word, groups) & routed;
+            let active = self.spis.active.word(word) & !self.spis.held.word(word);
+            for bit in Bits(pending | active) {
+                let spi = Spi::at(word, bit);
+                let is_active = active >> bit & 1 != 0;
+                if !is_active || self.spis.is_owner(self.vcpu, spi) {
+                    let priority = self.spis.priority(spi);
+                    selection.offer(Candidate::new(spi.intid(), priority, is_active));
+                }
+            }
+        }
+    }
+
+    /// The list register for an SGI or PPI, which is held from now on.
+    fn place_private(&mut self, slot: usize, candidate: Candidate) -> Option<ListReg> {
+        let intid = candidate.intid as usize;
+        let bit = 1u32 << (intid & 31);
+        let deliverable = self.irqs.deliverable(self.vgic.groups.load(SeqCst)) & bit != 0;
+        let sourced = bit & SGIS != 0 && self.vgic.version() == GicVersion::V2;
+        let edge = self.irqs.edge.load(SeqCst) & bit != 0 && bit != TIMER;
+        let mut entry = private_entry(self.irqs, intid);
+        let high = self.irqs.high() & bit != 0;
+        // Held before its state leaves memory: whoever clears that state must find one or the other.
+        self.irqs.held.fetch_or(bit, SeqCst);
+        if candidate.active {
+            self.irqs.active.fetch_and(!bit, SeqCst);
+            entry = entry.active();
+            if sourced {
+                let source = self
+                    .interface
+                    .active_sources
+                    .get(intid)
+                    .copied()
+                    .unwrap_or(0);
+                entry = entry.from_source(u32::from(source));
+            }
+        }
+        let both = !candidate.active || (edge && !sourced);
+        let mut eoi = high && bit != TIMER;
+        if deliverable && both {
+            let latch = self.irqs.pending.fetch_and(!bit, SeqCst) & bit != 0;
+            if latch && sourced {
+                if let Some((source, more)) = take_source(self.irqs, intid) {
+                    entry = entry.from_source(source).pending();
+                    eoi |= more;
+                }
+            } else if latch || high {
+                entry = entry.pending();
+                self.interface.latched |= if latch && !edge { bit } else { 0 };
+            }
+        }
+        eoi |= self.irqs.pending.load(SeqCst) & bit != 0;
+        if !entry.is_pending() && !entry.is_active() {
+            self.irqs.held.fetch_and(!bit, SeqCst);
+            return None;
+        }
+        if bit == TIMER {
+            self.irqs.level.fetch_and(!bit, SeqCst);
+            entry = entry.linked(intid::VIRTUAL_TIMER);
+        } else if eoi {
+            entry = entry.with_eoi();
+        }
+        self.note(slot, candidate.intid);
+        if let Some(own) = self.interface.slots.get_mut(intid) {
+            *own = slot as u8;
+        }
+        if let Some(dialogue) = self.spis.dialogue(self.vcpu) {
+            dialogue.seen_pending |= if entry.is_pending() { bit } else { 0 };
+            dialogue.seen_active |= if entry.is_active() { bit } else { 0 };
+        }
+        Some(entry)
+    }
+
+    /// The list register for an SPI, which is held from now on.
+    fn place_spi(&mut self, slot: usize, candidate: Candidate) -> Option<ListReg> {
+        let spi = Spi::from_intid(candidate.intid)?;
+        let (word, bit) = spi.position();
+        let groups = self.vgic.groups.load(SeqCst);
+        let spis = &mut *self.spis;
+        let group = spis.group.word(word);
+        let deliverable = spis.enabled.word(word) & select_groups(group, groups) & bit != 0;
+        let mut entry = ListReg::new(candidate.intid, spis.priority(spi), group & bit != 0);
+        let (edge, linked) = (spis.edge.has(spi), spis.physical(spi));
+        let high = spis.level.has(spi) && !edge;
+        if candidate.active {
+            spis.active.put(spi, false);
+            entry = entry.active();
+        }
+        let routed = spis.routed_to(self.vcpu, word) & bit != 0;
+        if deliverable && routed && (!candidate.active || (edge && linked.is_none())) {
+            let latch = spis.pending.put(spi, false);
+            if latch || high {
+                entry = entry.pending();
+            }
+            spis.latched.put(spi, latch && !edge);
+        }
+        if !entry.is_pending() && !entry.is_active() {
+            return None;
+        }
+        if let Some(physical) = linked {
+            entry = entry.linked(physical);
+        } else if high || spis.pending.has(spi) {
+            entry = entry.with_eoi();
+        }
+        spis.held.put(spi, true);
+        spis.set_owner(spi, self.vcpu);
+        spis.seen_pending.put(spi, entry.is_pending());
+        spis.seen_active.put(spi, entry.is_active());
+        self.note(slot, candidate.intid);
+        Some(entry)
+    }
+
+    /// Records what list register `slot` holds.
+    fn note(&mut self, slot: usize, intid: u32) {
+        if let Some(entry) = self.interface.intids.get_mut(slot) {
+            *entry = u8::try_from(intid).unwrap_or(NONE);
+            self.interface.used |= 1 << slot;
+        }
+    }
+}
+
+/// Whether the resident vCPU's virtual timer holds its line: CNTV_CTL_EL0 has ENABLE and ISTATUS, and
+/// not IMASK (Arm ARM DDI 0487 L.b, D24.8 "CNTV_CTL_EL0").
+pub(super) fn timer_asserted<M: Hardware + ?Sized>(machine: &M) -> bool {
+    machine.guest(GuestRegister::CntvCtlEl0) & 0b111 == 0b101
+}

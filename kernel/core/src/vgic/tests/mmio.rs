@@ -1,0 +1,1 @@
+//! Registers: values, sizes, what reads zero; and that nothing a guest does panics.
