@@ -14,8 +14,8 @@ use super::{File, Guest, MAX_BOARD_CORES, Scenario, size, suggest};
 use crate::problem::{Problem, Problems, Source};
 
 const TOP_KEYS: [&str; 2] = ["board", "guest"];
-const BOARD_KEYS: [&str; 1] = ["when_all_off"];
-const GUEST_KEYS: [&str; 12] = [
+pub(super) const BOARD_KEYS: [&str; 1] = ["when_all_off"];
+pub(super) const GUEST_KEYS: [&str; 12] = [
     "name", "vcpus", "cores", "memory", "backing", "quota", "kernel", "initrd", "cmdline",
     "payload", "entry", "on_crash",
 ];

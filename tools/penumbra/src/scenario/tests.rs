@@ -491,6 +491,17 @@ fn all_problems_are_told_at_once_in_the_order_of_lines() {
     assert_eq!(lines, ["2:", "3:", "4:", "5:", "6:"]);
 }
 
+#[test]
+fn the_documentation_names_every_key() {
+    let page = include_str!("../../../../docs/scenarios.md");
+    for key in read::GUEST_KEYS.iter().chain(&read::BOARD_KEYS) {
+        assert!(
+            page.contains(&format!("\n| `{key}` |")),
+            "docs/scenarios.md lacks `{key}`"
+        );
+    }
+}
+
 proptest::proptest! {
     /// Whatever the text is, it is read or refused with at least one sentence.
     #[test]
