@@ -310,7 +310,9 @@ pub trait VirtualInterface {
     fn eoi_list_registers(&self) -> u32;
     /// Asks for a maintenance interrupt when at most one list register is in use (UIE).
     fn set_underflow_interrupt(&mut self, on: bool);
-    /// Saves the interface of the resident vCPU and switches it off.
+    /// Asks for a maintenance interrupt when no list register is pending (NPIE).
+    fn set_no_pending_interrupt(&mut self, on: bool);
+    /// Saves the interface of the resident vCPU and switches it off, with its maintenance interrupts.
     fn save_virtual_interface(&mut self, frame: &mut VirtualInterfaceFrame);
     /// Loads the interface of a vCPU and switches it on.
     fn load_virtual_interface(&mut self, frame: &VirtualInterfaceFrame);

@@ -126,6 +126,11 @@ impl VirtualInterface for Hardware {
         self.gic.set_underflow_interrupt(on);
     }
 
+    #[inline]
+    fn set_no_pending_interrupt(&mut self, on: bool) {
+        self.gic.set_no_pending_interrupt(on);
+    }
+
     fn save_virtual_interface(&mut self, frame: &mut VirtualInterfaceFrame) {
         self.gic.save(frame);
     }

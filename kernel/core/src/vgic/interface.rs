@@ -34,6 +34,8 @@ pub struct CpuInterface {
     pub(super) latched: u32,
     /// The underflow maintenance interrupt is asked for.
     pub(super) underflow: bool,
+    /// The one for "none is pending" is.
+    pub(super) no_pending: bool,
     /// This core's physical PPI 27 is active, or was and the guest has deactivated it since.
     pub(super) timer_active: bool,
     /// vCPUs that were asked, and the register for which.
@@ -62,6 +64,7 @@ impl CpuInterface {
             active_sources: [0; 16],
             latched: 0,
             underflow: false,
+            no_pending: false,
             timer_active: false,
             asked: VcpuSet::EMPTY,
             asked_for: 0,

@@ -224,11 +224,12 @@ impl Rebuild<'_> {
         let mut selection = Selection::new(count);
         self.gather(&mut selection);
         let overflow = selection.overflows();
-        let any_active = selection.chosen().any(|candidate| candidate.active);
-        // Underflow is signalled with one list register in use. It never comes if interrupts that
-        // stay active keep two in use, or if there is but one.
-        let each_eoi = overflow && (any_active || count < 2);
-        let underflow = overflow && count >= 2;
+        // An active interrupt that found no list register must get one before the guest ends it. It
+        // ends the others first, so each of these ends must be seen; linked ones cannot tell, and
+        // leave it to underflow, which needs two list registers to make sense.
+        let each_eoi = overflow && selection.chosen().any(|candidate| candidate.active);
+        let underflow = each_eoi && count >= 2;
+        let mut no_pending = false;
         let mut slot = 0;
         for candidate in selection.chosen() {
             let entry = if candidate.intid < FIRST_SPI {
@@ -240,11 +241,13 @@ impl Rebuild<'_> {
             if each_eoi && !entry.is_linked() {
                 entry = entry.with_eoi();
             }
+            // What waits is less urgent than this one, and is looked at when this one is taken.
+            no_pending |= overflow && !entry.is_active();
             if old.get(slot).is_none_or(|&old| old != entry.raw()) {
                 machine.set_list_register(slot, entry.raw());
                 self.interface.forget_answers(entry);
             }
-            slot += 1;
+            slot = slot.saturating_add(1);
         }
         for (slot, _) in old
             .iter()
@@ -257,6 +260,10 @@ impl Rebuild<'_> {
         if self.interface.underflow != underflow {
             machine.set_underflow_interrupt(underflow);
             self.interface.underflow = underflow;
+        }
+        if self.interface.no_pending != no_pending {
+            machine.set_no_pending_interrupt(no_pending);
+            self.interface.no_pending = no_pending;
         }
     }
 

@@ -35,10 +35,8 @@ impl Vgic {
             return VcpuSet::EMPTY;
         };
         machine.save_virtual_interface(&mut interface.frame);
-        if interface.underflow {
-            machine.set_underflow_interrupt(false);
-            interface.underflow = false;
-        }
+        interface.underflow = false;
+        interface.no_pending = false;
         let mut flush = VcpuSet::EMPTY;
         let old = core::mem::replace(&mut interface.frame.lr, [0; MAX_LIST_REGISTERS]);
         // If any is in use, something may also wait in memory for one: SPIs too, if they overflow.

@@ -189,6 +189,8 @@ forward! {
     fn eoi_list_registers(&self) -> u32;
     /// Sets or clears the underflow interrupt enable.
     fn set_underflow_interrupt(&self, on: bool);
+    /// Sets or clears the interrupt enable for "none is pending".
+    fn set_no_pending_interrupt(&self, on: bool);
     /// Saves the virtual interface and switches it off.
     fn save(&self, frame: &mut VirtualInterfaceFrame);
     /// Loads the virtual interface and switches it on.

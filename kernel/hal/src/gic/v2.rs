@@ -34,6 +34,7 @@ const CTLR_ENABLE: u32 = 1;
 const CTLR_EOI_MODE: u32 = 1 << 9;
 const HCR_EN: u32 = 1;
 const HCR_UIE: u32 = 1 << 1;
+const HCR_NPIE: u32 = 1 << 3;
 const FIRST_PPI: u32 = 16;
 
 /// A GICv2.
@@ -93,9 +94,9 @@ impl GicV2 {
 }
 
 /// List register formats. GICH_LR: virtual INTID 9:0; physical INTID 19:10, or without HW the
-/// source core in 12:10 and EOI in 19; priority 27:23; state 29:28; HW 31.
+/// source core in 12:10 and EOI in 19; priority 27:23; state 29:28; group 30; HW 31.
 /// ICH_LR: virtual INTID 31:0 (with the source core in 12:10); physical 44:32 or EOI in 41; priority
-/// 55:48; group 60; HW 61; state 63:62. A guest of GICv2 has one group: the bit is not carried over.
+/// 55:48; group 60; HW 61; state 63:62.
 mod format {
     const HW: u64 = 1 << 61;
 
@@ -108,7 +109,8 @@ mod format {
         } else {
             ((ich >> 10) & 7) as u32 | ((ich >> 41) & 1) as u32 * (1 << 9)
         };
-        id | physical << 10 | priority << 23 | state << 28 | (((ich & HW) >> 61) as u32) << 31
+        let flags = (ich >> 60 & 3) as u32;
+        id | physical << 10 | priority << 23 | state << 28 | flags << 30
     }
 
     pub(super) const fn to_ich(gich: u32) -> u64 {
@@ -119,7 +121,8 @@ mod format {
         } else {
             (physical & 7) << 10 | (physical >> 9) << 41
         };
-        (lr & 0x3ff) | low | ((lr >> 23) & 0x1f) << 51 | ((lr >> 28) & 3) << 62
+        let group = ((lr >> 30) & 1) << 60;
+        (lr & 0x3ff) | low | group | ((lr >> 23) & 0x1f) << 51 | ((lr >> 28) & 3) << 62
     }
 
     const _: () = {
@@ -127,6 +130,8 @@ mod format {
         assert!(to_ich(to_gich(timer)) == timer);
         let sgi = 3 << 62 | 1 << 41 | 0x80 << 48 | 5 << 10 | 9;
         assert!(to_ich(to_gich(sgi)) == sgi);
+        let group_1 = 2 << 62 | 1 << 60 | 0x80 << 48 | 33;
+        assert!(to_ich(to_gich(group_1)) == group_1);
         assert!(to_gich(timer) == 1 << 31 | 1 << 28 | 0x14 << 23 | 27 << 10 | 27);
     };
 }
@@ -205,10 +210,18 @@ impl Core {
     }
 
     pub(super) fn set_underflow_interrupt(&self, on: bool) {
-        let hcr = self.gic.control.read32(gich::HCR) & !HCR_UIE;
+        self.set_maintenance(HCR_UIE, on);
+    }
+
+    pub(super) fn set_no_pending_interrupt(&self, on: bool) {
+        self.set_maintenance(HCR_NPIE, on);
+    }
+
+    fn set_maintenance(&self, bit: u32, on: bool) {
+        let hcr = self.gic.control.read32(gich::HCR) & !bit;
         self.gic
             .control
-            .write32(gich::HCR, if on { hcr | HCR_UIE } else { hcr });
+            .write32(gich::HCR, if on { hcr | bit } else { hcr });
     }
 
     pub(super) fn save(&self, frame: &mut VirtualInterfaceFrame) {

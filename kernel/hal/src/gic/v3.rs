@@ -89,6 +89,7 @@ const SRE_EL1: u64 = 0x7;
 const CTLR_EOI_MODE: u64 = 1 << 1;
 const HCR_EN: u64 = 1;
 const HCR_UIE: u64 = 1 << 1;
+const HCR_NPIE: u64 = 1 << 3;
 /// Regions of redistributors at most.
 const REGIONS: usize = 4;
 
@@ -365,8 +366,16 @@ impl Core {
     }
 
     pub(super) fn set_underflow_interrupt(&self, on: bool) {
-        let hcr = ich_hcr_el2::read() & !HCR_UIE;
-        ich_hcr_el2::write(if on { hcr | HCR_UIE } else { hcr });
+        Self::set_maintenance(HCR_UIE, on);
+    }
+
+    pub(super) fn set_no_pending_interrupt(&self, on: bool) {
+        Self::set_maintenance(HCR_NPIE, on);
+    }
+
+    fn set_maintenance(bit: u64, on: bool) {
+        let hcr = ich_hcr_el2::read() & !bit;
+        ich_hcr_el2::write(if on { hcr | bit } else { hcr });
     }
 
     pub(super) fn save(&self, frame: &mut VirtualInterfaceFrame) {

@@ -121,7 +121,19 @@ fn priorities_decide_even_beyond_the_list_registers() {
     board.write(0, 0, 3);
     assert_eq!(board.cores[0].valid(), 4);
     assert_eq!(board.drain(0), (32..48).rev().collect::<Vec<_>>());
-    assert!(!board.cores[0].underflow);
+    assert!(!board.cores[0].underflow && !board.cores[0].no_pending);
+}
+
+#[test]
+fn interrupts_that_stay_active_do_not_hold_up_the_rest() {
+    let mut board = Board::ready(V3, 1);
+    edges(&mut board);
+    board.write(0, ISPENDR + 4, 0xfff);
+    // EOImode 1: all are acknowledged before any is deactivated.
+    for intid in 32..44 {
+        assert_eq!(board.ack(0), Some(intid));
+        board.cores[0].running.pop();
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub(in crate::vgic) struct FakeCore {
     pub(in crate::vgic) lr: Vec<u64>,
     pub(in crate::vgic) on: bool,
     pub(in crate::vgic) underflow: bool,
+    pub(in crate::vgic) no_pending: bool,
     /// ICC_PMR_EL1 of the guest.
     pub(in crate::vgic) mask: u8,
     /// Priorities of interrupts that were acknowledged and not ended, innermost last.
@@ -37,6 +38,7 @@ impl FakeCore {
             lr: vec![0; list_registers],
             on: false,
             underflow: false,
+            no_pending: false,
             mask: 0xff,
             running: vec![],
             timer: 0,
@@ -101,7 +103,9 @@ impl FakeCore {
 
     /// Whether the maintenance interrupt is asserted.
     pub(in crate::vgic) fn maintenance(&self) -> bool {
-        self.on && (self.eoi_list_registers() != 0 || (self.underflow && self.valid() <= 1))
+        let pending = self.lr.iter().any(|&lr| lr & STATE == 1 << 62);
+        let underflow = self.underflow && self.valid() <= 1;
+        self.on && (self.eoi_list_registers() != 0 || underflow || (self.no_pending && !pending))
     }
 
     /// Whether the physical timer PPI would fire.
@@ -158,9 +162,12 @@ impl VirtualInterface for FakeCore {
     fn set_underflow_interrupt(&mut self, on: bool) {
         self.underflow = on;
     }
+    fn set_no_pending_interrupt(&mut self, on: bool) {
+        self.no_pending = on;
+    }
     fn save_virtual_interface(&mut self, frame: &mut VirtualInterfaceFrame) {
         frame.lr[..self.lr.len()].copy_from_slice(&self.lr);
-        self.on = false;
+        (self.on, self.underflow, self.no_pending) = (false, false, false);
     }
     fn load_virtual_interface(&mut self, frame: &VirtualInterfaceFrame) {
         let count = self.lr.len();
@@ -285,7 +292,6 @@ impl Board {
             !self.cores[vcpu].timer_active,
             "the next vCPU's timer must be able to fire"
         );
-        assert!(!self.cores[vcpu].underflow);
         self.notify(set);
     }
 
