@@ -419,7 +419,14 @@ pub trait Board {
 
 /// A physical core with all that the core logic needs of it.
 pub trait Machine:
-    GuestRegisters + Residency + VirtualInterface + PhysicalInterrupts + Core + BoardMemory + Board
+    GuestRegisters
+    + Residency
+    + VirtualInterface
+    + PhysicalInterrupts
+    + Core
+    + Translations
+    + BoardMemory
+    + Board
 {
     /// Enters the resident vCPU and returns at an exit that [`exit::fast`](crate::exit::fast) and
     /// [`exit::fast_call`](crate::exit::fast_call) did not handle.

@@ -1,9 +1,23 @@
 //! All state of EL2 that outlives an exit, in one static.
 
-use penumbra_abi::GicVersion;
-use penumbra_vmsa::Pa;
+use core::sync::atomic::{AtomicU8, Ordering};
 
-use crate::machine::Machine;
+use penumbra_abi::{GicVersion, MAX_CPUS, MAX_VMS};
+use penumbra_trap::controls::CpuFeatures;
+use penumbra_trap::idregs::{GuestFeatures, IdReg, filter};
+use penumbra_trap::inject::EntryFeatures;
+use penumbra_vmsa::{CpuIndex, PAGE_SIZE, Pa, VmId};
+use spin::{Mutex, Once};
+
+use crate::cores::CoreShared;
+use crate::events::Sources;
+use crate::frames::FrameTable;
+use crate::hypercall::AuditProgress;
+use crate::machine::{Core, Machine, PhysicalInterrupts};
+use crate::manager::{self, Manager};
+use crate::vcpu::{MAX_VCPUS, Place, Vcpu, VcpuId, VcpuShared};
+use crate::vgic::VcpuSet;
+use crate::vm::Vm;
 
 /// RAM ranges of the board at most.
 pub const MAX_RAM_RANGES: usize = 8;
@@ -15,6 +29,22 @@ pub struct PaRange {
     pub base: Pa,
     /// Its size in bytes; 0: there is none.
     pub bytes: u64,
+}
+
+impl PaRange {
+    /// The pages that the range touches: base and bytes; nothing for an empty range.
+    pub(crate) fn pages(self) -> (Pa, u64) {
+        let first = self.base.align_down(PAGE_SIZE);
+        let head = self.base.offset_from(first).unwrap_or(0);
+        if self.bytes == 0 {
+            return (first, 0);
+        }
+        let bytes = head.saturating_add(self.bytes);
+        (
+            first,
+            bytes.checked_next_multiple_of(PAGE_SIZE).unwrap_or(0),
+        )
+    }
 }
 
 /// What the platform found out about the board.
@@ -29,6 +59,8 @@ pub struct BootFacts {
     pub gicv: [Pa; 2],
     /// CNTFRQ_EL0.
     pub counter_hz: u64,
+    /// INTID of the console's receive interrupt, level-triggered; 0: none.
+    pub console_intid: u32,
     /// The manager's image, flat, entered at its first byte.
     pub manager_image: &'static [u8],
     /// RAM of the manager, a multiple of 2 MiB.
@@ -53,17 +85,75 @@ pub enum BootError {
     BadFacts,
 }
 
+/// The board, with what follows from it.
+#[derive(Debug)]
+pub(crate) struct BoardState {
+    pub(crate) facts: BootFacts,
+    /// ID registers as guests see them, by [`IdReg::index`].
+    pub(crate) id: [u64; IdReg::COUNT],
+    pub(crate) features: GuestFeatures,
+    pub(crate) entry: EntryFeatures,
+    pub(crate) cpu: CpuFeatures,
+    /// PMCR_EL0.N.
+    pub(crate) event_counters: u64,
+}
+
+impl BoardState {
+    fn new(machine: &impl Machine, facts: &BootFacts) -> Self {
+        let (pfr0, pfr1) = (machine.id_register(4, 0), machine.id_register(4, 1));
+        let dfr0 = machine.id_register(5, 0);
+        let (mmfr0, mmfr1) = (machine.id_register(7, 0), machine.id_register(7, 1));
+        let features = GuestFeatures::new(facts.gic, pfr0, dfr0);
+        let mut id = [0; IdReg::COUNT];
+        for (index, value) in id.iter_mut().enumerate() {
+            if let Some(register) = IdReg::from_index(index) {
+                let encoding = register.sysreg();
+                let raw = machine.id_register(encoding.crm(), encoding.op2());
+                *value = filter(register, raw, &features);
+            }
+        }
+        Self {
+            facts: *facts,
+            id,
+            features,
+            entry: EntryFeatures::new(mmfr1, pfr1),
+            cpu: CpuFeatures::new(pfr0, pfr1, dfr0, mmfr0, mmfr1),
+            event_counters: machine.event_counters(),
+        }
+    }
+}
+
 /// All state of EL2. The platform holds it in a static.
 #[derive(Debug)]
 pub struct System {
-    _reserved: (),
+    board: Once<BoardState>,
+    vms: [Vm; MAX_VMS],
+    slots: [Mutex<Vcpu>; MAX_VCPUS],
+    shared: [VcpuShared; MAX_VCPUS],
+    cores: [CoreShared; MAX_CPUS],
+    pub(crate) frames: FrameTable,
+    pub(crate) events: Sources,
+    pub(crate) manager: Manager,
+    pub(crate) audit: Mutex<AuditProgress>,
+    vmid: AtomicU8,
 }
 
 impl System {
     /// A system with nothing in it; all of it is zero bytes, so it takes no room in the image.
     #[must_use]
     pub const fn new() -> Self {
-        Self { _reserved: () }
+        Self {
+            board: Once::new(),
+            vms: [const { Vm::new() }; MAX_VMS],
+            slots: [const { Mutex::new(Vcpu::vacant()) }; MAX_VCPUS],
+            shared: [const { VcpuShared::new() }; MAX_VCPUS],
+            cores: [const { CoreShared::new() }; MAX_CPUS],
+            frames: FrameTable::new(),
+            events: Sources::new(),
+            manager: Manager::new(),
+            audit: Mutex::new(AuditProgress::NONE),
+            vmid: AtomicU8::new(0),
+        }
     }
 
     /// Creates VM 0, the manager, on core 0. Before any core calls
@@ -73,10 +163,129 @@ impl System {
     /// The board cannot run a manager.
     pub fn boot(
         &'static self,
-        _machine: &mut impl Machine,
-        _facts: &BootFacts,
+        machine: &mut impl Machine,
+        facts: &BootFacts,
     ) -> Result<(), BootError> {
-        Ok(())
+        if facts.cpus == 0 || facts.cpus > MAX_CPUS || facts.counter_hz == 0 {
+            return Err(BootError::BadFacts);
+        }
+        self.board.call_once(|| BoardState::new(machine, facts));
+        manager::create(self, machine, facts)
+    }
+
+    #[inline]
+    pub(crate) fn board(&self) -> Option<&BoardState> {
+        self.board.get()
+    }
+
+    /// Cores on line.
+    pub(crate) fn cpus(&self) -> usize {
+        self.board().map_or(0, |board| board.facts.cpus)
+    }
+
+    /// VM `number`, whether it exists or not.
+    #[inline]
+    pub(crate) fn vm(&self, number: usize) -> Option<&Vm> {
+        self.vms.get(number)
+    }
+
+    /// All VMs with their numbers.
+    pub(crate) fn vms(&self) -> impl Iterator<Item = (VmId, &Vm)> {
+        self.vms
+            .iter()
+            .enumerate()
+            .filter_map(|(n, vm)| Some((VmId::new(u64::try_from(n).ok()?, MAX_VMS)?, vm)))
+    }
+
+    /// The slot of a vCPU.
+    pub(crate) fn slot(&self, id: VcpuId) -> Option<&Mutex<Vcpu>> {
+        self.slots.get(id.number())
+    }
+
+    /// What all may see of a vCPU.
+    #[inline]
+    pub(crate) fn shared(&self, id: VcpuId) -> Option<&VcpuShared> {
+        self.shared.get(id.number())
+    }
+
+    /// What all may see of a core.
+    #[inline]
+    pub(crate) fn core(&self, cpu: CpuIndex) -> Option<&CoreShared> {
+        self.cores.get(cpu.get())
+    }
+
+    /// All that a pinned vCPU belongs to.
+    pub(crate) fn place(&'static self, id: VcpuId) -> Option<Place> {
+        let shared = self.shared(id)?;
+        Some(Place {
+            system: self,
+            vm: self.vm(id.vm())?,
+            shared,
+            core: self.core(shared.core()?)?,
+        })
+    }
+
+    /// Makes a vCPU run, or look at its interrupts if it runs already.
+    #[inline]
+    pub(crate) fn wake<M: PhysicalInterrupts + Core>(&self, id: VcpuId, machine: &mut M) {
+        let Some(cpu) = self.shared(id).and_then(VcpuShared::core) else {
+            return;
+        };
+        let Some(core) = self.core(cpu) else { return };
+        if core.make_ready(id) {
+            core.call_attention();
+        }
+        if cpu != machine.cpu() {
+            machine.kick(cpu);
+        }
+    }
+
+    /// Wakes the vCPUs of `set` in VM number `vm`.
+    #[inline]
+    pub(crate) fn wake_set<M: PhysicalInterrupts + Core>(
+        &self,
+        vm: usize,
+        set: VcpuSet,
+        machine: &mut M,
+    ) {
+        let Some(vm) = u64::try_from(vm).ok().and_then(|vm| VmId::new(vm, MAX_VMS)) else {
+            return;
+        };
+        for index in set.iter() {
+            if let Some(id) = VcpuId::new(vm, index) {
+                self.wake(id, machine);
+            }
+        }
+    }
+
+    /// Makes every core of a VM look around: the VM's state has changed.
+    pub(crate) fn alert<M: PhysicalInterrupts + Core>(&self, vm: VmId, machine: &mut M) {
+        let count = self.vm(vm.get()).map_or(0, Vm::vcpu_count);
+        for index in 0..count {
+            let cpu = VcpuId::new(vm, index).and_then(|id| self.shared(id)?.core());
+            if let Some(cpu) = cpu {
+                self.alert_core(cpu, machine);
+            }
+        }
+    }
+
+    /// Makes a core look around.
+    pub(crate) fn alert_core<M: PhysicalInterrupts + Core>(&self, cpu: CpuIndex, machine: &mut M) {
+        let Some(core) = self.core(cpu) else { return };
+        core.call_attention();
+        if cpu != machine.cpu() {
+            machine.kick(cpu);
+        }
+    }
+
+    /// The VMID to try next.
+    pub(crate) fn next_vmid(&self) -> u8 {
+        self.vmid.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+
+    /// vCPUs of which any core's hardware holds state.
+    pub(crate) fn held(&self) -> u64 {
+        self.cores.iter().fold(0, |all, core| all | core.holds())
     }
 }
 

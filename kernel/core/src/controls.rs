@@ -1,0 +1,74 @@
+//! EL2's control registers for each vCPU.
+
+use penumbra_abi::MAX_CPUS;
+use penumbra_trap::controls::{CNTHCTL_EL2, HcrPolicy, cptr, cptr_el2, hcr_el2, mdcr, mdcr_el2};
+use penumbra_vmsa::CpuIndex;
+
+use crate::machine::{Controls, Machine};
+use crate::system::{BoardState, System};
+use crate::vcpu::{VcpuId, VcpuShared};
+
+/// MPIDR_EL1: bit 31 is RES1; U = 0, the VM has more than one PE or might have.
+const MPIDR_RES1: u64 = 1 << 31;
+
+/// Controls of vCPU `id` on the core of `machine`, where neither FP nor debug registers are its own.
+pub(crate) fn for_vcpu(
+    system: &System,
+    board: &BoardState,
+    id: VcpuId,
+    machine: &impl Machine,
+) -> Controls {
+    Controls {
+        hcr_el2: hcr(system, board, id),
+        cptr_el2: cptr_el2(&board.cpu, true),
+        mdcr_el2: mdcr_el2(&board.cpu, board.event_counters),
+        cnthctl_el2: CNTHCTL_EL2,
+        vttbr_el2: system.vm(id.vm()).map_or(0, |vm| vm.vttbr()),
+        vmpidr_el2: MPIDR_RES1 | u64::try_from(id.index()).unwrap_or(0),
+        vpidr_el2: machine.midr(),
+        cntvoff_el2: 0,
+    }
+}
+
+/// HCR_EL2 of a vCPU: it depends on who shares its core.
+pub(crate) fn hcr(system: &System, board: &BoardState, id: VcpuId) -> u64 {
+    let core = system.shared(id).and_then(VcpuShared::core);
+    let here = core
+        .and_then(|cpu| system.core(cpu))
+        .map_or(0, |core| core.pinned());
+    let policy = HcrPolicy {
+        // Local maintenance of a vCPU must reach its siblings' entries where they share a core.
+        broadcast: shares_a_core(system, id),
+        trap_wfi: here.count_ones() > 1,
+        ..HcrPolicy::default()
+    };
+    hcr_el2(&board.cpu, policy)
+}
+
+/// Whether any core has more than one vCPU of the VM.
+fn shares_a_core(system: &System, id: VcpuId) -> bool {
+    let vm = id.bit() >> id.index();
+    let siblings = vm.wrapping_mul(0xff);
+    (0..MAX_CPUS)
+        .filter_map(|n| CpuIndex::new(n, MAX_CPUS))
+        .any(|cpu| {
+            system
+                .core(cpu)
+                .is_some_and(|core| (core.pinned() & siblings).count_ones() > 1)
+        })
+}
+
+/// Whether the use of debug registers is trapped.
+pub(crate) const fn debug_is_trapped(controls: &Controls) -> bool {
+    controls.mdcr_el2 & mdcr::TDA != 0
+}
+
+/// Traps the use of debug registers or lets it through.
+pub(crate) const fn trap_debug(controls: &mut Controls, trap: bool) {
+    controls.mdcr_el2 = controls.mdcr_el2 & !mdcr::TDA | if trap { mdcr::TDA } else { 0 };
+}
+
+/// Traps the use of FP and SIMD registers or lets it through.
+pub(crate) const fn trap_fp(controls: &mut Controls, trap: bool) {
+    controls.cptr_el2 = controls.cptr_el2 & !cptr::TFP | if trap { cptr::TFP } else { 0 };
+}

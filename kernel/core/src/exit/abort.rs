@@ -1,0 +1,182 @@
+//! Stage-2 faults: emulated devices, first touch of thin memory, and what is not there.
+
+use penumbra_abi::CrashCause;
+use penumbra_trap::abort::{DataAbort, FaultStatus, InstructionAbort, MmioAccess};
+use penumbra_trap::inject::Exception;
+use penumbra_vmsa::{Ipa, VmId};
+
+use super::{Flow, crash, inject, notify, uart};
+use crate::events::Source;
+use crate::machine::Machine;
+use crate::memory::{Touch, touch};
+use crate::vcpu::{Blocked, Counter, Deferred, Place, Vcpu};
+use crate::vgic::{Frame, MmioRead};
+use crate::vm::Device;
+
+/// A data abort.
+pub(super) fn data(
+    vcpu: &mut Vcpu,
+    place: Place,
+    machine: &mut impl Machine,
+    abort: DataAbort,
+) -> Flow {
+    let syndrome = machine.syndrome();
+    let Some(ipa) = abort.ipa(syndrome.hpfar, syndrome.far) else {
+        return elsewhere(vcpu, place, machine, abort, None);
+    };
+    if let Some((device, offset)) = place.vm.devices.find(ipa, place.vm.vcpu_count()) {
+        if let Ok(access) = abort.access() {
+            vcpu.count(Counter::Mmio);
+            return device_access(vcpu, place, machine, (device, offset), access);
+        }
+        return elsewhere(vcpu, place, machine, abort, Some(ipa));
+    }
+    if matches!(abort.status(), FaultStatus::Translation(_)) {
+        match first_touch(vcpu, place, machine, ipa) {
+            Touched::Yes(flow) => return flow,
+            Touched::No => {}
+        }
+    }
+    elsewhere(vcpu, place, machine, abort, Some(ipa))
+}
+
+/// An instruction abort.
+pub(super) fn instruction(
+    vcpu: &mut Vcpu,
+    place: Place,
+    machine: &mut impl Machine,
+    abort: InstructionAbort,
+) -> Flow {
+    let syndrome = machine.syndrome();
+    let ipa = abort.ipa(syndrome.hpfar, syndrome.far);
+    match (abort.status(), ipa) {
+        (FaultStatus::Translation(_), Some(ipa)) => {
+            if let Touched::Yes(flow) = first_touch(vcpu, place, machine, ipa) {
+                return flow;
+            }
+        }
+        (FaultStatus::TlbConflict, _) => return conflict(place, machine),
+        _ => {}
+    }
+    place.shared.count(Counter::Exits);
+    let abort = inject::abort(
+        syndrome.far,
+        abort.far_is_unknown(),
+        abort.is_on_table_walk(),
+    );
+    inject::at(
+        vcpu,
+        place,
+        machine,
+        Exception::InstructionAbort(abort),
+        ipa,
+    )
+}
+
+/// An access that no device and no memory answers.
+fn elsewhere(
+    vcpu: &mut Vcpu,
+    place: Place,
+    machine: &mut impl Machine,
+    abort: DataAbort,
+    ipa: Option<Ipa>,
+) -> Flow {
+    place.shared.count(Counter::Exits);
+    if abort.status() == FaultStatus::TlbConflict {
+        return conflict(place, machine);
+    }
+    if abort.is_cache_maintenance() && !abort.is_on_table_walk() {
+        // Nothing of what is not memory is cached, so the maintenance is done.
+        machine.skip_instruction();
+        return None;
+    }
+    let write = abort.is_write();
+    let cache_maintenance = abort.is_cache_maintenance();
+    let far = machine.syndrome().far;
+    let abort = inject::abort(far, abort.far_is_unknown(), abort.is_on_table_walk());
+    let exception = Exception::DataAbort {
+        abort,
+        write,
+        cache_maintenance,
+    };
+    inject::at(vcpu, place, machine, exception, ipa)
+}
+
+/// Two TLB entries for one address: drop what the VM has cached and try again.
+fn conflict(place: Place, machine: &mut impl Machine) -> Flow {
+    place.shared.count(Counter::Exits);
+    place.vm.memory.lock().flush_all(machine);
+    None
+}
+
+/// Whether an address was thin memory, and how its exit then ends.
+enum Touched {
+    Yes(Flow),
+    No,
+}
+
+fn first_touch(vcpu: &mut Vcpu, place: Place, machine: &mut impl Machine, ipa: Ipa) -> Touched {
+    let touched = touch(place.vm, machine, ipa);
+    match touched {
+        Touch::NotMemory => Touched::No,
+        Touch::Mapped => {
+            vcpu.count(Counter::Population);
+            Touched::Yes(None)
+        }
+        Touch::WantsStock => {
+            let number = u64::try_from(vcpu.id.vm()).unwrap_or(u64::MAX);
+            if let Some(vm) = VmId::new(number, penumbra_abi::MAX_VMS) {
+                place.system.raise(Source::Stock, vm, machine);
+            }
+            Touched::Yes(Some(Deferred::Block(Blocked::Stock)))
+        }
+        Touch::OverQuota => Touched::Yes(crash(
+            vcpu,
+            place,
+            machine,
+            CrashCause::QuotaExceeded,
+            Some(ipa),
+        )),
+        Touch::Failed => Touched::Yes(crash(vcpu, place, machine, CrashCause::Internal, Some(ipa))),
+    }
+}
+
+fn device_access(
+    vcpu: &mut Vcpu,
+    place: Place,
+    machine: &mut impl Machine,
+    (device, offset): (Device, u64),
+    access: MmioAccess,
+) -> Flow {
+    let frame = match device {
+        Device::Uart => {
+            uart::access(vcpu, place, machine, offset, access);
+            machine.skip_instruction();
+            return None;
+        }
+        Device::Distributor => Frame::Distributor,
+        Device::Redistributors => Frame::Redistributors,
+    };
+    let me = vcpu.id.index();
+    let size = 1 << (access.size() as u32);
+    let set = if access.is_write() {
+        let value = access.stored(vcpu.gpr.get(access.register()));
+        machine.skip_instruction();
+        place.vm.gic.mmio_write(me, (frame, offset, size), value)
+    } else {
+        match place
+            .vm
+            .gic
+            .mmio_read(me, &mut vcpu.gic, machine, (frame, offset, size))
+        {
+            MmioRead::Value(value) => {
+                vcpu.gpr.set(access.register(), access.loaded(value));
+                machine.skip_instruction();
+                return None;
+            }
+            MmioRead::Retry(set) => set,
+        }
+    };
+    notify(vcpu, place, machine, set);
+    None
+}

@@ -1,0 +1,124 @@
+//! The guest's UART: accesses from inside, bytes from and to the manager.
+
+use penumbra_trap::abort::MmioAccess;
+use penumbra_vmsa::VmId;
+
+use super::notify;
+use crate::events::Source;
+use crate::machine::Machine;
+use crate::pl011::Time;
+use crate::system::System;
+use crate::vcpu::{Place, Vcpu};
+use crate::vgic::VcpuSet;
+use crate::vm::{Uart, Vm};
+
+/// A guest's load or store at `offset`.
+pub(super) fn access(
+    vcpu: &mut Vcpu,
+    place: Place,
+    machine: &mut impl Machine,
+    offset: u64,
+    access: MmioAccess,
+) {
+    let time = time(place.system, machine);
+    // Registers are words; a narrower access moves the bytes that it names.
+    let shift = (offset & 3) << 3;
+    let register = offset & !3;
+    let mut uart = place.vm.uart.lock();
+    let before = uart.device.has_output();
+    if access.is_write() {
+        let value = access.stored(vcpu.gpr.get(access.register())) << shift;
+        uart.device
+            .write(register, (value & 0xffff_ffff) as u32, time);
+    } else {
+        let value = u64::from(uart.device.read(register, time)) >> shift;
+        vcpu.gpr.set(access.register(), access.loaded(value));
+    }
+    let output = !before && uart.device.has_output();
+    let set = update_line(place.vm, &mut uart);
+    drop(uart);
+    if output {
+        raise_output(place.system, vcpu.id.vm(), machine);
+    }
+    notify(vcpu, place, machine, set);
+}
+
+/// Gives bytes from the manager to the guest; returns how many fitted.
+pub(crate) fn receive(
+    system: &System,
+    vm: VmId,
+    machine: &mut impl Machine,
+    bytes: &[u8],
+) -> usize {
+    let Some(state) = system.vm(vm.get()) else {
+        return 0;
+    };
+    let mut uart = state.uart.lock();
+    let taken = uart.device.receive(bytes);
+    let set = update_line(state, &mut uart);
+    drop(uart);
+    system.wake_set(vm.get(), set, machine);
+    taken
+}
+
+/// Takes output for the manager; returns how many bytes.
+pub(crate) fn drain(
+    system: &System,
+    vm: VmId,
+    machine: &mut impl Machine,
+    out: &mut [u8],
+) -> usize {
+    let Some(state) = system.vm(vm.get()) else {
+        return 0;
+    };
+    let mut uart = state.uart.lock();
+    let taken = uart.device.drain(out);
+    if !uart.device.has_output() {
+        // Under the lock: output that comes later raises the event anew.
+        system.events.clear(Source::Output, vm);
+    }
+    let set = update_line(state, &mut uart);
+    drop(uart);
+    system.wake_set(vm.get(), set, machine);
+    taken
+}
+
+/// Looks whether a guest waits for a manager that does not drain its output.
+pub(crate) fn check_stall(system: &System, vm: usize, machine: &mut impl Machine) {
+    let Some(state) = system.vm(vm) else { return };
+    let time = time(system, machine);
+    let mut uart = state.uart.lock();
+    uart.device.check_stall(time);
+    let set = update_line(state, &mut uart);
+    drop(uart);
+    system.wake_set(vm, set, machine);
+}
+
+#[inline]
+fn time(system: &System, machine: &impl Machine) -> Time {
+    Time {
+        now: machine.counter(),
+        hz: system.board().map_or(1, |board| board.facts.counter_hz),
+    }
+}
+
+/// Drives the interrupt line as the device says. Under the UART's lock, so that changes reach the
+/// distributor in the order in which they happen.
+#[inline]
+fn update_line(vm: &Vm, uart: &mut Uart) -> VcpuSet {
+    let line = uart.device.level();
+    if line == uart.line {
+        return VcpuSet::EMPTY;
+    }
+    uart.line = line;
+    vm.gic.set_level(vm.devices.uart_intid(), line)
+}
+
+fn raise_output(system: &System, vm: usize, machine: &mut impl Machine) {
+    let number = u64::try_from(vm)
+        .ok()
+        .and_then(|vm| VmId::new(vm, penumbra_abi::MAX_VMS));
+    if let Some(vm) = number {
+        system.raise(Source::Output, vm, machine);
+    }
+}

@@ -1,0 +1,141 @@
+//! The manager's calls. Nobody else gets here.
+//!
+//! Every argument is checked here or by who owns the object; a call that is refused has changed
+//! nothing that the manager could not see by asking. Calls that continue keep their state in the VM.
+
+mod audit;
+mod build;
+mod console;
+mod observe;
+
+use penumbra_abi::{ABI_VERSION, Call, Error, MAX_VMS};
+use penumbra_vmsa::VmId;
+
+pub(crate) use audit::Progress as AuditProgress;
+pub(crate) use build::{create_in, pin_to};
+
+use crate::machine::Machine;
+use crate::manager;
+use crate::system::System;
+use crate::vcpu::{Blocked, Deferred, Place, Vcpu};
+use crate::vm::Vm;
+
+/// X1 to X6 of a call that succeeded.
+type Values = [u64; 6];
+/// What a call returns.
+type Reply = Result<Values, Error>;
+
+/// One value.
+const fn one(value: u64) -> Values {
+    [value, 0, 0, 0, 0, 0]
+}
+
+/// No value.
+const NOTHING: Values = [0; 6];
+
+/// X1 to X7 of a call.
+type Arguments = [u64; 7];
+
+/// Answers a call of the manager.
+pub(crate) fn made(
+    vcpu: &mut Vcpu,
+    place: Place,
+    machine: &mut impl Machine,
+    call: Call,
+) -> Option<Deferred> {
+    let arguments: Arguments = core::array::from_fn(|n| {
+        vcpu.gpr
+            .get(u8::try_from(n.saturating_add(1)).unwrap_or(31))
+    });
+    if call == Call::Wait {
+        return wait(vcpu, place, arguments);
+    }
+    let reply = answer(place.system, machine, call, arguments);
+    let (x0, values) = match reply {
+        Ok(values) => (0, values),
+        Err(error) => (error.to_bits(), NOTHING),
+    };
+    vcpu.gpr.set(0, x0);
+    for (register, value) in (1..).zip(values) {
+        vcpu.gpr.set(register, value);
+    }
+    None
+}
+
+/// `Wait`: the values are filled in when it ends.
+fn wait(vcpu: &mut Vcpu, place: Place, arguments: Arguments) -> Option<Deferred> {
+    let [deadline, ..] = arguments;
+    vcpu.blocked = Blocked::Events(deadline);
+    if manager::end_wait(place.system, vcpu, false) {
+        return None;
+    }
+    Some(Deferred::Block(Blocked::Events(deadline)))
+}
+
+fn answer(
+    system: &'static System,
+    machine: &mut impl Machine,
+    call: Call,
+    arguments: Arguments,
+) -> Reply {
+    let [x1, x2, x3, x4, x5, ..] = arguments;
+    match call {
+        Call::Version => Ok(one(ABI_VERSION.to_bits())),
+        Call::BootInfo => Ok(manager::boot_info(system)),
+        Call::BoardInfo => board_info(system, machine),
+        // The run loop's business.
+        Call::Wait => Err(Error::NotSupported),
+        Call::BoardOff => {
+            machine.power_off();
+            Err(Error::NotSupported)
+        }
+        Call::BoardReset => {
+            machine.reset();
+            Err(Error::NotSupported)
+        }
+        Call::ConsoleRead => console::read(system, machine, x1),
+        Call::ConsoleWrite => console::write(system, machine, arguments),
+        Call::VmCreate => build::create(system, machine, (x1, x2, x3)),
+        Call::VmMapRam => build::map_ram(system, machine, (x1, x2, x3, x4, x5)),
+        Call::VmStockAdd => build::add_stock(system, machine, x1),
+        Call::VmUart => build::place_uart(system, (x1, x2, x3)),
+        Call::VmGic => build::place_gic(system, machine, (x1, x2, x3)),
+        Call::VcpuPin => build::pin(system, machine, (x1, x2, x3)),
+        Call::GrantBegin => build::begin_grant(system, machine, (x1, x2, x3, x4)),
+        Call::GrantEnd => build::end_grants(system, machine, x1),
+        Call::VmStart => build::start(system, machine, (x1, x2, x3)),
+        Call::VmStatus => observe::status(system, x1),
+        Call::VmStop => observe::stop(system, machine, x1),
+        Call::VmDestroy => build::destroy(system, machine, x1),
+        Call::VcpuRegister => observe::register(system, (x1, x2, x3)),
+        Call::VcpuCounter => observe::counter(system, (x1, x2, x3)),
+        Call::VmPause => observe::pause(system, machine, x1),
+        Call::VmResume => observe::resume(system, machine, x1),
+        Call::Audit => audit::audit(system, machine),
+    }
+}
+
+fn board_info(system: &System, machine: &impl Machine) -> Reply {
+    let board = system.board().ok_or(Error::BadState)?;
+    let (free, largest) = machine.free_bytes();
+    Ok([
+        board.facts.gic as u64,
+        u64::try_from(board.facts.cpus).unwrap_or(0),
+        board.facts.counter_hz,
+        free,
+        largest,
+        u64::try_from(machine.list_registers()).unwrap_or(0),
+    ])
+}
+
+/// A guest that exists. The manager itself is none.
+fn guest(system: &System, number: u64) -> Result<(VmId, &Vm), Error> {
+    let id = VmId::new(number, MAX_VMS)
+        .filter(|id| id.get() != 0)
+        .ok_or(Error::NoSuchObject)?;
+    let vm = system
+        .vm(id.get())
+        .filter(|vm| vm.exists())
+        .ok_or(Error::NoSuchObject)?;
+    Ok((id, vm))
+}

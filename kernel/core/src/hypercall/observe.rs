@@ -1,0 +1,120 @@
+//! Looking at VMs, stopping and holding them.
+
+use penumbra_abi::{CrashCause, Error, StopReason, VmState, VmStatus};
+use penumbra_vmsa::Ipa;
+
+use super::{NOTHING, Reply, guest, one};
+use crate::events::Source;
+use crate::exit;
+use crate::machine::Machine;
+use crate::system::System;
+use crate::vcpu::{Vcpu, VcpuId};
+
+pub(super) fn status(system: &System, number: u64) -> Reply {
+    let (id, vm) = guest(system, number)?;
+    // Before the state is read: what changes later is reported again.
+    system.events.clear(Source::Status, id);
+    let report = *vm.report.lock();
+    let life = vm.life();
+    let memory = vm.memory.lock();
+    let status = VmStatus {
+        state: life.state,
+        reason: life.reason,
+        cause: life.cause,
+        vcpu: life.vcpu,
+        wants_stock: system.events.is_set(Source::Stock, id),
+        stock_frames: u64::try_from(memory.stocked()).unwrap_or(0),
+        esr: report.esr,
+        far: report.far,
+        ipa: report.ipa.map_or(u64::MAX, Ipa::raw),
+        held_bytes: memory.held(),
+        tag: vm.tag(),
+    };
+    Ok(status.to_regs())
+}
+
+pub(super) fn stop(system: &System, machine: &mut impl Machine, number: u64) -> Reply {
+    let (id, vm) = guest(system, number)?;
+    if !vm.stop(StopReason::Killed, CrashCause::None, 0) {
+        return Err(Error::BadState);
+    }
+    exit::announce_stop(system, id.get(), machine);
+    Ok(NOTHING)
+}
+
+pub(super) fn pause(system: &System, machine: &mut impl Machine, number: u64) -> Reply {
+    let (id, vm) = guest(system, number)?;
+    if !vm.change(VmState::Running, VmState::Paused) {
+        return Err(Error::BadState);
+    }
+    system.alert(id, machine);
+    Ok(NOTHING)
+}
+
+pub(super) fn resume(system: &System, machine: &mut impl Machine, number: u64) -> Reply {
+    let (id, vm) = guest(system, number)?;
+    if !vm.change(VmState::Paused, VmState::Running) {
+        return Err(Error::BadState);
+    }
+    for index in 0..vm.vcpu_count() {
+        // Those that are off find that out for themselves.
+        if let Some(vcpu) = VcpuId::new(id, index) {
+            system.wake(vcpu, machine);
+        }
+    }
+    Ok(NOTHING)
+}
+
+/// The vCPU of a guest.
+fn vcpu(system: &System, number: u64, index: u64) -> Result<VcpuId, Error> {
+    let (id, vm) = guest(system, number)?;
+    let index = usize::try_from(index).map_err(|_| Error::NoSuchObject)?;
+    if index >= vm.vcpu_count() {
+        return Err(Error::NoSuchObject);
+    }
+    VcpuId::new(id, index).ok_or(Error::NoSuchObject)
+}
+
+pub(super) fn register(system: &System, (number, index, register): (u64, u64, u64)) -> Reply {
+    let id = vcpu(system, number, index)?;
+    // A slot that is locked is in the hardware of a core.
+    let slot = system
+        .slot(id)
+        .and_then(|slot| slot.try_lock())
+        .ok_or(Error::BadState)?;
+    value(&slot, register)
+        .map(one)
+        .ok_or(Error::InvalidParameter)
+}
+
+fn value(vcpu: &Vcpu, register: u64) -> Option<u64> {
+    let sysregs = &vcpu.sysregs;
+    Some(match register {
+        0..=30 => vcpu.gpr.get(u8::try_from(register).ok()?),
+        31 => sysregs.sp_el1,
+        32 => sysregs.pc,
+        33 => sysregs.pstate,
+        34 => sysregs.elr_el1,
+        35 => sysregs.esr_el1,
+        36 => sysregs.far_el1,
+        37 => sysregs.sp_el0,
+        38 => sysregs.sctlr_el1,
+        39 => sysregs.vbar_el1,
+        _ => return None,
+    })
+}
+
+/// Index behind the vCPU's own counters: what the whole VM lost of its output.
+const LOST_CONSOLE_BYTES: usize = 8;
+
+pub(super) fn counter(system: &System, (number, index, counter): (u64, u64, u64)) -> Reply {
+    let id = vcpu(system, number, index)?;
+    let counter = usize::try_from(counter).map_err(|_| Error::InvalidParameter)?;
+    let value = match counter {
+        LOST_CONSOLE_BYTES => system
+            .vm(id.vm())
+            .map(|vm| vm.uart.lock().device.lost_bytes()),
+        _ => system.shared(id).and_then(|shared| shared.counter(counter)),
+    };
+    value.map(one).ok_or(Error::InvalidParameter)
+}

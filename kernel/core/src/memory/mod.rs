@@ -1,0 +1,270 @@
+//! The memory of a VM: its stage 2, the frames behind it, and what of it is lent to the manager.
+//!
+//! [`Memory`] is everything that the lock of a VM's memory protects. What may take long is done in
+//! pieces: a hypercall that continues calls the same function again until it is done, and what is
+//! under way is kept in the VM, so a restarted manager leaves nothing that `VmDestroy` would not find.
+//! Whoever frees memory finds it through the [frame table](crate::frames), not through stage 2.
+
+mod build;
+mod destroy;
+mod grant;
+mod tables;
+
+use penumbra_abi::Error;
+use penumbra_paging::{Stage2, Stage2Error, TlbSink, Touch as Touched};
+use penumbra_vmsa::{Ipa, MIB, PAGE_SIZE, Pa, Stage2Attrs};
+
+pub(crate) use build::RamRequest;
+pub(crate) use grant::{begin as begin_grant, end as end_grants};
+use tables::{TableFrames, VmTlb};
+
+use crate::frames::FRAME_BYTES;
+use crate::machine::Machine;
+use crate::vm::Vm;
+use build::Chunk;
+use destroy::Destroyed;
+use grant::Grant;
+use tables::Spare;
+
+/// RAM ranges of a VM at most.
+pub(crate) const MAX_REGIONS: usize = 4;
+/// Grants of a VM at most.
+const MAX_GRANTS: usize = 8;
+/// Zeroed frames that a thin VM can have in stock.
+const MAX_STOCK: usize = 16;
+/// First IPA that no guest may use: the window of the compound table lies there.
+pub(crate) const GUEST_END: u64 = 1 << 39;
+/// Pages of a frame.
+const FRAME_PAGES: u64 = FRAME_BYTES / PAGE_SIZE;
+const _: () = assert!(FRAME_BYTES == 2 * MIB);
+
+/// A range of RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Region {
+    pub(crate) ipa: u64,
+    /// 0: no region.
+    pub(crate) bytes: u64,
+    pub(crate) thin: bool,
+}
+
+impl Region {
+    const NONE: Self = Self {
+        ipa: 0,
+        bytes: 0,
+        thin: false,
+    };
+
+    /// Whether an IPA lies in it.
+    #[inline]
+    const fn contains(self, ipa: u64) -> bool {
+        ipa.wrapping_sub(self.ipa) < self.bytes
+    }
+
+    /// Whether it shares an address with `[ipa, ipa + bytes)`.
+    const fn overlaps(self, ipa: u64, bytes: u64) -> bool {
+        self.ipa < ipa.saturating_add(bytes) && ipa < self.ipa.saturating_add(self.bytes)
+    }
+}
+
+/// Memory of a VM. All zero while the VM does not exist.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    stage2: Stage2,
+    vttbr: u64,
+    regions: [Region; MAX_REGIONS],
+    /// What a thin VM may hold, in bytes.
+    quota: u64,
+    /// Bytes of the frames that it holds.
+    held: u64,
+    stock: [Pa; MAX_STOCK],
+    stocked: usize,
+    spare: Spare,
+    /// The frames that are being zeroed.
+    chunk: Chunk,
+    /// Bytes of the region being built that are done; `regions` has it when all are.
+    built: Region,
+    grants: [Grant; MAX_GRANTS],
+    destroyed: Destroyed,
+}
+
+const NO_STAGE2: Stage2 = match Stage2::new(Pa::truncated(0)) {
+    Ok(stage2) => stage2,
+    Err(_) => panic!("0 is aligned"),
+};
+
+/// What came of a first touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Touch {
+    /// The page is there now, or was there already: repeat the access.
+    Mapped,
+    /// It is not RAM, or not mapped and never will be.
+    NotMemory,
+    /// The stock is empty.
+    WantsStock,
+    /// The stock is empty and may not be filled.
+    OverQuota,
+    /// The tables are not what they should be.
+    Failed,
+}
+
+/// Populates the page at `ipa`, if it is thin memory of `vm`.
+#[inline]
+pub(crate) fn touch(vm: &Vm, machine: &impl Machine, ipa: Ipa) -> Touch {
+    vm.memory.lock().touch(machine, ipa)
+}
+
+impl Memory {
+    /// No memory: all zero.
+    pub(crate) const fn new() -> Self {
+        Self {
+            stage2: NO_STAGE2,
+            vttbr: 0,
+            regions: [Region::NONE; MAX_REGIONS],
+            quota: 0,
+            held: 0,
+            stock: [Pa::truncated(0); MAX_STOCK],
+            stocked: 0,
+            spare: Spare::NONE,
+            chunk: Chunk::NONE,
+            built: Region::NONE,
+            grants: [Grant::NONE; MAX_GRANTS],
+            destroyed: Destroyed::NOT,
+        }
+    }
+
+    /// Memory with empty tables at `root`, under a VMID.
+    pub(crate) fn with_root(root: Pa, vmid: u16) -> Result<Self, Error> {
+        let stage2 = Stage2::new(root).map_err(stage2_error)?;
+        Ok(Self {
+            vttbr: stage2.vttbr(vmid),
+            stage2,
+            ..Self::new()
+        })
+    }
+
+    /// VTTBR_EL2.
+    pub(crate) const fn vttbr(&self) -> u64 {
+        self.vttbr
+    }
+
+    /// Bytes of the frames that the VM holds.
+    pub(crate) const fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// Frames in stock.
+    pub(crate) const fn stocked(&self) -> usize {
+        self.stocked
+    }
+
+    /// Whether a vCPU that waits for frames may go on: there are some, or there never will be.
+    pub(crate) const fn has_stock(&self) -> bool {
+        self.stocked != 0 || self.held.saturating_add(FRAME_BYTES) > self.quota
+    }
+
+    /// Whether any of `[ipa, ipa + bytes)` is RAM or about to be.
+    pub(crate) fn overlaps_ram(&self, ipa: u64, bytes: u64) -> bool {
+        let regions = self.regions.iter().chain(core::iter::once(&self.built));
+        regions
+            .into_iter()
+            .any(|region| region.overlaps(ipa, bytes))
+    }
+
+    /// The region that an IPA lies in.
+    #[inline]
+    pub(crate) fn region(&self, ipa: u64) -> Option<Region> {
+        self.regions
+            .iter()
+            .copied()
+            .find(|region| region.contains(ipa))
+    }
+
+    /// Whether something that continues is under way, or RAM is lent.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.built.bytes != 0 || self.chunk.bytes != 0 || self.grants.iter().any(Grant::is_live)
+    }
+
+    /// Forgets all cached translations of the VM.
+    pub(crate) fn flush_all(&self, machine: &impl Machine) {
+        let _flushed = VmTlb::new(machine, self.vttbr).flush(self.stage2.flush_all());
+    }
+
+    #[inline]
+    fn touch(&mut self, machine: &impl Machine, ipa: Ipa) -> Touch {
+        let Some(region) = self.region(ipa.raw()) else {
+            return Touch::NotMemory;
+        };
+        let mut tables = TableFrames::of_vm(machine, &mut self.spare);
+        match self.stage2.touch(&mut tables, ipa) {
+            Ok(Touched::Populated {
+                pages: FRAME_PAGES, ..
+            }) => {
+                let mut tlb = VmTlb::new(machine, self.vttbr);
+                // Refused only if pages differ in attributes; they may stay pages then.
+                let _ = self.stage2.promote(&mut tables, &mut tlb, ipa);
+                Touch::Mapped
+            }
+            Ok(Touched::Populated { .. } | Touched::Present) => Touch::Mapped,
+            Ok(Touched::Vacant) if region.thin => self.populate(machine, ipa),
+            Ok(Touched::Vacant) => Touch::NotMemory,
+            Err(_) => Touch::Failed,
+        }
+    }
+
+    /// Puts a frame of the stock behind the 2 MiB around `ipa` and populates one page.
+    #[cold]
+    fn populate(&mut self, machine: &impl Machine, ipa: Ipa) -> Touch {
+        let Some(frame) = self.take_stock() else {
+            return if self.has_stock() {
+                Touch::OverQuota
+            } else {
+                Touch::WantsStock
+            };
+        };
+        let mut tables = TableFrames::of_vm(machine, &mut self.spare);
+        let base = ipa.align_down(FRAME_BYTES);
+        match self
+            .stage2
+            .reserve_region(&mut tables, base, frame, Stage2Attrs::RAM)
+        {
+            Ok(()) => match self.stage2.touch(&mut tables, ipa) {
+                Ok(Touched::Populated { .. } | Touched::Present) => Touch::Mapped,
+                Ok(Touched::Vacant) | Err(_) => Touch::Failed,
+            },
+            Err(error) => {
+                self.put_stock(frame);
+                if error == Stage2Error::NoTable {
+                    Touch::WantsStock
+                } else {
+                    Touch::Failed
+                }
+            }
+        }
+    }
+
+    fn take_stock(&mut self) -> Option<Pa> {
+        self.stocked = self.stocked.checked_sub(1)?;
+        self.stock.get(self.stocked).copied()
+    }
+
+    /// Puts a zeroed frame into the stock; `false` if it is full.
+    fn put_stock(&mut self, frame: Pa) -> bool {
+        let Some(slot) = self.stock.get_mut(self.stocked) else {
+            return false;
+        };
+        *slot = frame;
+        self.stocked = self.stocked.saturating_add(1);
+        true
+    }
+}
+
+/// What a refusal by the tables means to the manager.
+pub(crate) const fn stage2_error(error: Stage2Error) -> Error {
+    match error {
+        Stage2Error::Misaligned | Stage2Error::OutOfRange => Error::InvalidParameter,
+        Stage2Error::AlreadyMapped => Error::AlreadyMapped,
+        Stage2Error::NotMapped => Error::NotMapped,
+        Stage2Error::NoTable => Error::NoMemory,
+        Stage2Error::NotUniform | Stage2Error::NotFlushed => Error::BadState,
+    }
+}

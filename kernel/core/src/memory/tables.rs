@@ -1,0 +1,134 @@
+//! Frames for stage-2 tables and TLB maintenance, as `penumbra-paging` wants them.
+
+use penumbra_paging::{Flushed, TableMemory, TlbScope, TlbSink, TlbWork};
+use penumbra_vmsa::{PAGE_SIZE, Pa};
+
+use super::MAX_STOCK;
+use crate::machine::Machine;
+
+/// Tables that a VM keeps ready: one for each frame in stock, and those above them.
+pub(super) const MAX_SPARE: usize = MAX_STOCK + 2;
+
+/// Zeroed frames for tables, of one VM. A guest's fault takes from here only, so no guest's exit
+/// waits for the board's pool.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    frames: [Pa; MAX_SPARE],
+    count: usize,
+}
+
+impl Spare {
+    pub(super) const NONE: Self = Self {
+        frames: [Pa::truncated(0); MAX_SPARE],
+        count: 0,
+    };
+
+    pub(super) const fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Pa> {
+        self.count = self.count.checked_sub(1)?;
+        self.frames.get(self.count).copied()
+    }
+
+    pub(super) fn push(&mut self, frame: Pa) -> bool {
+        let Some(slot) = self.frames.get_mut(self.count) else {
+            return false;
+        };
+        *slot = frame;
+        self.count = self.count.saturating_add(1);
+        true
+    }
+}
+
+/// A zeroed frame out of the board's pool.
+pub(super) fn allocate_table(machine: &impl Machine) -> Option<Pa> {
+    let table = machine.allocate(PAGE_SIZE)?;
+    machine.zero(table, PAGE_SIZE);
+    Some(table)
+}
+
+/// Where tables come from and go to.
+pub(crate) struct TableFrames<'a, M> {
+    machine: &'a M,
+    /// The VM's own frames, if the pool may not be asked.
+    spare: Option<&'a mut Spare>,
+}
+
+impl<'a, M: Machine> TableFrames<'a, M> {
+    /// Out of the board's pool, for the manager's calls.
+    pub(crate) const fn of_pool(machine: &'a M) -> Self {
+        Self {
+            machine,
+            spare: None,
+        }
+    }
+
+    /// Out of the VM's own frames, for a guest's exits.
+    pub(super) const fn of_vm(machine: &'a M, spare: &'a mut Spare) -> Self {
+        Self {
+            machine,
+            spare: Some(spare),
+        }
+    }
+}
+
+impl<M: Machine> TableMemory for TableFrames<'_, M> {
+    fn alloc_table(&mut self) -> Option<Pa> {
+        match &mut self.spare {
+            Some(spare) => spare.pop(),
+            None => allocate_table(self.machine),
+        }
+    }
+
+    fn free_table(&mut self, table: Pa) {
+        if let Some(spare) = &mut self.spare {
+            self.machine.zero(table, PAGE_SIZE);
+            if spare.push(table) {
+                return;
+            }
+        }
+        self.machine.free(table, PAGE_SIZE);
+    }
+
+    #[inline]
+    fn load(&self, entry: Pa) -> u64 {
+        self.machine.load_descriptor(entry)
+    }
+
+    #[inline]
+    fn store(&mut self, entry: Pa, raw: u64) {
+        self.machine.store_descriptor(entry, raw);
+    }
+
+    #[inline]
+    fn publish(&mut self) {
+        self.machine.publish_descriptors();
+    }
+}
+
+/// TLB maintenance under the VTTBR of one VM.
+pub(crate) struct VmTlb<'a, M> {
+    machine: &'a M,
+    vttbr: u64,
+}
+
+impl<'a, M: Machine> VmTlb<'a, M> {
+    pub(crate) const fn new(machine: &'a M, vttbr: u64) -> Self {
+        Self { machine, vttbr }
+    }
+}
+
+impl<M: Machine> TlbSink for VmTlb<'_, M> {
+    fn flush(&mut self, work: TlbWork) -> Flushed {
+        match work.scope() {
+            TlbScope::None => {}
+            TlbScope::Leaves { start, end, step } => {
+                self.machine.invalidate_leaves(self.vttbr, start, end, step);
+            }
+            TlbScope::Vm => self.machine.invalidate_vm(self.vttbr),
+        }
+        work.completed()
+    }
+}

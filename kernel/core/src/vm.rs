@@ -1,0 +1,319 @@
+//! A VM: its life, its devices and its memory, shared by the cores that run its vCPUs.
+
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use penumbra_abi::{CrashCause, StopReason, VmState};
+use penumbra_vmsa::Ipa;
+use spin::Mutex;
+
+use crate::memory::Memory;
+use crate::pl011::Pl011;
+use crate::vgic::Vgic;
+
+/// A VM. All zero while its number is free.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    life: AtomicU64,
+    /// vCPUs it has.
+    vcpus: AtomicU8,
+    /// vCPUs that are on or about to be.
+    pub(crate) on: AtomicU8,
+    /// What the manager knows it by.
+    tag: AtomicU64,
+    /// VTTBR_EL2.
+    vttbr: AtomicU64,
+    pub(crate) devices: Devices,
+    pub(crate) gic: Vgic,
+    pub(crate) uart: Mutex<Uart>,
+    pub(crate) memory: Mutex<Memory>,
+    pub(crate) report: Mutex<Report>,
+}
+
+/// Where the emulated devices of a VM lie. They are placed before it runs.
+#[derive(Debug)]
+pub(crate) struct Devices {
+    /// Page number plus one; 0: not placed.
+    distributor: AtomicU64,
+    redistributors: AtomicU64,
+    uart: AtomicU64,
+    uart_intid: AtomicU32,
+}
+
+/// The UART and what its interrupt line was last set to.
+#[derive(Debug)]
+pub(crate) struct Uart {
+    pub(crate) device: Pl011,
+    pub(crate) line: bool,
+}
+
+/// The emulated devices that may lie at an IPA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Device {
+    Distributor,
+    Redistributors,
+    Uart,
+}
+
+/// Syndrome of the exit that stopped a VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) esr: u64,
+    pub(crate) far: u64,
+    pub(crate) ipa: Option<Ipa>,
+}
+
+/// State of a VM, and why it stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Life {
+    /// State.
+    pub(crate) state: VmState,
+    /// Why it stopped.
+    pub(crate) reason: StopReason,
+    /// What the culprit did.
+    pub(crate) cause: CrashCause,
+    /// Index of the vCPU that stopped it.
+    pub(crate) vcpu: u8,
+}
+
+impl Life {
+    const fn new(state: VmState) -> Self {
+        Self {
+            state,
+            reason: StopReason::None,
+            cause: CrashCause::None,
+            vcpu: 0,
+        }
+    }
+
+    fn to_bits(self) -> u64 {
+        self.state as u64
+            | (self.reason as u64) << 8
+            | (self.cause as u64) << 16
+            | u64::from(self.vcpu) << 24
+    }
+
+    const fn from_bits(bits: u64) -> Self {
+        let [state, reason, cause, vcpu, ..] = bits.to_le_bytes();
+        Self {
+            state: match VmState::from_bits(state as u64) {
+                Some(state) => state,
+                None => VmState::Free,
+            },
+            reason: match StopReason::from_bits(reason as u64) {
+                Some(reason) => reason,
+                None => StopReason::None,
+            },
+            cause: match CrashCause::from_bits(cause as u64) {
+                Some(cause) => cause,
+                None => CrashCause::None,
+            },
+            vcpu,
+        }
+    }
+}
+
+impl Vm {
+    /// A free number: all zero.
+    #[must_use]
+    pub(crate) const fn new() -> Self {
+        Self {
+            life: AtomicU64::new(0),
+            vcpus: AtomicU8::new(0),
+            on: AtomicU8::new(0),
+            tag: AtomicU64::new(0),
+            vttbr: AtomicU64::new(0),
+            devices: Devices {
+                distributor: AtomicU64::new(0),
+                redistributors: AtomicU64::new(0),
+                uart: AtomicU64::new(0),
+                uart_intid: AtomicU32::new(0),
+            },
+            gic: Vgic::new(),
+            uart: Mutex::new(Uart {
+                device: Pl011::new(),
+                line: false,
+            }),
+            memory: Mutex::new(Memory::new()),
+            report: Mutex::new(Report {
+                esr: 0,
+                far: 0,
+                ipa: None,
+            }),
+        }
+    }
+
+    /// State and reason.
+    #[must_use]
+    pub(crate) fn life(&self) -> Life {
+        Life::from_bits(self.life.load(Ordering::Acquire))
+    }
+
+    /// Whether its vCPUs may run.
+    #[inline]
+    pub(crate) fn may_run(&self) -> bool {
+        self.life.load(Ordering::Acquire) & 0xff == VmState::Running as u64
+    }
+
+    /// Whether it exists.
+    pub(crate) fn exists(&self) -> bool {
+        self.life().state != VmState::Free
+    }
+
+    /// Moves from one state to another; only one of several that try succeeds.
+    pub(crate) fn change(&self, from: VmState, to: VmState) -> bool {
+        let current = self.life.load(Ordering::Acquire);
+        let life = Life::from_bits(current);
+        if life.state != from {
+            return false;
+        }
+        let next = Life { state: to, ..life }.to_bits();
+        self.life
+            .compare_exchange(current, next, Ordering::SeqCst, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// Stops the VM, unless it has stopped already or never ran. Only the first reason counts.
+    pub(crate) fn stop(&self, reason: StopReason, cause: CrashCause, vcpu: u8) -> bool {
+        let stopped = Life {
+            state: VmState::Stopped,
+            reason,
+            cause,
+            vcpu,
+        }
+        .to_bits();
+        let changed = self
+            .life
+            .fetch_update(Ordering::SeqCst, Ordering::Acquire, |bits| {
+                let running = matches!(
+                    Life::from_bits(bits).state,
+                    VmState::Running | VmState::Paused
+                );
+                running.then_some(stopped)
+            });
+        changed.is_ok()
+    }
+
+    /// Sets the state whatever it was, for the only core that may touch the VM then.
+    pub(crate) fn set_state(&self, state: VmState) {
+        self.life
+            .store(Life::new(state).to_bits(), Ordering::SeqCst);
+    }
+
+    /// What the manager knows it by.
+    pub(crate) fn tag(&self) -> u64 {
+        self.tag.load(Ordering::Relaxed)
+    }
+
+    /// Sets the number of vCPUs that are on.
+    pub(crate) fn set_on(&self, count: u8) {
+        self.on.store(count, Ordering::SeqCst);
+    }
+
+    /// VTTBR_EL2.
+    pub(crate) fn vttbr(&self) -> u64 {
+        self.vttbr.load(Ordering::Relaxed)
+    }
+
+    /// Number of vCPUs.
+    #[inline]
+    pub(crate) fn vcpu_count(&self) -> usize {
+        usize::from(self.vcpus.load(Ordering::Relaxed))
+    }
+
+    /// Fills in what a new VM is, before it may be seen.
+    pub(crate) fn set_up(&self, vcpus: usize, tag: u64, vttbr: u64) {
+        self.vcpus
+            .store(u8::try_from(vcpus).unwrap_or(0), Ordering::Relaxed);
+        self.tag.store(tag, Ordering::Relaxed);
+        self.vttbr.store(vttbr, Ordering::Relaxed);
+    }
+
+    /// Forgets devices and counters. Memory and VM number are another matter.
+    pub(crate) fn clear(&self) {
+        self.vcpus.store(0, Ordering::Relaxed);
+        self.on.store(0, Ordering::Relaxed);
+        self.tag.store(0, Ordering::Relaxed);
+        self.vttbr.store(0, Ordering::Relaxed);
+        for place in [
+            &self.devices.distributor,
+            &self.devices.redistributors,
+            &self.devices.uart,
+        ] {
+            place.store(0, Ordering::Relaxed);
+        }
+        let mut uart = self.uart.lock();
+        uart.device.reset();
+        uart.line = false;
+        drop(uart);
+        *self.report.lock() = Report::default();
+    }
+}
+
+impl Default for Vm {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Bytes of the distributor's frame. A GICv2 distributor has 4 KiB; the rest reads as zero.
+pub(crate) const DISTRIBUTOR_BYTES: u64 = 64 * 1024;
+/// Bytes of one vCPU's redistributor: RD_base and SGI_base.
+pub(crate) const REDISTRIBUTOR_BYTES: u64 = 128 * 1024;
+/// Bytes of the UART.
+pub(crate) const UART_BYTES: u64 = 4 * 1024;
+
+impl Devices {
+    const fn slot(&self, device: Device) -> &AtomicU64 {
+        match device {
+            Device::Distributor => &self.distributor,
+            Device::Redistributors => &self.redistributors,
+            Device::Uart => &self.uart,
+        }
+    }
+
+    /// Places a device at `ipa`.
+    pub(crate) fn place(&self, device: Device, ipa: Ipa) {
+        self.slot(device)
+            .store(ipa.raw() | PLACED, Ordering::Relaxed);
+    }
+
+    /// Sets the SPI of the UART.
+    pub(crate) fn set_uart_intid(&self, intid: u32) {
+        self.uart_intid.store(intid, Ordering::Relaxed);
+    }
+
+    /// The SPI of the UART.
+    pub(crate) fn uart_intid(&self) -> u32 {
+        self.uart_intid.load(Ordering::Relaxed)
+    }
+
+    /// Where a device lies.
+    pub(crate) fn base(&self, device: Device) -> Option<Ipa> {
+        let value = self.slot(device).load(Ordering::Relaxed);
+        (value & PLACED != 0).then(|| Ipa::truncated(value & !PLACED))
+    }
+
+    /// The device at `ipa` and the offset in it.
+    #[inline]
+    pub(crate) fn find(&self, ipa: Ipa, vcpus: usize) -> Option<(Device, u64)> {
+        let offset = |slot: &AtomicU64| {
+            ipa.raw()
+                .wrapping_add(PLACED)
+                .wrapping_sub(slot.load(Ordering::Relaxed))
+        };
+        let at = offset(&self.uart);
+        if at < UART_BYTES {
+            return Some((Device::Uart, at));
+        }
+        let at = offset(&self.distributor);
+        if at < DISTRIBUTOR_BYTES {
+            return Some((Device::Distributor, at));
+        }
+        let at = offset(&self.redistributors);
+        let vcpus = u64::try_from(vcpus).unwrap_or(0);
+        (at < REDISTRIBUTOR_BYTES.wrapping_mul(vcpus)).then_some((Device::Redistributors, at))
+    }
+}
+
+/// Marks a device as placed, in a bit that no IPA has. Without it an offset comes out beyond any device.
+const PLACED: u64 = 1 << 63;
