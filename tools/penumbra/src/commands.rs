@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use penumbra::build::{self, Built};
 use penumbra::initramfs::{self, Contents};
+use penumbra::panics;
 use penumbra::problem::{Problem, Problems};
 use penumbra::qemu::{self, Machine, Outcome};
 use penumbra::report;
@@ -269,18 +270,21 @@ fn panic_check(args: &PanicArgs) -> Result<ExitCode, Problems> {
     let elf = project.elf(&build::binary(&args.platform.platform));
     let list = project.root().join(&args.allow);
     let allowed = String::from_utf8_lossy(&read(&list)?).into_owned();
-    let panics = report::panics(&project, &elf, &allowed)?;
-    for symbol in &panics.unused {
+    let found = panics::find(&project, &elf, &allowed)?;
+    for start in &found.unused {
         println!(
-            "note: {} allows {symbol}, which is not there",
+            "note: {} allows {start}, which does not panic",
             args.allow.display()
         );
     }
-    for symbol in &panics.surplus {
-        println!("error: EL2 can panic in {symbol}");
+    for caller in &found.surplus {
+        println!(
+            "error: EL2 can panic: {} calls {} ({})",
+            caller.name, caller.panic, caller.calls
+        );
     }
-    let (surplus, allowed) = (panics.surplus.len(), panics.allowed.len());
-    println!("panic-check: {surplus} panic functions too many, {allowed} allowed");
+    let (surplus, allowed) = (found.surplus.len(), found.allowed.len());
+    println!("panic-check: {surplus} callers too many, {allowed} allowed");
     Ok(if surplus == 0 {
         ExitCode::SUCCESS
     } else {
