@@ -1,0 +1,72 @@
+//! What the paging code needs of memory: frames for tables, and access to their descriptors.
+
+use penumbra_vmsa::Pa;
+
+/// Frames for translation tables, and the descriptors in them.
+///
+/// `hal` implements this over EL2's direct map and the VM's stock of frames; tests over a map.
+pub trait TableMemory {
+    /// A 4 KiB frame for a table: zeroed, and clean to the point that walkers read from.
+    fn alloc_table(&mut self) -> Option<Pa>;
+
+    /// Takes back a frame that no walker can reach any more. Its contents are arbitrary.
+    fn free_table(&mut self, table: Pa);
+
+    /// Reads the descriptor at `entry`, 8-byte aligned, inside a table of this memory. One
+    /// single-copy atomic load.
+    fn load(&self, entry: Pa) -> u64;
+
+    /// Writes the descriptor at `entry`. One single-copy atomic store with release order, so that
+    /// a walker which sees a table descriptor also sees the table.
+    fn store(&mut self, entry: Pa, raw: u64);
+
+    /// Makes all stores visible to walkers: DSB ISHST. Not called before a TLB flush, which has its own.
+    fn publish(&mut self);
+}
+
+/// Address of entry `index` (below 512) of `table`.
+pub(crate) const fn entry(table: Pa, index: u64) -> Pa {
+    Pa::truncated(table.raw() | (index & 0x1ff) << 3)
+}
+
+/// A list of frames that are no live tables, linked through their first word. The links are even
+/// numbers: to a walker that still reads such a frame they are invalid descriptors.
+#[derive(Debug, Default)]
+pub(crate) struct TableList {
+    head: Option<Pa>,
+    length: u32,
+}
+
+impl TableList {
+    pub(crate) const fn new() -> Self {
+        Self {
+            head: None,
+            length: 0,
+        }
+    }
+
+    pub(crate) const fn length(&self) -> u32 {
+        self.length
+    }
+
+    pub(crate) fn push<M: TableMemory + ?Sized>(&mut self, memory: &mut M, table: Pa) {
+        // No frame that holds a table lies at address 0, so 0 ends the list.
+        memory.store(table, self.head.map_or(0, Pa::raw));
+        self.head = Some(table);
+        self.length = self.length.saturating_add(1);
+    }
+
+    /// Takes a frame off the list. Its first word is 0 again.
+    pub(crate) fn pop<M: TableMemory + ?Sized>(&mut self, memory: &mut M) -> Option<Pa> {
+        let table = self.head?;
+        let next = memory.load(table);
+        self.head = if next == 0 {
+            None
+        } else {
+            Some(Pa::truncated(next))
+        };
+        self.length = self.length.saturating_sub(1);
+        memory.store(table, 0);
+        Some(table)
+    }
+}

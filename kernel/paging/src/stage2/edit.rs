@@ -1,0 +1,370 @@
+//! Changing and removing stage-2 leaves: protect, unmap, split, merge.
+
+use penumbra_vmsa::{
+    CONTIGUOUS_BYTES, CONTIGUOUS_ENTRIES, Ipa, Level, PAGE_SIZE, Pa, Stage2Access, Stage2Attrs,
+    Stage2Execute, TABLE_ENTRIES, bits,
+};
+
+use super::map::{fill, span_end, table_at};
+use super::{
+    HOLDS_RESERVED, Range, Slot, Stage2, Stage2Error, adjust_children, children, next_table,
+    table_desc,
+};
+use crate::memory::{TableMemory, entry};
+use crate::tlb::{TlbScope, TlbSink, TlbWork, leaves};
+
+/// Tables that splitting at both ends of a range takes at most.
+const SPLIT_TABLES: u32 = 4;
+
+/// A change of permissions: what is `None` stays. Needs no break-before-make.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stage2Change {
+    /// Data accesses.
+    pub access: Option<Stage2Access>,
+    /// Instruction fetches.
+    pub execute: Option<Stage2Execute>,
+    /// Access flag.
+    pub accessed: Option<bool>,
+}
+
+impl Stage2Change {
+    /// Only the data accesses change.
+    #[must_use]
+    pub const fn access(access: Stage2Access) -> Self {
+        Self {
+            access: Some(access),
+            execute: None,
+            accessed: None,
+        }
+    }
+
+    /// Only the access flag changes.
+    #[must_use]
+    pub const fn accessed(accessed: bool) -> Self {
+        Self {
+            access: None,
+            execute: None,
+            accessed: Some(accessed),
+        }
+    }
+
+    /// A valid or reserved leaf with the change made.
+    fn apply(self, raw: u64) -> u64 {
+        let old = Stage2Attrs::decode(raw);
+        let new = Stage2Attrs {
+            access: self.access.unwrap_or(old.access),
+            execute: self.execute.unwrap_or(old.execute),
+            accessed: self.accessed.unwrap_or(old.accessed),
+            ..old
+        };
+        raw ^ old.encode() ^ new.encode()
+    }
+}
+
+/// What an edit does to each leaf that it meets.
+#[derive(Clone, Copy, Debug)]
+enum Edit {
+    Change(Stage2Change),
+    Remove,
+}
+
+impl Edit {
+    fn apply(self, raw: u64) -> u64 {
+        match self {
+            Self::Change(change) => change.apply(raw),
+            Self::Remove => 0,
+        }
+    }
+}
+
+impl Stage2 {
+    /// Changes the permissions of everything mapped or reserved in a range; holes are passed over.
+    /// Blocks that stick out are split. Until the work is done, old permissions may still serve.
+    ///
+    /// # Errors
+    /// `Misaligned`, `OutOfRange`, `NoTable`.
+    pub fn protect<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        tlb: &mut T,
+        ipa: Ipa,
+        bytes: u64,
+        change: Stage2Change,
+    ) -> Result<TlbWork, Stage2Error> {
+        self.edit(memory, tlb, ipa, bytes, Edit::Change(change))
+    }
+
+    /// Removes everything mapped or reserved in a range; holes are passed over. Blocks that stick
+    /// out are split. The frames that were mapped must not change hands before the work is done.
+    ///
+    /// # Errors
+    /// `Misaligned`, `OutOfRange`, `NoTable`.
+    pub fn unmap<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        tlb: &mut T,
+        ipa: Ipa,
+        bytes: u64,
+    ) -> Result<TlbWork, Stage2Error> {
+        self.edit(memory, tlb, ipa, bytes, Edit::Remove)
+    }
+
+    /// Splits until `ipa` lies in a page of its own, outside a contiguous run. What surrounds it
+    /// stays as large as it can: 2 MiB blocks, 64 KiB runs, pages.
+    ///
+    /// # Errors
+    /// `NotMapped`, `OutOfRange`, `NoTable`.
+    pub fn split<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        tlb: &mut T,
+        ipa: Ipa,
+    ) -> Result<(), Stage2Error> {
+        let range = Range::new(ipa.align_down(PAGE_SIZE), PAGE_SIZE)?;
+        self.reserve(memory, SPLIT_TABLES)?;
+        loop {
+            let slot = self.slot(memory, range.start);
+            match (slot.kind(), slot.level) {
+                (bits::Kind::Leaf, Level::L3) => {
+                    if slot.raw & bits::CONTIGUOUS != 0 {
+                        self.rewrite_run(
+                            memory,
+                            tlb,
+                            &slot,
+                            range,
+                            Edit::Change(Stage2Change::default()),
+                        );
+                    }
+                    return Ok(());
+                }
+                (bits::Kind::Leaf, _) => self.split_block(memory, tlb, &slot, range)?,
+                _ => return Err(Stage2Error::NotMapped),
+            }
+        }
+    }
+
+    /// Makes one leaf at `into` (2 or 1) of the 512 leaves below it, if they follow each other with
+    /// equal attributes. Flushes the VM, and frees the table that is no longer needed.
+    ///
+    /// # Errors
+    /// `OutOfRange`, `NotMapped` (no table there), `NotUniform`.
+    pub fn merge<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        tlb: &mut T,
+        ipa: Ipa,
+        into: Level,
+    ) -> Result<(), Stage2Error> {
+        let range = Range::new(ipa.align_down(PAGE_SIZE), PAGE_SIZE)?;
+        let slot = self.slot(memory, range.start);
+        let (Some(below), Some(at)) = (into.below(), slot.above[0]) else {
+            return Err(Stage2Error::NotMapped);
+        };
+        if slot.level != below {
+            return Err(Stage2Error::NotMapped);
+        }
+        let table = table_at(memory, at);
+        let block = uniform(memory, table, below).ok_or(Stage2Error::NotUniform)?;
+        memory.store(at, 0);
+        let work = self.work(TlbScope::Vm);
+        let _flushed = tlb.flush(work);
+        memory.store(at, block);
+        memory.publish();
+        // One table became one leaf: the count of the level above stays.
+        self.count(below, 0, TABLE_ENTRIES);
+        self.count(into, 1, 0);
+        self.tables = self.tables.saturating_sub(1);
+        memory.free_table(table);
+        Ok(())
+    }
+
+    fn edit<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        tlb: &mut T,
+        ipa: Ipa,
+        bytes: u64,
+        edit: Edit,
+    ) -> Result<TlbWork, Stage2Error> {
+        let range = Range::new(ipa, bytes)?;
+        self.reserve(memory, SPLIT_TABLES)?;
+        let retired = self.quarantine.length();
+        let mut smallest = None;
+        let mut at = range.start;
+        while at < range.end {
+            let slot = self.slot(memory, at);
+            let size = slot.level.entry_bytes();
+            match slot.kind() {
+                bits::Kind::Leaf if slot.raw & bits::CONTIGUOUS != 0 => {
+                    self.rewrite_run(memory, tlb, &slot, range, edit);
+                    at &= !(CONTIGUOUS_BYTES - 1);
+                    at = at.saturating_add(CONTIGUOUS_BYTES);
+                }
+                bits::Kind::Leaf if !range.covers(slot.base(), size) => {
+                    self.split_block(memory, tlb, &slot, range)?;
+                    continue;
+                }
+                bits::Kind::Leaf => {
+                    smallest = Some(smallest.map_or(size, |s: u64| s.min(size)));
+                    self.edit_leaf(memory, &slot, edit);
+                    at = span_end(at, slot.level);
+                }
+                _ => {
+                    if slot.raw != 0 {
+                        memory.store(slot.entry, edit.apply(slot.raw) & !bits::VALID);
+                    }
+                    if matches!(edit, Edit::Remove) {
+                        self.prune(memory, &slot);
+                    }
+                    at = span_end(at, slot.level);
+                }
+            }
+        }
+        memory.publish();
+        let scope = match smallest {
+            _ if self.quarantine.length() != retired => TlbScope::Vm,
+            Some(step) => leaves(Ipa::truncated(range.start), Ipa::truncated(range.end), step),
+            None => TlbScope::None,
+        };
+        Ok(self.work(scope))
+    }
+
+    /// Edits one leaf that is no part of a run and lies in the range entirely.
+    fn edit_leaf<M: TableMemory + ?Sized>(&mut self, memory: &mut M, slot: &Slot, edit: Edit) {
+        let new = edit.apply(slot.raw);
+        memory.store(slot.entry, new);
+        if new == 0 {
+            adjust_children(memory, slot.above[0], -1);
+            self.count(slot.level, 0, 1);
+            self.prune(memory, slot);
+        }
+    }
+
+    /// Takes tables out of the tree that hold nothing any more, from the one of `slot` upward.
+    fn prune<M: TableMemory + ?Sized>(&mut self, memory: &mut M, slot: &Slot) {
+        for (index, at) in slot.above.into_iter().flatten().enumerate() {
+            let raw = memory.load(at);
+            if children(raw) != 0 || raw & bits::VALID == 0 {
+                return;
+            }
+            let table = next_table(raw);
+            if raw & HOLDS_RESERVED != 0 && !vacant(memory, table) {
+                return;
+            }
+            memory.store(at, 0);
+            if index == 0 {
+                adjust_children(memory, slot.above[1], -1);
+            }
+            self.retire(memory, table);
+        }
+    }
+
+    /// Rewrites the contiguous run around `slot`: break, flush, make. Pages in `range` are edited;
+    /// the hint survives only if all of them are, and stay.
+    fn rewrite_run<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        tlb: &mut T,
+        slot: &Slot,
+        range: Range,
+        edit: Edit,
+    ) {
+        let first = slot.entry.align_down(CONTIGUOUS_ENTRIES << 3);
+        let start = slot.ipa & !(CONTIGUOUS_BYTES - 1);
+        let mut raws = [0_u64; 16];
+        for (i, raw) in (0_u64..).zip(raws.iter_mut()) {
+            let at = Pa::truncated(first.raw() | i << 3);
+            *raw = memory.load(at);
+            memory.store(at, 0);
+        }
+        let end = start.saturating_add(CONTIGUOUS_BYTES);
+        let work = self.work(leaves(
+            Ipa::truncated(start),
+            Ipa::truncated(end),
+            PAGE_SIZE,
+        ));
+        let _flushed = tlb.flush(work);
+        let whole = range.covers(start, CONTIGUOUS_BYTES);
+        let mut removed: i64 = 0;
+        for (i, raw) in (0_u64..).zip(raws) {
+            let at = Pa::truncated(first.raw() | i << 3);
+            let inside = range.covers(start.saturating_add(i << Level::L3.shift()), PAGE_SIZE);
+            let kept = if whole { raw } else { raw & !bits::CONTIGUOUS };
+            let new = if inside { edit.apply(kept) } else { kept };
+            if new == 0 {
+                removed = removed.saturating_add(1);
+            } else {
+                memory.store(at, new);
+            }
+        }
+        memory.publish();
+        if removed != 0 {
+            adjust_children(memory, slot.above[0], removed.saturating_neg());
+            self.count(Level::L3, 0, removed.unsigned_abs());
+            self.prune(memory, slot);
+        }
+    }
+
+    /// Replaces the block at `slot` by a table of 512 leaves: break, flush, make. Runs of pages that
+    /// do not touch `range` get the contiguous hint. The table comes from the stock.
+    fn split_block<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        tlb: &mut T,
+        slot: &Slot,
+        range: Range,
+    ) -> Result<(), Stage2Error> {
+        let Some(below) = slot.level.below() else {
+            return Err(Stage2Error::NotMapped);
+        };
+        let table = self.take_table(memory)?;
+        // A page has bit 1 set where a block has it clear.
+        let kind = if below == Level::L3 {
+            bits::TABLE
+        } else {
+            bits::VALID
+        };
+        let first = slot.raw & !bits::TABLE | kind;
+        let base = slot.base();
+        fill(memory, table, below, first, |index| {
+            let run = base.saturating_add((index & !(CONTIGUOUS_ENTRIES - 1)) << below.shift());
+            let end = run.saturating_add(CONTIGUOUS_BYTES);
+            below == Level::L3 && (end <= range.start || run >= range.end)
+        });
+        memory.store(slot.entry, 0);
+        let size = slot.level.entry_bytes();
+        let work = self.work(leaves(
+            Ipa::truncated(base),
+            Ipa::truncated(base.saturating_add(size)),
+            size,
+        ));
+        let _flushed = tlb.flush(work);
+        memory.store(slot.entry, table_desc(table, TABLE_ENTRIES));
+        memory.publish();
+        self.count(slot.level, 0, 1);
+        self.count(below, TABLE_ENTRIES, 0);
+        Ok(())
+    }
+}
+
+/// Whether a table holds neither valid nor reserved descriptors.
+fn vacant<M: TableMemory + ?Sized>(memory: &M, table: Pa) -> bool {
+    (0..TABLE_ENTRIES).all(|index| memory.load(entry(table, index)) == 0)
+}
+
+/// The block that could stand for the 512 leaves of a table of `level`, if they are like one.
+fn uniform<M: TableMemory + ?Sized>(memory: &M, table: Pa, level: Level) -> Option<u64> {
+    let above = level.above()?;
+    let first = memory.load(table) & !bits::CONTIGUOUS;
+    let aligned = first & bits::leaf_address(level) & (above.entry_bytes() - 1) == 0;
+    if bits::kind(level, first) != bits::Kind::Leaf || !aligned {
+        return None;
+    }
+    for index in 1..TABLE_ENTRIES {
+        let raw = memory.load(entry(table, index)) & !bits::CONTIGUOUS;
+        if raw != first.wrapping_add(index << level.shift()) {
+            return None;
+        }
+    }
+    Some(first & !bits::TABLE | bits::VALID)
+}
