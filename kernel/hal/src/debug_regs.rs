@@ -9,6 +9,8 @@ use crate::sysreg::{isb, sysreg};
 sysreg! {
     /// ID_AA64DFR0_EL1.
     id_aa64dfr0_el1 = "id_aa64dfr0_el1";
+    /// PMCR_EL0.
+    pmcr_el0 = "pmcr_el0";
 }
 
 macro_rules! numbered {
@@ -83,4 +85,12 @@ pub(crate) fn load(frame: &DebugFrame) {
         write_wcr(n, control);
     }
     isb();
+}
+
+/// PMCR_EL0.N: event counters of this core; 0 without a PMU that the architecture describes.
+pub(crate) fn event_counters() -> u64 {
+    match (id_aa64dfr0_el1::read() >> 8) & 0xf {
+        0 | 0xf => 0,
+        _ => (pmcr_el0::read() >> 11) & 0x1f,
+    }
 }

@@ -3,16 +3,16 @@
 use penumbra_core::Vcpu;
 use penumbra_core::machine::{
     Board, BoardMemory, Controls, Core, DebugFrame, ExitKind, FpFrame, GuestRegister,
-    GuestRegisters, Machine, PhysicalInterrupts, Residency, Syndrome, SysregFrame,
+    GuestRegisters, Machine, PhysicalInterrupts, Residency, Syndrome, SysregFrame, Translations,
     VirtualInterface, VirtualInterfaceFrame,
 };
-use penumbra_vmsa::{CpuIndex, Pa};
+use penumbra_vmsa::{CpuIndex, Ipa, Pa};
 
 use crate::gic::{Gic, GicCore};
 use crate::id_table::IdTable;
 use crate::{
-    cache, debug_regs, fp, frame_pool, pl011, power, residency, secondary, switch, sysreg, timer,
-    tlb,
+    cache, debug_regs, descriptor, fp, frame_pool, pl011, power, residency, secondary, switch,
+    sysreg, timer, tlb,
 };
 
 /// The core that executes. There is one value per core; the run loop owns it.
@@ -182,6 +182,10 @@ impl Core for Hardware {
         self.ids.get(0, 0)
     }
 
+    fn event_counters(&self) -> u64 {
+        debug_regs::event_counters()
+    }
+
     #[inline]
     fn counter(&self) -> u64 {
         timer::counter()
@@ -199,6 +203,32 @@ impl Core for Hardware {
     #[inline]
     fn relax(&self) {
         core::hint::spin_loop();
+    }
+}
+
+impl Translations for Hardware {
+    #[inline]
+    fn load_descriptor(&self, entry: Pa) -> u64 {
+        // SAFETY: the core logic names entries of table frames that it owns.
+        unsafe { descriptor::load(entry) }
+    }
+
+    #[inline]
+    fn store_descriptor(&self, entry: Pa, raw: u64) {
+        // SAFETY: the core logic names entries of table frames that it owns.
+        unsafe { descriptor::store(entry, raw) };
+    }
+
+    fn publish_descriptors(&self) {
+        sysreg::dsb_ishst();
+    }
+
+    fn invalidate_leaves(&self, vttbr: u64, start: Ipa, end: Ipa, step: u64) {
+        tlb::invalidate_leaves(vttbr, start, end, step);
+    }
+
+    fn invalidate_vm(&self, vttbr: u64) {
+        tlb::invalidate_vm(vttbr);
     }
 }
 

@@ -24,8 +24,9 @@ pub mod secondary;
 pub mod tlb;
 
 mod debug_regs;
+mod descriptor;
 mod fp;
-mod guest_mem;
+
 mod hardware;
 mod id_table;
 mod percpu;

@@ -143,6 +143,7 @@ penumbra_secondary:
     msr     tcr_el2, x2
     msr     mair_el2, x3
     adrp    x5, penumbra_vectors
+    add     x5, x5, :lo12:penumbra_vectors
     msr     vbar_el2, x5
     ic      iallu
     tlbi    alle2

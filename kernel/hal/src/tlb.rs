@@ -55,14 +55,19 @@ fn all_stage1_is() {
     }
 }
 
-/// Forgets what any core cached of stage 2 for `count` pages from `ipa`, and of every combination with
-/// stage 1 under that VMID: a combined entry survives the operation by IPA (rule 9).
-pub fn invalidate_pages(vttbr: u64, ipa: Ipa, count: u64) {
+/// Forgets what any core cached of stage-2 leaves of `step` bytes from `start` to `end`, and of every
+/// combination with stage 1 under that VMID: a combined entry survives the operation by IPA (rule 9).
+pub fn invalidate_leaves(vttbr: u64, start: Ipa, end: Ipa, step: u64) {
+    if step == 0 {
+        return;
+    }
     with_vttbr(vttbr, || {
-        for page in 0..count {
+        let mut at = start.raw();
+        while at < end.raw() {
             // Bits 43:0 are the page number; TTL and NS stay 0.
-            let operand = (ipa.raw() >> 12).wrapping_add(page) & 0xfff_ffff_ffff;
+            let operand = (at >> 12) & 0xfff_ffff_ffff;
             tlbi!("ipas2e1is", operand);
+            at = at.saturating_add(step);
         }
         dsb_ish();
         all_stage1_is();
