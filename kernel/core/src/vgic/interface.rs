@@ -32,6 +32,9 @@ pub struct CpuInterface {
     pub(super) active_sources: [u8; 16],
     /// Level-triggered PPIs that are held and pending because of their latch.
     pub(super) latched: u32,
+    /// Something that belongs in a list register waits in memory for one. What comes then goes the
+    /// long way: it may be less urgent than what waits.
+    pub(super) overflow: bool,
     /// The underflow maintenance interrupt is asked for.
     pub(super) underflow: bool,
     /// The one for "none is pending" is.
@@ -63,6 +66,7 @@ impl CpuInterface {
             slots: [NONE; 32],
             active_sources: [0; 16],
             latched: 0,
+            overflow: false,
             underflow: false,
             no_pending: false,
             timer_active: false,
@@ -76,6 +80,9 @@ impl CpuInterface {
     /// that it has left, or one in which no SPI was. `empty` are those that hold nothing.
     #[inline]
     fn slot_for(&mut self, irqs: &PrivateIrqs, intid: usize, empty: u32) -> Option<usize> {
+        if self.overflow {
+            return None;
+        }
         let own = usize::from(*self.slots.get(intid)?);
         if own < MAX_LIST_REGISTERS {
             return (empty & 1 << own != 0).then_some(own);

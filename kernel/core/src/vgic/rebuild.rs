@@ -152,7 +152,8 @@ impl Rebuild<'_> {
         }
     }
 
-    /// The timer's list register is linked: if it is empty, so is the physical active state.
+    /// The timer's list register is linked: if it is empty, the guest has deactivated the physical
+    /// interrupt, unless that fired again since.
     fn fold_timer<M: Hardware + ?Sized>(
         &mut self,
         entry: ListReg,
@@ -162,7 +163,8 @@ impl Rebuild<'_> {
         if entry.is_pending() {
             self.irqs.level.fetch_or(TIMER, SeqCst);
         } else if !entry.is_active() {
-            self.interface.timer_active = false;
+            let fired_again = self.irqs.level.load(SeqCst) & TIMER != 0;
+            self.interface.timer_active &= fired_again;
         } else if drop_active {
             machine.set_ppi_active(intid::VIRTUAL_TIMER, false);
             self.interface.timer_active = false;
@@ -224,9 +226,11 @@ impl Rebuild<'_> {
         let mut selection = Selection::new(count);
         self.gather(&mut selection);
         let overflow = selection.overflows();
+        self.interface.overflow = overflow;
         // An active interrupt that found no list register must get one before the guest ends it. It
-        // ends the others first, so each of these ends must be seen; linked ones cannot tell, and
-        // leave it to underflow, which needs two list registers to make sense.
+        // ends the others first, so each of these ends must be seen: none may be pending as well,
+        // or its end would only make it pending. Linked ones cannot tell, and leave it to underflow,
+        // which needs two list registers to make sense.
         let each_eoi = overflow && selection.chosen().any(|candidate| candidate.active);
         let underflow = each_eoi && count >= 2;
         let mut no_pending = false;
@@ -319,7 +323,7 @@ impl Rebuild<'_> {
                 entry = entry.from_source(u32::from(source));
             }
         }
-        let both = !candidate.active || (edge && !sourced);
+        let both = !candidate.active || (edge && !sourced && !self.interface.overflow);
         let mut eoi = high && bit != TIMER;
         if deliverable && both {
             let latch = self.irqs.pending.fetch_and(!bit, SeqCst) & bit != 0;
@@ -371,7 +375,8 @@ impl Rebuild<'_> {
             entry = entry.active();
         }
         let routed = spis.routed_to(self.vcpu, word) & bit != 0;
-        if deliverable && routed && (!candidate.active || (edge && linked.is_none())) {
+        let both = !candidate.active || (edge && linked.is_none() && !self.interface.overflow);
+        if deliverable && routed && both {
             let latch = spis.pending.put(spi, false);
             if latch || high {
                 entry = entry.pending();

@@ -35,6 +35,7 @@ impl Vgic {
             return VcpuSet::EMPTY;
         };
         machine.save_virtual_interface(&mut interface.frame);
+        interface.overflow = false;
         interface.underflow = false;
         interface.no_pending = false;
         let mut flush = VcpuSet::EMPTY;

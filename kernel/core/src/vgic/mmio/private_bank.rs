@@ -95,7 +95,7 @@ impl Vgic {
         };
         irqs.set_priorities(word, mask, value);
         let touched = 0xfu32.checked_shl((word as u32 & 7) << 2).unwrap_or(0);
-        self.private_changed(owner, irqs, touched & irqs.held.load(SeqCst))
+        self.private_changed(owner, irqs, touched)
     }
 
     /// ICFGR: two bits per interrupt, the upper one set for edge-triggered.

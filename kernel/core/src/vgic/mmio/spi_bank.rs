@@ -116,9 +116,7 @@ impl Vgic {
             let changed = spis.priority(spi) != value & PRIORITY_MASK;
             if mask != 0 && changed {
                 spis.set_priority(spi, value);
-                if spis.held.has(spi) {
-                    flush = flush.union(self.spi_changed(&spis, spi));
-                }
+                flush = flush.union(self.spi_changed(&spis, spi));
             }
         }
         flush

@@ -313,6 +313,17 @@ impl Board {
         panic!("interrupt storm at EL2");
     }
 
+    /// As [`settle`](Self::settle), for a guest that may have set things up so that they never settle.
+    pub(in crate::vgic) fn settle_at_most(&mut self, vcpu: usize) {
+        let (core, interface) = (&mut self.cores[vcpu], &mut self.interfaces[vcpu]);
+        if core.timer_fires() {
+            core.timer_active = true;
+            let set = self.gic.inject_vtimer(vcpu, interface, core);
+            self.check(vcpu);
+            self.notify(set);
+        }
+    }
+
     /// What must hold whenever the guest runs.
     fn check(&self, vcpu: usize) {
         let core = &self.cores[vcpu];

@@ -6,6 +6,7 @@ mod mmio;
 mod random;
 mod remote;
 mod sgi;
+mod threads;
 mod timer;
 
 use fake::Board;
