@@ -1,1 +1,20 @@
-//! (in work)
+//! Models that translation is held against, with TLBs that keep whatever they were ever allowed to.
+//!
+//! [`stage2`] models the walkers and TLBs of a machine under a stage 2 that is being edited. The
+//! property tests are in `tests/`.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a model for tests: its panic is a finding"
+)]
+
+pub mod stage2;
+
+/// Cases for a property test: `PROPTEST_CASES`, as `just test-full` sets it, or a quick default.
+#[must_use]
+pub fn cases(default: u32) -> u32 {
+    std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok())
+        .unwrap_or(default)
+}

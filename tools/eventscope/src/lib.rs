@@ -1,0 +1,25 @@
+//! A QEMU TCG plugin that counts executed instructions by exception level and VM, and what runs
+//! outside the guest between two markers.
+//!
+//! A guest executes `HINT #(64 + t)` before and `HINT #(96 + t)` after an event of test `t` (both
+//! are unallocated hints, NOPs to the architecture). For each such window the plugin notes how many
+//! instructions ran at EL2 (and, apart, in the management partition) on all cores together. At the
+//! end of the run it writes JSON lines: one for each test, one for each core, level and VMID, and one
+//! for each VMID when its first instruction ran.
+//!
+//! Options: `out=FILE`; `manager=on` if the first VMID that runs at EL1 is the management
+//! partition's; `range=NAME:LOW:HIGH` (hexadecimal, repeatable) counts blocks of EL2 that start in
+//! `[LOW, HIGH)` apart, too.
+//!
+//! [`ffi`] declares the part of QEMU's plugin interface (version 4) that is used; [`plugin`] holds
+//! the callbacks, [`count`] the counters and [`report`] the figures. A translation block belongs to
+//! one exception level and, its frames having one owner, to one VM, so the level is read once for
+//! each block and each instruction costs one call.
+
+#[cfg(not(test))]
+mod count;
+#[cfg(not(test))]
+mod ffi;
+#[cfg(not(test))]
+mod plugin;
+mod report;

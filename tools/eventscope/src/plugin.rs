@@ -1,0 +1,285 @@
+//! Installation and callbacks.
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::fmt::Write as _;
+use std::fs;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use crate::count::{self, Block};
+use crate::ffi;
+use crate::report::{self, Test};
+
+/// The interface version, read by QEMU before it installs the plugin.
+#[unsafe(no_mangle)]
+#[used]
+static qemu_plugin_version: c_int = ffi::VERSION;
+
+struct Options {
+    out: String,
+    manager: bool,
+    ranges: Vec<(String, u64, u64)>,
+}
+
+struct State {
+    tests: Vec<Test>,
+    firsts: Vec<String>,
+}
+
+static OPTIONS: OnceLock<Options> = OnceLock::new();
+static STATE: Mutex<State> = Mutex::new(State { tests: Vec::new(), firsts: Vec::new() });
+
+/// Handles of CPSR and VTTBR_EL2 for each core. QEMU gives each vCPU its own.
+static CPSR: [AtomicPtr<ffi::Register>; count::CORES] =
+    [const { AtomicPtr::new(std::ptr::null_mut()) }; count::CORES];
+static VTTBR: [AtomicPtr<ffi::Register>; count::CORES] =
+    [const { AtomicPtr::new(std::ptr::null_mut()) }; count::CORES];
+
+fn parse(options: &[String]) -> Result<Options, String> {
+    let mut parsed =
+        Options { out: "eventscope.json".into(), manager: false, ranges: Vec::new() };
+    for option in options {
+        let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        match key {
+            "out" => parsed.out = value.into(),
+            "manager" => parsed.manager = matches!(value, "on" | "true" | "yes" | ""),
+            "range" => {
+                let mut fields = value.split(':');
+                let name = fields.next().unwrap_or_default().to_owned();
+                let mut number = || {
+                    let text = fields.next()?.trim_start_matches("0x");
+                    u64::from_str_radix(text, 16).ok()
+                };
+                match (number(), number()) {
+                    (Some(low), Some(high)) => parsed.ranges.push((name, low, high)),
+                    _ => return Err(format!("eventscope: '{value}' is not NAME:LOW:HIGH")),
+                }
+            }
+            _ => return Err(format!("eventscope: unknown option '{key}'")),
+        }
+    }
+    Ok(parsed)
+}
+
+/// Installs the plugin.
+///
+/// # Safety
+/// `argv` holds `argc` C strings. QEMU calls this once.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn qemu_plugin_install(
+    id: u64,
+    _info: *const c_void,
+    argc: c_int,
+    argv: *const *const c_char,
+) -> c_int {
+    let count = usize::try_from(argc).unwrap_or(0);
+    let mut options = Vec::new();
+    for index in 0..count {
+        // SAFETY: the index is below `argc`.
+        let argument = unsafe { *argv.add(index) };
+        // SAFETY: the caller gives C strings.
+        let text = unsafe { CStr::from_ptr(argument) };
+        options.push(text.to_string_lossy().into_owned());
+    }
+    match parse(&options) {
+        Ok(options) => {
+            let _ = OPTIONS.set(options);
+        }
+        Err(message) => {
+            eprintln!("{message}");
+            return 1;
+        }
+    }
+    if let Ok(mut state) = STATE.lock() {
+        state.tests = vec![Test::default(); report::TESTS];
+    }
+    // SAFETY: `id` is ours and the callback has the type that QEMU wants.
+    unsafe { ffi::qemu_plugin_register_vcpu_init_cb(id, vcpu_started) };
+    // SAFETY: as above.
+    unsafe { ffi::qemu_plugin_register_vcpu_tb_trans_cb(id, translated) };
+    // SAFETY: as above; no data is passed.
+    unsafe { ffi::qemu_plugin_register_atexit_cb(id, finished, std::ptr::null_mut()) };
+    0
+}
+
+/// Remembers the register handles of a vCPU.
+extern "C" fn vcpu_started(_id: u64, core: c_uint) {
+    // SAFETY: QEMU allows this call in this callback.
+    let array = unsafe { ffi::qemu_plugin_get_registers() };
+    let Some(array) = NonNull::new(array) else { return };
+    // SAFETY: QEMU returned a valid array, which is ours and stays alive.
+    let array = unsafe { array.as_ref() };
+    if array.len == 0 {
+        return;
+    }
+    // SAFETY: `data` points at `len` descriptors, which GLib aligns.
+    let descriptors = unsafe {
+        std::slice::from_raw_parts(array.data.cast::<ffi::RegisterDescriptor>(), array.len as usize)
+    };
+    for descriptor in descriptors {
+        // SAFETY: the name of a descriptor is a C string.
+        let name = unsafe { CStr::from_ptr(descriptor.name) };
+        let slot = match name.to_bytes() {
+            b"cpsr" => CPSR.get(core as usize),
+            b"VTTBR_EL2" => VTTBR.get(core as usize),
+            _ => None,
+        };
+        if let Some(slot) = slot {
+            slot.store(descriptor.handle, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Instruments a block: the first callback finds out its level, then each instruction counts.
+extern "C" fn translated(_id: u64, tb: *mut ffi::Tb) {
+    // SAFETY: `tb` is valid during this callback.
+    let start = unsafe { ffi::qemu_plugin_tb_vaddr(tb) };
+    let range = OPTIONS
+        .get()
+        .and_then(|o| o.ranges.iter().position(|(_, low, high)| (*low..*high).contains(&start)))
+        .and_then(|index| u8::try_from(index).ok())
+        .unwrap_or(count::UNKNOWN);
+    // A block is never freed: QEMU may run it until the end.
+    let block: &'static Block =
+        Box::leak(Box::new(Block { place: AtomicU8::new(count::UNKNOWN), range }));
+    let data = std::ptr::from_ref(block).cast_mut().cast::<c_void>();
+    // SAFETY: `tb` is valid and `data` lives for ever.
+    unsafe { ffi::qemu_plugin_register_vcpu_tb_exec_cb(tb, entered, ffi::READS_REGISTERS, data) };
+    // SAFETY: `tb` is valid.
+    let insns = unsafe { ffi::qemu_plugin_tb_n_insns(tb) };
+    for index in 0..insns {
+        // SAFETY: the index is below the block's number of instructions.
+        let insn = unsafe { ffi::qemu_plugin_tb_get_insn(tb, index) };
+        let mut opcode = [0_u8; 4];
+        // SAFETY: `opcode` has the four bytes that are asked for.
+        unsafe { ffi::qemu_plugin_insn_data(insn, opcode.as_mut_ptr().cast(), opcode.len()) };
+        // SAFETY: `insn` is valid and `data` lives for ever.
+        unsafe {
+            ffi::qemu_plugin_register_vcpu_insn_exec_cb(insn, executed, ffi::NO_REGISTERS, data);
+        };
+        if let Some((test, opens)) = report::marker(u32::from_le_bytes(opcode)) {
+            let data = std::ptr::without_provenance_mut(test | usize::from(opens) << 8);
+            // SAFETY: `insn` is valid; the data is a number that `marked` takes apart.
+            unsafe {
+                ffi::qemu_plugin_register_vcpu_insn_exec_cb(
+                    insn,
+                    marked,
+                    ffi::NO_REGISTERS,
+                    data,
+                );
+            };
+        }
+    }
+}
+
+fn block(data: *mut c_void) -> &'static Block {
+    // SAFETY: `translated` passes blocks that live for ever, and nothing else, to its callbacks.
+    unsafe { &*data.cast::<Block>() }
+}
+
+fn read_register(handles: &[AtomicPtr<ffi::Register>], core: usize) -> Option<u64> {
+    thread_local! {
+        static BUFFER: *mut ffi::ByteArray = {
+            // SAFETY: the function takes nothing and returns an array that is ours.
+            unsafe { ffi::g_byte_array_new() }
+        };
+    }
+    let handle = handles.get(core)?.load(Ordering::Relaxed);
+    if handle.is_null() {
+        return None;
+    }
+    let buffer = BUFFER.with(|buffer| *buffer);
+    // SAFETY: `buffer` came from `g_byte_array_new` and is used by this thread only.
+    unsafe { ffi::g_byte_array_set_size(buffer, 0) };
+    // SAFETY: the handle is this vCPU's, the callback asked for registers, the buffer is valid.
+    let bytes = unsafe { ffi::qemu_plugin_read_register(handle, buffer) };
+    let bytes = usize::try_from(bytes).ok().filter(|&n| n > 0 && n <= 8)?;
+    // SAFETY: the buffer is valid.
+    let data = unsafe { (*buffer).data };
+    let mut value = [0; 8];
+    // SAFETY: QEMU appended `bytes` bytes, at most eight.
+    unsafe { std::ptr::copy_nonoverlapping(data, value.as_mut_ptr(), bytes) };
+    Some(u64::from_le_bytes(value))
+}
+
+/// Before a block runs: finds its level and VMID the first time.
+extern "C" fn entered(core: c_uint, data: *mut c_void) {
+    let block = block(data);
+    if block.place.load(Ordering::Relaxed) != count::UNKNOWN {
+        return;
+    }
+    let core = core as usize;
+    let Some(cpsr) = read_register(&CPSR, core) else { return };
+    let level = u8::try_from((cpsr >> 2) & 3).unwrap_or(0);
+    let vmid = read_register(&VTTBR, core).map_or(0, |vttbr| vttbr >> 48);
+    let (place, new) = count::place(level, u16::try_from(vmid).unwrap_or(0));
+    block.place.store(place, Ordering::Relaxed);
+    if new && let Ok(mut state) = STATE.lock() {
+        let line = totals(&format!("\"first\":{vmid}"));
+        state.firsts.push(line);
+    }
+}
+
+/// Before an instruction runs.
+extern "C" fn executed(core: c_uint, data: *mut c_void) {
+    count::instruction(core as usize, block(data));
+}
+
+/// Before a marker runs.
+extern "C" fn marked(_core: c_uint, data: *mut c_void) {
+    let number = data.addr();
+    let manager = if OPTIONS.get().is_some_and(|o| o.manager) { count::sum(1) } else { 0 };
+    let el2 = count::sum(count::EL2);
+    let Ok(mut state) = STATE.lock() else { return };
+    let Some(test) = state.tests.get_mut(number & 0xff) else { return };
+    if number >> 8 == 1 {
+        test.begin(el2, manager);
+    } else {
+        test.end(el2, manager);
+    }
+}
+
+/// A line with the sums over all cores.
+fn totals(head: &str) -> String {
+    let mut line = format!("{{{head},\"el2\":{}", count::sum(count::EL2));
+    for (index, vmid) in count::vmids().iter().enumerate() {
+        let (el0, el1) = (count::sum(2 * index), count::sum(2 * index + 1));
+        let _ = write!(line, ",\"vmid{vmid}_el0\":{el0},\"vmid{vmid}_el1\":{el1}");
+    }
+    for (index, (name, ..)) in OPTIONS.get().iter().flat_map(|o| o.ranges.iter()).enumerate() {
+        let _ = write!(line, ",\"range_{name}\":{}", count::range_sum(index));
+    }
+    line.push('}');
+    line
+}
+
+/// At the end of the run: writes the file.
+extern "C" fn finished(_id: u64, _data: *mut c_void) {
+    let Ok(state) = STATE.lock() else { return };
+    let mut text = String::new();
+    for (number, test) in state.tests.iter().enumerate() {
+        if let Some(line) = test.line(number) {
+            text.push_str(&line);
+            text.push('\n');
+        }
+    }
+    for line in &state.firsts {
+        text.push_str(line);
+        text.push('\n');
+    }
+    for core in 0..count::CORES {
+        let el2 = count::of(core, count::EL2);
+        let below: u64 = (0..count::EL2).map(|place| count::of(core, place)).sum();
+        if el2 + below > 0 {
+            let _ = writeln!(text, "{{\"core\":{core},\"el2\":{el2},\"below\":{below}}}");
+        }
+    }
+    text.push_str(&totals("\"total\":1"));
+    text.push('\n');
+    if let Some(options) = OPTIONS.get()
+        && let Err(error) = fs::write(&options.out, text)
+    {
+        eprintln!("eventscope: cannot write {}: {error}", options.out);
+    }
+}

@@ -1,0 +1,94 @@
+//! The figures of a test: samples and their order statistics.
+
+use std::fmt::Write as _;
+
+/// Tests that markers can name.
+pub(crate) const TESTS: usize = 32;
+
+/// The windows of one test.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Test {
+    /// EL2 instructions and instructions of the management partition when the window opened.
+    open: Option<(u64, u64)>,
+    el2: Vec<u64>,
+    manager: Vec<u64>,
+}
+
+impl Test {
+    /// Opens a window; one that is open already is forgotten.
+    pub(crate) fn begin(&mut self, el2: u64, manager: u64) {
+        self.open = Some((el2, manager));
+    }
+
+    /// Closes the window, if one is open.
+    pub(crate) fn end(&mut self, el2: u64, manager: u64) {
+        if let Some((el2_before, manager_before)) = self.open.take() {
+            self.el2.push(el2 - el2_before);
+            self.manager.push(manager - manager_before);
+        }
+    }
+
+    /// The line for test `number`; `None` if it had no window.
+    pub(crate) fn line(&self, number: usize) -> Option<String> {
+        let mut sorted = self.el2.clone();
+        sorted.sort_unstable();
+        let (min, max) = (sorted.first()?, sorted.last()?);
+        let mut line = format!("{{\"test\":{number},\"n\":{}", sorted.len());
+        let mut sorted_manager = self.manager.clone();
+        sorted_manager.sort_unstable();
+        let (median, p99) = (quantile(&sorted, 50)?, quantile(&sorted, 99)?);
+        let manager = quantile(&sorted_manager, 50)?;
+        let _ = write!(
+            line,
+            ",\"min\":{min},\"median\":{median},\"p99\":{p99},\"max\":{max},\"manager_median\":{manager}"
+        );
+        let samples: Vec<String> = self.el2.iter().map(u64::to_string).collect();
+        let _ = write!(line, ",\"samples\":[{}]}}", samples.join(","));
+        Some(line)
+    }
+}
+
+/// The value below which `percent` of the sorted samples lie.
+fn quantile(sorted: &[u64], percent: usize) -> Option<u64> {
+    let last = sorted.len().checked_sub(1)?;
+    sorted.get((last * percent).div_ceil(100)).copied()
+}
+
+/// The test and side (`true`: opening) that an instruction marks, if it is a marker.
+pub(crate) fn marker(opcode: u32) -> Option<(usize, bool)> {
+    const HINT: u32 = 0xd503_201f;
+    let number = (opcode >> 5) & 0x7f;
+    if opcode & !(0x7f << 5) != HINT || number < 64 {
+        return None;
+    }
+    Some(((number & 31) as usize, number < 96))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markers_are_the_upper_hints() {
+        assert_eq!(marker(0xd503_201f), None);
+        assert_eq!(marker(0xd503_201f | 63 << 5), None);
+        assert_eq!(marker(0xd503_201f | 64 << 5), Some((0, true)));
+        assert_eq!(marker(0xd503_201f | 95 << 5), Some((31, true)));
+        assert_eq!(marker(0xd503_201f | 97 << 5), Some((1, false)));
+        assert_eq!(marker(0xd503_201e | 97 << 5), None);
+    }
+
+    #[test]
+    fn a_test_reports_order_statistics_of_its_windows() {
+        let mut test = Test::default();
+        test.end(5, 0);
+        assert_eq!(test.line(3), None);
+        for value in [10, 30, 20] {
+            test.begin(100, 7);
+            test.end(100 + value, 8);
+        }
+        let line = test.line(3).unwrap();
+        assert!(line.starts_with("{\"test\":3,\"n\":3,\"min\":10,\"median\":20,"), "{line}");
+        assert!(line.ends_with("\"manager_median\":1,\"samples\":[10,30,20]}"), "{line}");
+    }
+}
