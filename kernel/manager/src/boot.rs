@@ -10,7 +10,7 @@ use penumbra_bundle::{Backing, Bundle, Key};
 use crate::console::Console;
 use crate::hypervisor::{Board, Hypervisor, VmId, finish};
 use crate::load::core_of;
-use crate::manager::{Ending, Manager, Phase, Slot, tag_of};
+use crate::manager::{Ending, Manager, OFF_TAG, Phase, Slot, tag_of};
 use crate::plan::Plan;
 use crate::refusal::{Cause, ErrorText, Refusal, Size};
 
@@ -34,7 +34,7 @@ impl<'a> Manager<'a> {
         if adopted > 0 {
             manager.console.say(
                 hv,
-                format_args!("the manager was restarted ({restarts}); {adopted} guests went on"),
+                format_args!("the manager was restarted ({restarts}); the guests went on"),
             );
         } else if restarts >= RESTARTS_AT_MOST {
             let text = format_args!("the manager was restarted {restarts} times in vain");
@@ -118,8 +118,12 @@ impl<'a> Manager<'a> {
             let Ok(status) = hv.vm_status(vm) else {
                 continue;
             };
-            let ours = (0..self.slots.len()).find(|index| tag_of(*index) == status.tag);
-            match (status.state, ours) {
+            let tagged = |tag| (0..self.slots.len()).find(move |index| tag_of(*index) == tag);
+            if let Some(index) = tagged(status.tag ^ OFF_TAG) {
+                self.set(index, Phase::Off, None);
+                continue;
+            }
+            match (status.state, tagged(status.tag)) {
                 (VmState::Free, _) => {}
                 (VmState::Running | VmState::Paused | VmState::Stopped, Some(index)) => {
                     self.set(index, Phase::Running, Some(vm));

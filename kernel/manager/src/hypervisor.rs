@@ -3,10 +3,7 @@
 //! The EL1 runtime implements [`Hypervisor`] with `HVC`; the tests implement it with a fake. Calls
 //! that are continuations in `penumbra-abi` are so here too; [`finish`] and [`finish_bytes`] repeat them.
 
-use penumbra_abi::{
-    AbiVersion, Backing, CONSOLE_CHUNK_BYTES, Error, Events, GicVersion, StopReason, VmState,
-    VmStatus,
-};
+use penumbra_abi::{AbiVersion, Backing, CONSOLE_CHUNK_BYTES, Error, Events, GicVersion, VmStatus};
 
 /// Number of a VM, as `VmCreate` returned it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -236,21 +233,6 @@ pub fn finish(mut call: impl FnMut() -> Result<bool>) -> Result<()> {
 pub fn finish_bytes(bytes: u64, mut call: impl FnMut() -> Result<u64>) -> Result<()> {
     while call()? < bytes {}
     Ok(())
-}
-
-/// Whether a VM in this state may still execute, or will again without help.
-#[must_use]
-pub const fn is_alive(status: &VmStatus) -> bool {
-    matches!(status.state, VmState::Running | VmState::Paused)
-}
-
-/// Whether a stopped VM stopped in good order.
-#[must_use]
-pub const fn is_orderly(reason: StopReason) -> bool {
-    matches!(
-        reason,
-        StopReason::PowerOff | StopReason::AllOff | StopReason::Killed
-    )
 }
 
 #[cfg(test)]

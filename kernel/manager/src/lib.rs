@@ -14,6 +14,8 @@ extern crate alloc;
 
 mod boot;
 pub mod console;
+#[cfg(test)]
+mod fake;
 pub mod hypervisor;
 pub mod image;
 pub mod load;
@@ -23,6 +25,8 @@ pub mod plan;
 pub mod refusal;
 pub mod report;
 pub mod syndrome;
+#[cfg(test)]
+mod tests;
 pub mod tree;
 
 pub use hypervisor::Hypervisor;

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use penumbra_abi::{Events, StopReason, VmState, VmStatus};
+use penumbra_abi::{Error, Events, StopReason, VmState, VmStatus};
 use penumbra_bundle::{Bundle, Guest, Manifest, OnCrash, WhenAllOff};
 
 use crate::console::Console;
@@ -133,10 +133,13 @@ impl<'a> Manager<'a> {
             let Some(slot) = self.slots.get(index) else {
                 continue;
             };
-            let (Some(vm), Phase::Running) = (slot.vm, slot.phase) else {
+            let Some(vm) = slot.vm else { continue };
+            // Asked of every VM, because the question takes the event back.
+            let status = hv.vm_status(vm);
+            if slot.phase != Phase::Running {
                 continue;
-            };
-            match hv.vm_status(vm) {
+            }
+            match status {
                 Ok(status) => self.look_at(hv, index, vm, &status),
                 Err(error) => {
                     let name = slot.guest.name;
@@ -202,9 +205,12 @@ impl<'a> Manager<'a> {
         }
     }
 
-    /// Frees the VM of a guest that is off.
+    /// Frees the VM of a guest that is off, and leaves an empty one in its place: a manager that is
+    /// restarted must not take the guest for one that was never started.
     fn retire<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId) {
         self.destroy(hv, index, vm);
+        // Without it the guest would come back after a restart of the manager, which is no harm.
+        let _ = hv.vm_create(1, self.board.gic, tag_of(index) | OFF_TAG);
         if let Some(slot) = self.slots.get_mut(index) {
             slot.phase = Phase::Off;
         }
@@ -263,33 +269,27 @@ impl<'a> Manager<'a> {
         while stock < FIRST_STOCK_FRAMES {
             match finish(|| hv.vm_stock_add(vm)) {
                 Ok(()) => stock = stock.saturating_add(1),
-                // What it got is enough to go on.
-                Err(_) if stock > 0 => return,
-                Err(error) => return self.starved(hv, index, vm, error),
+                Err(Error::NoMemory) if stock == 0 => return self.starved(hv, index, vm),
+                // What it has is enough to go on; and if its quota is used up, EL2 stops it.
+                Err(_) => return,
             }
         }
     }
 
     /// A guest waits for a frame that the board does not have: it can never go on.
-    fn starved<H: Hypervisor>(
-        &mut self,
-        hv: &mut H,
-        index: usize,
-        vm: VmId,
-        error: penumbra_abi::Error,
-    ) {
+    fn starved<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId) {
+        // It fails only if the guest has stopped meanwhile, which is as good.
+        let _ = hv.vm_stop(vm);
+        let _ = hv.vm_status(vm);
+        self.console.drain(hv, index);
         let Some(slot) = self.slots.get(index) else {
             return;
         };
-        let cause = Cause::Call {
-            what: "find memory for it",
-            error,
+        let cause = Cause::Starved {
+            quota: slot.guest.quota_bytes,
         };
         let refusal = Refusal::new(self.manifest.file, &slot.guest, cause);
         self.console.say(hv, format_args!("{refusal}"));
-        self.console.drain(hv, index);
-        // It fails only if the guest has stopped meanwhile, which is as good.
-        let _ = hv.vm_stop(vm);
         self.set(index, Phase::Crashed, Some(vm));
     }
 
@@ -353,6 +353,9 @@ impl<'a> Manager<'a> {
         Some(Ending::Off)
     }
 }
+
+/// Set in the tag of an empty VM that stands for a guest that is off.
+pub(crate) const OFF_TAG: u64 = 1 << 32;
 
 /// Tag of the VM of a guest.
 pub(crate) fn tag_of(index: usize) -> u64 {

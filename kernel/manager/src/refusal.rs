@@ -104,6 +104,11 @@ pub enum Cause<'a> {
         /// Bytes that are free.
         free: u64,
     },
+    /// A thin guest was stopped because the board ran out of memory, within its quota.
+    Starved {
+        /// Its quota in bytes.
+        quota: u64,
+    },
     /// The payload is larger than the window through which it is loaded.
     Window(u64),
     /// EL2 refused a call.
@@ -122,7 +127,7 @@ impl Cause<'_> {
         match self {
             Self::Part { .. } | Self::Kernel { .. } | Self::Window(_) => Key::Kernel,
             Self::Memory { .. } | Self::Board { .. } => Key::Memory,
-            Self::Quota { .. } => Key::Quota,
+            Self::Quota { .. } | Self::Starved { .. } => Key::Quota,
             Self::Tree(_) => Key::Cmdline,
             Self::Core { .. } => Key::Cores,
             Self::Call { .. } => Key::Guest,
@@ -171,6 +176,12 @@ impl fmt::Display for Cause<'_> {
                  board more",
                 Size(need),
                 Size(free)
+            ),
+            Self::Starved { quota } => write!(
+                f,
+                "it was stopped because the board has no memory left, though its quota is {}; \
+                 lower the quotas or give the board more",
+                Size(quota)
             ),
             Self::Window(bytes) => {
                 write!(

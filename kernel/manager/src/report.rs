@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use penumbra_abi::{CrashCause, VmStatus};
+use penumbra_abi::{CrashCause, Error, VmStatus};
 use penumbra_bundle::{Guest, Key};
 
 use crate::console::Console;
@@ -34,6 +34,7 @@ pub fn crash<H: Hypervisor>(
     status: &VmStatus,
 ) {
     let vcpu = u64::from(status.vcpu);
+    await_registers(hv, board, vm, vcpu);
     let read = |hv: &mut H, register| Value(hv.vcpu_register(vm, vcpu, register).ok());
     let name = guest.name;
     console.say(
@@ -99,6 +100,20 @@ pub fn crash<H: Hypervisor>(
     }
     let (hint, key) = advice(status, guest);
     console.say(hv, format_args!("  {hint} {}", Line::of(file, guest, key)));
+}
+
+/// Gives the core that ran the vCPU a moment to save its registers.
+fn await_registers<H: Hypervisor>(hv: &mut H, board: &Board, vm: VmId, vcpu: u64) {
+    /// A tenth of a second is ages for that.
+    const PATIENCE: u64 = 10;
+    let until = hv.now().saturating_add(board.counter_hz / PATIENCE);
+    while hv.vcpu_register(vm, vcpu, Register::PC) == Err(Error::BadState) {
+        let now = hv.now();
+        if now >= until {
+            return;
+        }
+        let _ = hv.wait(now.saturating_add(board.counter_hz / 1000));
+    }
 }
 
 fn cause_text(cause: CrashCause) -> &'static str {

@@ -1,0 +1,469 @@
+//! An EL2 for tests: it keeps the rules of docs/manager-contract.md and records what is asked of it.
+//!
+//! Continuations take several calls. A call that breaks a rule is refused as EL2 would refuse it, and
+//! noted in `misuse`, so that a test that expects good manners can check that there was none.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use penumbra_abi::{
+    ABI_VERSION, AbiVersion, Backing, CrashCause, Error, Events, GicVersion, StopReason, VmState,
+    VmStatus,
+};
+
+use crate::hypervisor::{
+    Board, Chunk, Grant, Granules, Hypervisor, RamRequest, Register, Result, VmId,
+};
+
+/// Bytes that a continuation does per call.
+const PIECE_BYTES: u64 = 16 << 20;
+
+pub(crate) const MIB: u64 = 1 << 20;
+
+/// A VM of the fake.
+#[derive(Debug)]
+pub(crate) struct FakeVm {
+    pub(crate) status: VmStatus,
+    pub(crate) ram: Option<RamRequest>,
+    mapped: u64,
+    pins: BTreeMap<u64, u64>,
+    vcpus: u64,
+    devices: u32,
+    pub(crate) grants: Vec<(Grant, u64)>,
+    ending: u32,
+    dying: u32,
+    zeroing: bool,
+    /// What was written through grants: IPA and bytes.
+    pub(crate) written: Vec<(u64, Vec<u8>)>,
+    pub(crate) entry: Option<(u64, u64)>,
+    pub(crate) output: VecDeque<u8>,
+    pub(crate) input: Vec<u8>,
+    pub(crate) input_room: usize,
+    unseen: bool,
+}
+
+/// The fake.
+pub(crate) struct Fake {
+    pub(crate) version: AbiVersion,
+    pub(crate) board: Board,
+    pub(crate) vms: BTreeMap<u64, FakeVm>,
+    /// Names of the calls made, consoles and questions apart.
+    pub(crate) log: Vec<String>,
+    pub(crate) misuse: Vec<String>,
+    pub(crate) screen: String,
+    pub(crate) keys: VecDeque<u8>,
+    /// Bytes that the board's console takes before it takes no more.
+    pub(crate) screen_room: usize,
+    pub(crate) clock: u64,
+    pub(crate) waits: u32,
+    /// Calls that fail, by name.
+    pub(crate) failures: BTreeMap<&'static str, Error>,
+    /// Frames that `VmStockAdd` can still find.
+    pub(crate) frames: u64,
+}
+
+impl Fake {
+    pub(crate) fn new() -> Self {
+        let board = Board {
+            gic: GicVersion::V3,
+            cores: 4,
+            counter_hz: 1000,
+            free_bytes: 1024 * MIB,
+            largest_bytes: 1024 * MIB,
+            granules: Granules::default(),
+        };
+        Self {
+            version: ABI_VERSION,
+            board,
+            vms: BTreeMap::new(),
+            log: Vec::new(),
+            misuse: Vec::new(),
+            screen: String::new(),
+            keys: VecDeque::new(),
+            screen_room: usize::MAX,
+            clock: 0,
+            waits: 0,
+            failures: BTreeMap::new(),
+            frames: 1000,
+        }
+    }
+
+    /// The VM with a number.
+    pub(crate) fn vm(&mut self, number: u64) -> &mut FakeVm {
+        self.vms
+            .get_mut(&number)
+            .unwrap_or_else(|| panic!("no VM {number}"))
+    }
+
+    /// Stops a running VM as its guest would.
+    pub(crate) fn stop(&mut self, number: u64, reason: StopReason, cause: CrashCause) {
+        let vm = self.vm(number);
+        assert_eq!(vm.status.state, VmState::Running);
+        vm.status = VmStatus {
+            state: VmState::Stopped,
+            reason,
+            cause,
+            ..vm.status
+        };
+        vm.unseen = true;
+    }
+
+    /// Starts noting calls afresh.
+    pub(crate) fn forget(&mut self) {
+        self.log.clear();
+        self.screen.clear();
+    }
+
+    /// The position of the first noted call that starts so.
+    pub(crate) fn position(&self, call: &str) -> usize {
+        let found = self.log.iter().position(|noted| noted.starts_with(call));
+        found.unwrap_or_else(|| panic!("no call {call} in {:?}", self.log))
+    }
+
+    /// How often a call was noted.
+    pub(crate) fn count(&self, call: &str) -> usize {
+        self.log
+            .iter()
+            .filter(|noted| noted.starts_with(call))
+            .count()
+    }
+
+    fn note(&mut self, name: &'static str, vm: u64) -> Result<()> {
+        let text = format!("{name} {vm}");
+        // A continuation counts once.
+        if self.log.last() != Some(&text) {
+            self.log.push(text);
+        }
+        self.failures.get(name).map_or(Ok(()), |error| Err(*error))
+    }
+
+    fn refuse<T>(&mut self, why: &str, error: Error) -> Result<T> {
+        self.misuse.push(why.into());
+        Err(error)
+    }
+
+    /// The VM, which must be in this state.
+    fn in_state(&mut self, vm: VmId, state: VmState, call: &str) -> Result<&mut FakeVm> {
+        match self.vms.get(&vm.0).map(|vm| vm.status.state) {
+            None => self.refuse(&format!("{call}: no VM {}", vm.0), Error::NoSuchObject),
+            Some(found) if found != state => self.refuse(
+                &format!("{call}: VM {} is {found:?}", vm.0),
+                Error::BadState,
+            ),
+            Some(_) => self.vms.get_mut(&vm.0).ok_or(Error::NoSuchObject),
+        }
+    }
+
+    fn events(&self) -> Events {
+        let mut events = Events::default();
+        if !self.keys.is_empty() {
+            events = events.with(Events::INPUT);
+        }
+        if self.vms.values().any(|vm| !vm.output.is_empty()) {
+            events = events.with(Events::OUTPUT);
+        }
+        if self
+            .vms
+            .values()
+            .any(|vm| vm.unseen || vm.status.wants_stock)
+        {
+            events = events.with(Events::STATUS);
+        }
+        events
+    }
+}
+
+impl Hypervisor for Fake {
+    fn version(&mut self) -> Result<AbiVersion> {
+        Ok(self.version)
+    }
+
+    fn board(&mut self) -> Result<Board> {
+        Ok(self.board)
+    }
+
+    fn wait(&mut self, deadline: u64) -> Result<Events> {
+        self.waits += 1;
+        assert!(self.waits < 10_000, "the manager spins");
+        let events = self.events();
+        if events.0 != 0 {
+            return Ok(events);
+        }
+        if deadline != u64::MAX {
+            self.clock = self.clock.max(deadline);
+            return Ok(Events::DEADLINE);
+        }
+        // Nothing will ever happen: let the test see that the manager waits.
+        Err(Error::BadState)
+    }
+
+    fn board_off(&mut self) -> Result<()> {
+        self.note("BoardOff", 0)
+    }
+
+    fn board_reset(&mut self) -> Result<()> {
+        self.note("BoardReset", 0)
+    }
+
+    fn console_read(&mut self, vm: VmId) -> Result<Chunk> {
+        let from = if vm == VmId::MANAGER {
+            &mut self.keys
+        } else {
+            &mut self.vms.get_mut(&vm.0).ok_or(Error::NoSuchObject)?.output
+        };
+        let count = from.len().min(40);
+        Ok(Chunk::take(&from.drain(..count).collect::<Vec<_>>()))
+    }
+
+    fn console_write(&mut self, vm: VmId, chunk: &Chunk) -> Result<usize> {
+        assert!(
+            !chunk.bytes().is_empty(),
+            "an empty write is refused by EL2"
+        );
+        if vm == VmId::MANAGER {
+            let taken = chunk.bytes().len().min(self.screen_room);
+            self.screen_room -= taken;
+            self.screen
+                .push_str(std::str::from_utf8(&chunk.bytes()[..taken]).unwrap());
+            return Ok(taken);
+        }
+        let vm = self.vms.get_mut(&vm.0).ok_or(Error::NoSuchObject)?;
+        let taken = chunk.bytes().len().min(vm.input_room);
+        vm.input_room -= taken;
+        vm.input.extend(&chunk.bytes()[..taken]);
+        Ok(taken)
+    }
+
+    fn vm_create(&mut self, vcpus: u64, gic: GicVersion, tag: u64) -> Result<VmId> {
+        let free = (1..8)
+            .find(|number| !self.vms.contains_key(number))
+            .ok_or(Error::NoSlot)?;
+        self.note("VmCreate", free)?;
+        if gic != self.board.gic || vcpus == 0 || vcpus > 8 {
+            return self.refuse("VmCreate: bad argument", Error::InvalidParameter);
+        }
+        let status = VmStatus {
+            state: VmState::Created,
+            reason: StopReason::None,
+            cause: CrashCause::None,
+            vcpu: 0,
+            wants_stock: false,
+            stock_frames: 0,
+            esr: 0,
+            far: 0,
+            ipa: u64::MAX,
+            held_bytes: 0,
+            tag,
+        };
+        let vm = FakeVm {
+            status,
+            ram: None,
+            mapped: 0,
+            pins: BTreeMap::new(),
+            vcpus,
+            devices: 0,
+            grants: Vec::new(),
+            ending: 0,
+            dying: 0,
+            zeroing: false,
+            written: Vec::new(),
+            entry: None,
+            output: VecDeque::new(),
+            input: Vec::new(),
+            input_room: 1000,
+            unseen: false,
+        };
+        self.vms.insert(free, vm);
+        Ok(VmId(free))
+    }
+
+    fn vm_map_ram(&mut self, vm: VmId, ram: &RamRequest) -> Result<u64> {
+        self.note("VmMapRam", vm.0)?;
+        if !(ram.ipa | ram.bytes | ram.quota_bytes).is_multiple_of(2 * MIB) {
+            return self.refuse("VmMapRam: misaligned", Error::InvalidParameter);
+        }
+        let fake = self.in_state(vm, VmState::Created, "VmMapRam")?;
+        if *fake.ram.get_or_insert(*ram) != *ram {
+            return self.refuse("VmMapRam: other arguments", Error::InvalidParameter);
+        }
+        fake.mapped = (fake.mapped + PIECE_BYTES).min(ram.bytes);
+        Ok(fake.mapped)
+    }
+
+    fn vm_stock_add(&mut self, vm: VmId) -> Result<bool> {
+        self.note("VmStockAdd", vm.0)?;
+        if self.frames == 0 {
+            return Err(Error::NoMemory);
+        }
+        let fake = self.vms.get_mut(&vm.0).ok_or(Error::NoSuchObject)?;
+        fake.zeroing = !fake.zeroing;
+        if !fake.zeroing {
+            fake.status.stock_frames += 1;
+            fake.status.wants_stock = false;
+            self.frames -= 1;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn vm_uart(&mut self, vm: VmId, _ipa: u64, _intid: u64) -> Result<()> {
+        self.note("VmUart", vm.0)?;
+        self.in_state(vm, VmState::Created, "VmUart")?.devices |= 1;
+        Ok(())
+    }
+
+    fn vm_gic(&mut self, vm: VmId, _distributor: u64, _other: u64) -> Result<()> {
+        self.note("VmGic", vm.0)?;
+        self.in_state(vm, VmState::Created, "VmGic")?.devices |= 2;
+        Ok(())
+    }
+
+    fn vcpu_pin(&mut self, vm: VmId, vcpu: u64, core: u64) -> Result<()> {
+        self.note("VcpuPin", vm.0)?;
+        if core >= self.board.cores {
+            return self.refuse("VcpuPin: no such core", Error::InvalidParameter);
+        }
+        self.in_state(vm, VmState::Created, "VcpuPin")?
+            .pins
+            .insert(vcpu, core);
+        Ok(())
+    }
+
+    fn grant_begin(&mut self, vm: VmId, grant: &Grant) -> Result<u64> {
+        self.note("GrantBegin", vm.0)?;
+        let fake = self.in_state(vm, VmState::Created, "GrantBegin")?;
+        let inside = fake.ram.is_some_and(|ram| {
+            fake.mapped == ram.bytes
+                && grant.ipa >= ram.ipa
+                && grant.ipa + grant.bytes <= ram.ipa + ram.bytes
+        });
+        if !inside || fake.ending != 0 {
+            return self.refuse("GrantBegin: not its memory", Error::NotMapped);
+        }
+        let known = fake.grants.iter_mut().find(|(known, _)| known == grant);
+        let done = match known {
+            Some((_, done)) => {
+                *done = (*done + PIECE_BYTES).min(grant.bytes);
+                *done
+            }
+            None => {
+                fake.grants.push((*grant, 0));
+                0
+            }
+        };
+        Ok(done)
+    }
+
+    fn grant_end(&mut self, vm: VmId) -> Result<bool> {
+        self.note("GrantEnd", vm.0)?;
+        let fake = self.in_state(vm, VmState::Created, "GrantEnd")?;
+        fake.ending += 1;
+        if fake.ending < 3 {
+            return Ok(false);
+        }
+        fake.ending = 0;
+        fake.grants.clear();
+        Ok(true)
+    }
+
+    fn vm_start(&mut self, vm: VmId, entry: u64, x0: u64) -> Result<()> {
+        self.note("VmStart", vm.0)?;
+        let fake = self.in_state(vm, VmState::Created, "VmStart")?;
+        let pinned = (0..fake.vcpus).all(|vcpu| fake.pins.contains_key(&vcpu));
+        if !fake.grants.is_empty() || !pinned || fake.devices != 3 {
+            return self.refuse("VmStart: not ready", Error::BadState);
+        }
+        fake.entry = Some((entry, x0));
+        fake.status.state = VmState::Running;
+        Ok(())
+    }
+
+    fn vm_status(&mut self, vm: VmId) -> Result<VmStatus> {
+        let fake = self.vms.get_mut(&vm.0).ok_or(Error::NoSuchObject)?;
+        fake.unseen = false;
+        Ok(fake.status)
+    }
+
+    fn vm_stop(&mut self, vm: VmId) -> Result<()> {
+        self.note("VmStop", vm.0)?;
+        let fake = self.in_state(vm, VmState::Running, "VmStop")?;
+        fake.status.state = VmState::Stopped;
+        fake.status.reason = StopReason::Killed;
+        fake.status.wants_stock = false;
+        fake.unseen = true;
+        Ok(())
+    }
+
+    fn vm_destroy(&mut self, vm: VmId) -> Result<bool> {
+        self.note("VmDestroy", vm.0)?;
+        let Some(fake) = self.vms.get_mut(&vm.0) else {
+            return self.refuse("VmDestroy: no VM", Error::NoSuchObject);
+        };
+        if matches!(fake.status.state, VmState::Running | VmState::Paused) {
+            return self.refuse("VmDestroy: it runs", Error::BadState);
+        }
+        fake.status.state = VmState::Dying;
+        fake.dying += 1;
+        if fake.dying < 3 {
+            return Ok(false);
+        }
+        self.vms.remove(&vm.0);
+        Ok(true)
+    }
+
+    fn vcpu_register(&mut self, vm: VmId, _vcpu: u64, register: Register) -> Result<u64> {
+        let fake = self.vms.get(&vm.0).ok_or(Error::NoSuchObject)?;
+        if fake.status.state != VmState::Stopped {
+            return Err(Error::BadState);
+        }
+        Ok(0x1000 + register.0)
+    }
+
+    fn vcpu_counter(&mut self, _vm: VmId, _vcpu: u64, _counter: u64) -> Result<u64> {
+        Ok(0)
+    }
+
+    fn vm_pause(&mut self, vm: VmId) -> Result<()> {
+        self.in_state(vm, VmState::Running, "VmPause")?.status.state = VmState::Paused;
+        Ok(())
+    }
+
+    fn vm_resume(&mut self, vm: VmId) -> Result<()> {
+        self.in_state(vm, VmState::Paused, "VmResume")?.status.state = VmState::Running;
+        Ok(())
+    }
+
+    fn audit(&mut self) -> Result<(bool, u64)> {
+        Ok((true, 0))
+    }
+
+    fn window_write(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        let end = at + bytes.len() as u64;
+        for vm in self.vms.values_mut() {
+            let lent = vm.grants.iter().find(|(grant, done)| {
+                *done == grant.bytes && grant.window <= at && end <= grant.window + grant.bytes
+            });
+            if let Some((grant, _)) = lent {
+                vm.written
+                    .push((grant.ipa + (at - grant.window), bytes.to_vec()));
+                return Ok(());
+            }
+        }
+        self.refuse("window_write: nothing lent there", Error::NotMapped)
+    }
+
+    fn now(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+}
+
+/// What the fake was told to back RAM with.
+impl FakeVm {
+    pub(crate) fn backing(&self) -> Option<Backing> {
+        self.ram.map(|ram| ram.backing)
+    }
+
+    pub(crate) fn pin(&self, vcpu: u64) -> Option<u64> {
+        self.pins.get(&vcpu).copied()
+    }
+}

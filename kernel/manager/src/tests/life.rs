@@ -1,0 +1,245 @@
+//! Power-off, reset, crash, and frames for thin guests.
+
+use penumbra_abi::{CrashCause, Error, StopReason, VmState};
+
+use super::*;
+
+#[test]
+fn power_off_of_the_last_guest_switches_the_board_off() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![guest("a"), guest("b")]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.stop(1, StopReason::PowerOff, CrashCause::None);
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    assert_eq!(fake.vm(2).status.state, VmState::Running);
+    fake.stop(2, StopReason::AllOff, CrashCause::None);
+    assert_eq!(settle(&mut manager, &mut fake), Some(Ending::Off));
+    assert!(!fake.screen.contains("fatal"), "{}", fake.screen);
+    assert_eq!(fake.misuse, Vec::<String>::new());
+}
+
+#[test]
+fn the_board_stays_on_where_the_scenario_says_so() {
+    let mut fake = Fake::new();
+    let bundle = bundle_of(vec![guest("a")], WhenAllOff::Wait);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.stop(1, StopReason::PowerOff, CrashCause::None);
+    assert_eq!(settle(&mut manager, &mut fake), None);
+}
+
+#[test]
+fn last_words_come_before_the_end() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![guest("a")]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).output.extend([b'.'; 5000]);
+    fake.vm(1).output.extend(b"reboot: Power down");
+    fake.stop(1, StopReason::PowerOff, CrashCause::None);
+    assert_eq!(settle(&mut manager, &mut fake), Some(Ending::Off));
+    assert!(
+        fake.screen
+            .contains("reboot: Power down\r\npenumbra: guest 'a' is off\r\n"),
+        "{}",
+        fake.screen
+    );
+}
+
+#[test]
+fn reset_destroys_loads_and_starts_again() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![guest("linux")]);
+    let mut manager = booted(&mut fake, &bundle);
+    let first = fake.vm(1).written.clone();
+    for _ in 0..3 {
+        fake.forget();
+        fake.stop(1, StopReason::Reset, CrashCause::None);
+        assert_eq!(settle(&mut manager, &mut fake), None);
+        let order = [
+            "VmDestroy 1",
+            "VmCreate 1",
+            "VmMapRam 1",
+            "GrantBegin 1",
+            "VmStart 1",
+        ];
+        assert!(
+            order.map(|call| fake.position(call)).is_sorted(),
+            "{:?}",
+            fake.log
+        );
+        assert_eq!(fake.vm(1).written, first);
+        assert_eq!(fake.vm(1).status.state, VmState::Running);
+        // The console is connected to the new VM.
+        fake.vm(1).output.extend(b"again");
+        assert_eq!(settle(&mut manager, &mut fake), None);
+        assert!(fake.screen.ends_with("again"), "{}", fake.screen);
+    }
+    assert_eq!(fake.misuse, Vec::<String>::new());
+}
+
+#[test]
+fn a_reset_that_cannot_be_loaded_ends_in_a_sentence() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![guest("linux")]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.failures.insert("VmCreate", Error::NoMemory);
+    fake.stop(1, StopReason::Reset, CrashCause::None);
+    assert_eq!(settle(&mut manager, &mut fake), Some(Ending::Fatal));
+    assert!(
+        fake.screen.contains("would not create the VM"),
+        "{}",
+        fake.screen
+    );
+    assert!(
+        fake.screen
+            .contains("penumbra: fatal: guest 'linux' could not be started, and")
+    );
+}
+
+fn crash(fake: &mut Fake, cause: CrashCause, ipa: u64) {
+    let vm = fake.vm(1);
+    vm.status.vcpu = 1;
+    vm.status.esr = 0x9200_0046;
+    vm.status.far = 0xffff_8000_0900_0018;
+    vm.status.ipa = ipa;
+    fake.stop(1, StopReason::Crash, cause);
+}
+
+#[test]
+fn a_crash_is_reported_with_all_that_helps() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![guest("linux")]);
+    let mut manager = booted(&mut fake, &bundle);
+    crash(&mut fake, CrashCause::VectorLoop, 0x0900_1018);
+    assert_eq!(settle(&mut manager, &mut fake), Some(Ending::Fatal));
+    for text in [
+        "guest 'linux' crashed: vCPU 1 faults for ever at its own exception vector",
+        "PC 0000000000001020",
+        "data abort on a write: translation fault at level 2 (syndrome 0x92000046)",
+        "virtual address 0xffff800009000018, address in the guest 0x9001018",
+        "in no node of its device tree; the nearest, /pl011@9000000, ends 0x18 before",
+        "X30 000000000000101e",
+        "VBAR_EL1 0000000000001027",
+        "(demo.toml, line 6)",
+        "penumbra: fatal: guest 'linux' crashed, and no guest runs any more",
+    ] {
+        assert!(fake.screen.contains(text), "{text} in\n{}", fake.screen);
+    }
+    assert_eq!(
+        fake.vm(1).status.state,
+        VmState::Stopped,
+        "kept for inspection"
+    );
+}
+
+#[test]
+fn a_crash_beyond_memory_names_the_memory_key() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![guest("linux"), guest("other")]);
+    let mut manager = booted(&mut fake, &bundle);
+    crash(
+        &mut fake,
+        CrashCause::TableOutsideMemory,
+        0x4000_0000 + 64 * MIB,
+    );
+    assert_eq!(
+        settle(&mut manager, &mut fake),
+        None,
+        "the other guest runs on"
+    );
+    assert!(
+        fake.screen.contains("raise `memory` (demo.toml, line 5)"),
+        "{}",
+        fake.screen
+    );
+    assert_eq!(fake.vm(2).status.state, VmState::Running);
+}
+
+#[test]
+fn a_crash_without_an_address_says_so() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![thin("linux", 16 * MIB)]);
+    let mut manager = booted(&mut fake, &bundle);
+    crash(&mut fake, CrashCause::QuotaExceeded, u64::MAX);
+    assert_eq!(settle(&mut manager, &mut fake), Some(Ending::Fatal));
+    assert!(
+        !fake.screen.contains("address in the guest"),
+        "{}",
+        fake.screen
+    );
+    assert!(
+        fake.screen.contains("raise `quota` (demo.toml, line 1)"),
+        "{}",
+        fake.screen
+    );
+}
+
+#[test]
+fn a_guest_may_be_restarted_after_a_crash_but_not_for_ever() {
+    let mut fake = Fake::new();
+    let mut linux = guest("linux");
+    linux.on_crash = OnCrash::Restart;
+    let bundle = bundle(vec![linux]);
+    let mut manager = booted(&mut fake, &bundle);
+    for _ in 0..5 {
+        // Each after an hour of good work: that is not a row.
+        fake.clock += 3_600_000;
+        crash(&mut fake, CrashCause::Serror, u64::MAX);
+        assert_eq!(settle(&mut manager, &mut fake), None);
+        assert_eq!(fake.vm(1).status.state, VmState::Running);
+    }
+    crash(&mut fake, CrashCause::Serror, u64::MAX);
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    crash(&mut fake, CrashCause::Serror, u64::MAX);
+    assert_eq!(settle(&mut manager, &mut fake), Some(Ending::Fatal));
+    assert!(
+        fake.screen.contains("3 crashes in a row"),
+        "{}",
+        fake.screen
+    );
+}
+
+#[test]
+fn a_thin_guest_is_fed_when_it_asks() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![thin("linux", 64 * MIB)]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.forget();
+    fake.vm(1).status.stock_frames = 0;
+    fake.vm(1).status.wants_stock = true;
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    assert_eq!(fake.vm(1).status.stock_frames, 8);
+    assert_eq!(fake.vm(1).status.state, VmState::Running);
+}
+
+#[test]
+fn a_little_is_better_than_nothing() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![thin("linux", 64 * MIB)]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.frames = 2;
+    fake.vm(1).status.stock_frames = 0;
+    fake.vm(1).status.wants_stock = true;
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    assert_eq!(fake.vm(1).status.stock_frames, 2);
+}
+
+#[test]
+fn a_guest_that_cannot_be_fed_is_stopped_with_a_reason() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![thin("linux", 64 * MIB), guest("other")]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.frames = 0;
+    fake.vm(1).status.stock_frames = 0;
+    fake.vm(1).status.wants_stock = true;
+    assert_eq!(
+        settle(&mut manager, &mut fake),
+        None,
+        "no spinning, and the other guest runs on"
+    );
+    assert_eq!(fake.vm(1).status.state, VmState::Stopped);
+    assert!(
+        fake.screen.contains("the board has no memory left"),
+        "{}",
+        fake.screen
+    );
+}
