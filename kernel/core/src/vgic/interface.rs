@@ -139,7 +139,11 @@ impl Vgic {
             return VcpuSet::EMPTY;
         };
         if irqs.work.load(SeqCst) == 0 {
-            let ready = irqs.pending.load(SeqCst) & irqs.deliverable(self.groups.load(SeqCst));
+            let pending = irqs.pending.load(SeqCst);
+            if pending == 0 {
+                return VcpuSet::EMPTY;
+            }
+            let ready = pending & irqs.deliverable(self.groups.load(SeqCst));
             if ready == 0 || self.deliver_edges(irqs, interface, machine, ready) {
                 return VcpuSet::EMPTY;
             }
@@ -209,7 +213,6 @@ impl Vgic {
 
     /// Puts SGIs and edge-triggered PPIs `ready` into free list registers; false where that cannot be
     /// done without a rebuild. What was done until then is complete.
-    #[inline]
     fn deliver_edges<M: Hardware + ?Sized>(
         &self,
         irqs: &PrivateIrqs,

@@ -70,6 +70,7 @@ impl Vgic {
             return VcpuSet::EMPTY;
         }
         spis.pending.put(spi, true);
+        spis.mark_busy(spi.position().0);
         self.spi_changed(&spis, spi)
     }
 }

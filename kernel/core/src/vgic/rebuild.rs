@@ -33,9 +33,9 @@ impl Vgic {
     ) -> VcpuSet {
         let mut spis = self.spis.lock();
         irqs.work.store(0, SeqCst);
-        let mut old = [0; MAX_LIST_REGISTERS];
-        for slot in Bits(interface.used & !machine.empty_list_registers()) {
-            if let Some(entry) = old.get_mut(slot) {
+        let live = interface.used & !machine.empty_list_registers();
+        for slot in Bits(live) {
+            if let Some(entry) = interface.frame.lr.get_mut(slot) {
                 *entry = machine.list_register(slot);
             }
         }
@@ -46,50 +46,54 @@ impl Vgic {
             spis: &mut spis,
             interface,
         };
-        let released = rebuild.fold(&old, machine);
+        let released = rebuild.fold(live, machine);
         rebuild.resample_timer(machine);
-        rebuild.place(&old, machine);
+        rebuild.place(live, machine);
         rebuild.settle_timer(machine);
-        let flush = released.notify(self, &spis);
-        flush.without(vcpu)
+        released.notify(self, &spis).without(vcpu)
     }
 }
 
 /// SPIs that a vCPU held until now.
-pub(super) struct Released([u32; SPI_WORDS]);
+pub(super) struct Released {
+    spis: [u32; SPI_WORDS],
+    /// Words of `spis` that are not zero.
+    words: u32,
+}
 
 impl Released {
     /// Tells the targets of those that can be delivered elsewhere.
     pub(super) fn notify(&self, vgic: &Vgic, spis: &Spis) -> VcpuSet {
-        let words = self.0.iter().enumerate().filter(|&(_, &bits)| bits != 0);
-        words.fold(VcpuSet::EMPTY, |flush, (word, &bits)| {
+        Bits(self.words).fold(VcpuSet::EMPTY, |flush, word| {
+            let bits = self.spis.get(word).copied().unwrap_or(0);
             flush.union(vgic.spis_changed(spis, word, bits))
         })
     }
 }
 
 impl Rebuild<'_> {
-    /// Moves what the list registers hold (`old`, zero for empty ones) to memory, doing what others
-    /// asked for. Afterwards nothing is held by this vCPU.
-    pub(super) fn fold<M: Hardware + ?Sized>(
-        &mut self,
-        old: &[u64; MAX_LIST_REGISTERS],
-        machine: &mut M,
-    ) -> Released {
-        let mut released = Released([0; SPI_WORDS]);
+    /// Moves what the list registers hold to memory, doing what others asked for. Their content is in
+    /// the interface's frame, for those of bitmap `live`; the others are empty. Afterwards nothing is
+    /// held by this vCPU.
+    pub(super) fn fold<M: Hardware + ?Sized>(&mut self, live: u32, machine: &mut M) -> Released {
+        let mut released = Released {
+            spis: [0; SPI_WORDS],
+            words: 0,
+        };
         for slot in Bits(self.interface.used) {
             let Some(intid) = self.interface.intids.get_mut(slot) else {
                 continue;
             };
             let intid = u32::from(core::mem::replace(intid, NONE));
-            let entry = ListReg::from_raw(old.get(slot).copied().unwrap_or(0));
+            let entry = self.old_entry(slot, live);
             if intid < FIRST_SPI {
                 self.fold_private(intid as usize, entry, machine);
             } else if let Some(spi) = Spi::from_intid(intid) {
                 self.fold_spi(spi, entry);
                 let (word, bit) = spi.position();
-                if let Some(bits) = released.0.get_mut(word) {
+                if let Some(bits) = released.spis.get_mut(word) {
                     *bits |= bit;
+                    released.words |= 1 << word;
                 }
             }
         }
@@ -104,6 +108,25 @@ impl Rebuild<'_> {
             dialogue.seen_pending = 0;
             dialogue.seen_active = 0;
         }
+        if self.spis.release.any() {
+            self.release_linked(machine);
+        }
+        released
+    }
+
+    /// What list register `slot` holds; nothing if it is not in `live`.
+    fn old_entry(&self, slot: usize, live: u32) -> ListReg {
+        let entry = self.interface.frame.lr.get(slot).copied().unwrap_or(0);
+        if live >> (slot & 31) & 1 != 0 {
+            ListReg::from_raw(entry)
+        } else {
+            ListReg::EMPTY
+        }
+    }
+
+    /// Deactivates physical interrupts whose virtual ones were dropped.
+    #[cold]
+    fn release_linked<M: Hardware + ?Sized>(&mut self, machine: &mut M) {
         for word in 0..SPI_WORDS {
             for bit in Bits(self.spis.release.clear(word, u32::MAX)) {
                 if let Some(physical) = self.spis.physical(Spi::at(word, bit)) {
@@ -111,7 +134,6 @@ impl Rebuild<'_> {
                 }
             }
         }
-        released
     }
 
     fn fold_private<M: Hardware + ?Sized>(
@@ -173,6 +195,7 @@ impl Rebuild<'_> {
 
     fn fold_spi(&mut self, spi: Spi, entry: ListReg) {
         let spis = &mut *self.spis;
+        spis.mark_busy(spi.position().0);
         spis.held.put(spi, false);
         spis.seen_pending.put(spi, false);
         spis.seen_active.put(spi, false);
@@ -220,10 +243,12 @@ impl Rebuild<'_> {
         }
     }
 
-    /// Fills the list registers with the best candidates. `old` is what the hardware holds now.
-    fn place<M: Hardware + ?Sized>(&mut self, old: &[u64; MAX_LIST_REGISTERS], machine: &mut M) {
+    /// Fills the list registers with the best candidates. Those of bitmap `live` still hold what is in
+    /// the interface's frame.
+    fn place<M: Hardware + ?Sized>(&mut self, live: u32, machine: &mut M) {
         let count = machine.list_registers().min(MAX_LIST_REGISTERS);
         let mut selection = Selection::new(count);
+        self.spis.prune_busy();
         self.gather(&mut selection);
         let overflow = selection.overflows();
         self.interface.overflow = overflow;
@@ -231,12 +256,12 @@ impl Rebuild<'_> {
         // ends the others first, so each of these ends must be seen: none may be pending as well,
         // or its end would only make it pending. Linked ones cannot tell, and leave it to underflow,
         // which needs two list registers to make sense.
-        let each_eoi = overflow && selection.chosen().any(|candidate| candidate.active);
+        let each_eoi = overflow && selection.chosen().any(Candidate::is_active);
         let underflow = each_eoi && count >= 2;
         let mut no_pending = false;
         let mut slot = 0;
         for candidate in selection.chosen() {
-            let entry = if candidate.intid < FIRST_SPI {
+            let entry = if candidate.intid() < FIRST_SPI {
                 self.place_private(slot, candidate)
             } else {
                 self.place_spi(slot, candidate)
@@ -247,18 +272,13 @@ impl Rebuild<'_> {
             }
             // What waits is less urgent than this one, and is looked at when this one is taken.
             no_pending |= overflow && !entry.is_active();
-            if old.get(slot).is_none_or(|&old| old != entry.raw()) {
+            if self.old_entry(slot, live) != entry {
                 machine.set_list_register(slot, entry.raw());
                 self.interface.forget_answers(entry);
             }
             slot = slot.saturating_add(1);
         }
-        for (slot, _) in old
-            .iter()
-            .enumerate()
-            .skip(slot)
-            .filter(|&(_, &old)| old != 0)
-        {
+        for slot in Bits(live).filter(|&live| live >= slot) {
             machine.set_list_register(slot, ListReg::EMPTY.raw());
         }
         if self.interface.underflow != underflow {
@@ -284,7 +304,7 @@ impl Rebuild<'_> {
                 active >> intid & 1 != 0,
             ));
         }
-        for word in 0..SPI_WORDS {
+        for word in self.spis.busy() {
             let routed = self.spis.routed_to(self.vcpu, word);
             let pending = self.spis.candidates(word, groups) & routed;
             let active = self.spis.active.word(word) & !self.spis.held.word(word);
@@ -301,7 +321,7 @@ impl Rebuild<'_> {
 
     /// The list register for an SGI or PPI, which is held from now on.
     fn place_private(&mut self, slot: usize, candidate: Candidate) -> Option<ListReg> {
-        let intid = candidate.intid as usize;
+        let intid = candidate.intid() as usize;
         let bit = 1u32 << (intid & 31);
         let deliverable = self.irqs.deliverable(self.vgic.groups.load(SeqCst)) & bit != 0;
         let sourced = bit & SGIS != 0 && self.vgic.version() == GicVersion::V2;
@@ -310,7 +330,7 @@ impl Rebuild<'_> {
         let high = self.irqs.high() & bit != 0;
         // Held before its state leaves memory: whoever clears that state must find one or the other.
         self.irqs.held.fetch_or(bit, SeqCst);
-        if candidate.active {
+        if candidate.is_active() {
             self.irqs.active.fetch_and(!bit, SeqCst);
             entry = entry.active();
             if sourced {
@@ -323,7 +343,7 @@ impl Rebuild<'_> {
                 entry = entry.from_source(u32::from(source));
             }
         }
-        let both = !candidate.active || (edge && !sourced && !self.interface.overflow);
+        let both = !candidate.is_active() || (edge && !sourced && !self.interface.overflow);
         let mut eoi = high && bit != TIMER;
         if deliverable && both {
             let latch = self.irqs.pending.fetch_and(!bit, SeqCst) & bit != 0;
@@ -348,7 +368,7 @@ impl Rebuild<'_> {
         } else if eoi {
             entry = entry.with_eoi();
         }
-        self.note(slot, candidate.intid);
+        self.note(slot, candidate.intid());
         if let Some(own) = self.interface.slots.get_mut(intid) {
             *own = slot as u8;
         }
@@ -361,21 +381,21 @@ impl Rebuild<'_> {
 
     /// The list register for an SPI, which is held from now on.
     fn place_spi(&mut self, slot: usize, candidate: Candidate) -> Option<ListReg> {
-        let spi = Spi::from_intid(candidate.intid)?;
+        let spi = Spi::from_intid(candidate.intid())?;
         let (word, bit) = spi.position();
         let groups = self.vgic.groups.load(SeqCst);
         let spis = &mut *self.spis;
         let group = spis.group.word(word);
         let deliverable = spis.enabled.word(word) & select_groups(group, groups) & bit != 0;
-        let mut entry = ListReg::new(candidate.intid, spis.priority(spi), group & bit != 0);
+        let mut entry = ListReg::new(candidate.intid(), spis.priority(spi), group & bit != 0);
         let (edge, linked) = (spis.edge.has(spi), spis.physical(spi));
         let high = spis.level.has(spi) && !edge;
-        if candidate.active {
+        if candidate.is_active() {
             spis.active.put(spi, false);
             entry = entry.active();
         }
         let routed = spis.routed_to(self.vcpu, word) & bit != 0;
-        let both = !candidate.active || (edge && linked.is_none() && !self.interface.overflow);
+        let both = !candidate.is_active() || (edge && linked.is_none() && !self.interface.overflow);
         if deliverable && routed && both {
             let latch = spis.pending.put(spi, false);
             if latch || high {
@@ -395,7 +415,7 @@ impl Rebuild<'_> {
         spis.set_owner(spi, self.vcpu);
         spis.seen_pending.put(spi, entry.is_pending());
         spis.seen_active.put(spi, entry.is_active());
-        self.note(slot, candidate.intid);
+        self.note(slot, candidate.intid());
         Some(entry)
     }
 

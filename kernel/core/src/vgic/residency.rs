@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering::SeqCst;
 
 use super::interface::{CpuInterface, MAX_LIST_REGISTERS};
 use super::rebuild::Rebuild;
+use super::vcpu_set::Bits;
 use super::{Hardware, VcpuSet, Vgic};
 use crate::machine::intid;
 
@@ -39,9 +40,17 @@ impl Vgic {
         interface.underflow = false;
         interface.no_pending = false;
         let mut flush = VcpuSet::EMPTY;
-        let old = core::mem::replace(&mut interface.frame.lr, [0; MAX_LIST_REGISTERS]);
+        let mut live = 0;
+        for slot in Bits(interface.all) {
+            let in_use = interface
+                .frame
+                .lr
+                .get(slot)
+                .is_some_and(|&entry| entry != 0);
+            live |= u32::from(in_use) << (slot & 31);
+        }
         // If any is in use, something may also wait in memory for one: SPIs too, if they overflow.
-        if old.iter().any(|&entry| entry != 0) {
+        if live != 0 {
             irqs.work.store(1, SeqCst);
         }
         if interface.used != 0 {
@@ -53,8 +62,13 @@ impl Vgic {
                 spis: &mut spis,
                 interface: &mut *interface,
             };
-            let released = rebuild.fold(&old, machine);
+            let released = rebuild.fold(live, machine);
             flush = released.notify(self, &spis);
+        }
+        for slot in Bits(live) {
+            if let Some(entry) = interface.frame.lr.get_mut(slot) {
+                *entry = 0;
+            }
         }
         if interface.timer_active {
             machine.set_ppi_active(intid::VIRTUAL_TIMER, false);

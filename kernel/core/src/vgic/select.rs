@@ -2,33 +2,28 @@
 
 use super::interface::MAX_LIST_REGISTERS;
 
-/// An interrupt that wants a list register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Candidate {
-    pub(super) intid: u32,
-    pub(super) active: bool,
-    priority: u8,
-}
+/// An interrupt that wants a list register. Lower goes first: active ones, which the guest will look
+/// for when it ends them, then by priority, then by INTID as a real distributor does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Candidate(u32);
 
 impl Candidate {
-    const NONE: Self = Self {
-        intid: 0,
-        active: false,
-        priority: 0,
-    };
+    const INACTIVE: u32 = 1 << 31;
 
+    #[inline]
     pub(super) const fn new(intid: u32, priority: u8, active: bool) -> Self {
-        Self {
-            intid,
-            active,
-            priority,
-        }
+        let class = if active { 0 } else { Self::INACTIVE };
+        Self(class | (priority as u32) << 16 | (intid & 0xffff))
     }
 
-    /// Lower goes first: active ones, which the guest will look for when it ends them, then by
-    /// priority, then by INTID as a real distributor does.
-    const fn rank(self) -> (bool, u8, u32) {
-        (!self.active, self.priority, self.intid)
+    #[inline]
+    pub(super) const fn intid(self) -> u32 {
+        self.0 & 0xffff
+    }
+
+    #[inline]
+    pub(super) const fn is_active(self) -> bool {
+        self.0 & Self::INACTIVE == 0
     }
 }
 
@@ -44,9 +39,10 @@ pub(super) struct Selection {
 
 impl Selection {
     /// Chooses at most `capacity`.
+    #[inline]
     pub(super) fn new(capacity: usize) -> Self {
         Self {
-            best: [Candidate::NONE; MAX_LIST_REGISTERS],
+            best: [Candidate(0); MAX_LIST_REGISTERS],
             len: 0,
             capacity: capacity.min(MAX_LIST_REGISTERS),
             best_pending: None,
@@ -55,24 +51,20 @@ impl Selection {
     }
 
     /// Considers a candidate.
+    #[inline]
     pub(super) fn offer(&mut self, candidate: Candidate) {
-        if !candidate.active
-            && self
-                .best_pending
-                .is_none_or(|best| candidate.rank() < best.rank())
-        {
+        if !candidate.is_active() && self.best_pending.is_none_or(|best| candidate < best) {
             self.best_pending = Some(candidate);
         }
-        let kept = self.best.get(..self.len).unwrap_or(&[]);
-        let position = kept.partition_point(|other| other.rank() < candidate.rank());
         self.overflow |= self.len == self.capacity;
-        self.len = self.len.saturating_add(1).min(self.capacity);
-        if let Some(tail) = self.best.get_mut(position..self.len)
-            && let Some(last) = tail.len().checked_sub(1)
-        {
-            tail.copy_within(..last, 1);
-            if let Some(slot) = tail.first_mut() {
-                *slot = candidate;
+        let len = self.len;
+        self.len = len.saturating_add(1).min(self.capacity);
+        let mut moving = candidate;
+        for (index, slot) in self.best.iter_mut().enumerate().take(self.len) {
+            if index == len {
+                *slot = moving;
+            } else if moving < *slot {
+                core::mem::swap(slot, &mut moving);
             }
         }
     }
@@ -85,10 +77,12 @@ impl Selection {
     /// Those to put into list registers. One is always pending if any candidate is, so that it can
     /// preempt: the least of the active ones waits in memory until a list register is free, which
     /// happens when the guest ends a more urgent one.
+    #[inline]
     pub(super) fn chosen(&self) -> impl Iterator<Item = Candidate> + '_ {
         let kept = self.best.get(..self.len).unwrap_or(&[]);
-        let all_active = kept.iter().all(|candidate| candidate.active);
         let last = self.len.saturating_sub(1);
+        // Best first: if the last is active, all are.
+        let all_active = kept.last().is_some_and(|candidate| candidate.is_active());
         let substitute = self.best_pending.filter(|_| all_active && self.overflow);
         kept.iter()
             .enumerate()
@@ -111,7 +105,7 @@ mod tests {
         (
             selection
                 .chosen()
-                .map(|candidate| candidate.intid)
+                .map(|candidate| candidate.intid())
                 .collect(),
             selection.overflows(),
         )

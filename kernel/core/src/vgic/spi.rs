@@ -3,6 +3,7 @@
 use penumbra_abi::{GicVersion, MAX_VCPUS_PER_VM};
 
 use super::private::{PRIORITY_MASK, select_groups};
+use super::vcpu_set::Bits;
 
 /// First INTID of an SPI.
 pub const FIRST_SPI: u32 = 32;
@@ -83,6 +84,12 @@ impl Words {
         let old = *slot & bits;
         *slot &= !bits;
         old
+    }
+
+    /// Whether any bit is set.
+    #[inline]
+    pub(super) fn any(&self) -> bool {
+        self.0.iter().fold(0, |all, word| all | word) != 0
     }
 
     /// The bit of `spi`.
@@ -170,6 +177,8 @@ pub(super) struct Spis {
     physical: [u16; SPI_COUNT],
     dialogues: [Dialogue; MAX_VCPUS_PER_VM],
     vcpus: usize,
+    /// Words in which an SPI may be raised or active in memory, as a bitmap: the others need no look.
+    busy: u32,
 }
 
 impl Spis {
@@ -198,6 +207,7 @@ impl Spis {
             physical: [0; SPI_COUNT],
             dialogues: [Dialogue::NONE; MAX_VCPUS_PER_VM],
             vcpus: 0,
+            busy: 0,
         }
     }
 
@@ -220,6 +230,27 @@ impl Spis {
     /// What is asked of `vcpu`.
     pub(super) fn dialogue(&mut self, vcpu: usize) -> Option<&mut Dialogue> {
         self.dialogues.get_mut(vcpu)
+    }
+
+    /// Marks `word`: one of its SPIs is raised or active now.
+    #[inline]
+    pub(super) fn mark_busy(&mut self, word: usize) {
+        self.busy |= 1u32 << (word & 31);
+    }
+
+    /// Words in which an SPI may be raised or active in memory.
+    #[inline]
+    pub(super) fn busy(&self) -> Bits {
+        Bits(self.busy)
+    }
+
+    /// Forgets words that are no longer busy.
+    pub(super) fn prune_busy(&mut self) {
+        for word in self.busy() {
+            if self.pending.word(word) | self.level.word(word) | self.active.word(word) == 0 {
+                self.busy &= !(1u32 << (word & 31));
+            }
+        }
     }
 
     /// SPIs of `word` that are pending, by latch or line.

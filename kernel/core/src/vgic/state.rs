@@ -7,7 +7,7 @@ use spin::mutex::SpinMutex;
 
 use super::VcpuSet;
 use super::private::{PrivateIrqs, SGIS, TIMER};
-use super::spi::{SPI_WORDS, Spi, Spis};
+use super::spi::{Spi, Spis};
 use super::vcpu_set::Bits;
 use crate::machine::{GuestRegisters, PhysicalInterrupts, VirtualInterface};
 
@@ -112,6 +112,9 @@ impl Vgic {
         if spis.level.put(spi, high) == high {
             return VcpuSet::EMPTY;
         }
+        if high {
+            spis.mark_busy(spi.position().0);
+        }
         if high && spis.edge.has(spi) {
             spis.pending.put(spi, true);
         }
@@ -131,7 +134,8 @@ impl Vgic {
             return true;
         }
         let spis = self.spis.lock();
-        (0..SPI_WORDS).any(|word| spis.candidates(word, groups) & spis.routed_to(vcpu, word) != 0)
+        let mut busy = spis.busy();
+        busy.any(|word| spis.candidates(word, groups) & spis.routed_to(vcpu, word) != 0)
     }
 
     /// The PPI `intid` of `vcpu` as its word and bit.

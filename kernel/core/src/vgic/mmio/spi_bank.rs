@@ -43,6 +43,7 @@ impl Vgic {
             return VcpuSet::EMPTY;
         }
         let mut spis = self.spis.lock();
+        spis.mark_busy(word);
         let changed = match bank {
             Bank::Group => {
                 let changed = spis.group.word(word) ^ bits;
