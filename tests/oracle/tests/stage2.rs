@@ -2,6 +2,7 @@
 
 #![expect(
     clippy::indexing_slicing,
+    clippy::needless_range_loop,
     clippy::panic,
     clippy::unwrap_used,
     reason = "a test: its panic is a finding"
@@ -180,8 +181,8 @@ impl Rig {
     fn region(at: usize) -> (u64, usize, usize) {
         let base = CUTS[at] & !(REGION_BYTES - 1);
         let inside = |cut: &u64| *cut >= base && *cut < base + REGION_BYTES;
-        let from = CUTS.iter().position(|cut| inside(cut)).unwrap();
-        let to = CUTS.iter().rposition(|cut| inside(cut)).unwrap() + 1;
+        let from = CUTS.iter().position(inside).unwrap();
+        let to = CUTS.iter().rposition(inside).unwrap() + 1;
         (base, from, to.min(INTERVALS))
     }
 
