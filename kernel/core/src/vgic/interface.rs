@@ -90,6 +90,31 @@ impl CpuInterface {
         self.claim(irqs, intid, empty)
     }
 
+    /// Forgets the SGIs and PPIs that were in list registers, all of which are empty; false, and
+    /// nothing done, where there was also an SPI. Nobody may have asked for anything: what was asked
+    /// concerns what is held, and is answered by a rebuild.
+    pub(super) fn forget_private(&mut self, irqs: &PrivateIrqs) -> bool {
+        let is_private = |slot| self.intids.get(slot).is_some_and(|&intid| intid < 32);
+        if !Bits(self.used).all(is_private) {
+            return false;
+        }
+        for slot in Bits(self.used) {
+            let Some(entry) = self.intids.get_mut(slot) else {
+                continue;
+            };
+            let intid = usize::from(core::mem::replace(entry, NONE));
+            if let Some(own) = self.slots.get_mut(intid) {
+                *own = NONE;
+            }
+        }
+        let timer = irqs.held.load(SeqCst) & !irqs.level.load(SeqCst) & TIMER;
+        self.timer_active &= timer == 0;
+        self.used = 0;
+        self.latched = 0;
+        irqs.held.store(0, SeqCst);
+        true
+    }
+
     /// The vCPU may take the interrupt in `entry` before it repeats a read that waits for answers,
     /// and know better by then.
     pub(super) fn forget_answers(&mut self, entry: ListReg) {

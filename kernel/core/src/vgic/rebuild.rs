@@ -46,7 +46,8 @@ impl Vgic {
             spis: &mut spis,
             interface,
         };
-        let released = rebuild.fold(live, machine);
+        let mut released = Released::NONE;
+        rebuild.fold(live, &mut released, machine);
         rebuild.resample_timer(machine);
         rebuild.place(live, machine);
         rebuild.settle_timer(machine);
@@ -62,6 +63,12 @@ pub(super) struct Released {
 }
 
 impl Released {
+    /// None yet.
+    pub(super) const NONE: Self = Self {
+        spis: [0; SPI_WORDS],
+        words: 0,
+    };
+
     /// Tells the targets of those that can be delivered elsewhere.
     pub(super) fn notify(&self, vgic: &Vgic, spis: &Spis) -> VcpuSet {
         Bits(self.words).fold(VcpuSet::EMPTY, |flush, word| {
@@ -75,11 +82,12 @@ impl Rebuild<'_> {
     /// Moves what the list registers hold to memory, doing what others asked for. Their content is in
     /// the interface's frame, for those of bitmap `live`; the others are empty. Afterwards nothing is
     /// held by this vCPU.
-    pub(super) fn fold<M: Hardware + ?Sized>(&mut self, live: u32, machine: &mut M) -> Released {
-        let mut released = Released {
-            spis: [0; SPI_WORDS],
-            words: 0,
-        };
+    pub(super) fn fold<M: Hardware + ?Sized>(
+        &mut self,
+        live: u32,
+        released: &mut Released,
+        machine: &mut M,
+    ) {
         for slot in Bits(self.interface.used) {
             let Some(intid) = self.interface.intids.get_mut(slot) else {
                 continue;
@@ -111,7 +119,6 @@ impl Rebuild<'_> {
         if self.spis.release.any() {
             self.release_linked(machine);
         }
-        released
     }
 
     /// What list register `slot` holds; nothing if it is not in `live`.
@@ -250,17 +257,22 @@ impl Rebuild<'_> {
         let mut selection = Selection::new(count);
         self.spis.prune_busy();
         self.gather(&mut selection);
+        selection.finish();
         let overflow = selection.overflows();
         self.interface.overflow = overflow;
         // An active interrupt that found no list register must get one before the guest ends it. It
         // ends the others first, so each of these ends must be seen: none may be pending as well,
         // or its end would only make it pending. Linked ones cannot tell, and leave it to underflow,
         // which needs two list registers to make sense.
-        let each_eoi = overflow && selection.chosen().any(Candidate::is_active);
+        let each_eoi = overflow
+            && selection
+                .chosen()
+                .iter()
+                .any(|candidate| candidate.is_active());
         let underflow = each_eoi && count >= 2;
         let mut no_pending = false;
         let mut slot = 0;
-        for candidate in selection.chosen() {
+        for &candidate in selection.chosen() {
             let entry = if candidate.intid() < FIRST_SPI {
                 self.place_private(slot, candidate)
             } else {

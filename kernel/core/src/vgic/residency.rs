@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering::SeqCst;
 
 use super::interface::{CpuInterface, MAX_LIST_REGISTERS};
-use super::rebuild::Rebuild;
+use super::rebuild::{Rebuild, Released};
 use super::vcpu_set::Bits;
 use super::{Hardware, VcpuSet, Vgic};
 use crate::machine::intid;
@@ -36,7 +36,7 @@ impl Vgic {
             return VcpuSet::EMPTY;
         };
         machine.save_virtual_interface(&mut interface.frame);
-        interface.overflow = false;
+        let overflow = core::mem::replace(&mut interface.overflow, false);
         interface.underflow = false;
         interface.no_pending = false;
         let mut flush = VcpuSet::EMPTY;
@@ -50,10 +50,11 @@ impl Vgic {
             live |= u32::from(in_use) << (slot & 31);
         }
         // If any is in use, something may also wait in memory for one: SPIs too, if they overflow.
-        if live != 0 {
+        if live != 0 || overflow {
             irqs.work.store(1, SeqCst);
         }
-        if interface.used != 0 {
+        let quiet = live == 0 && irqs.work.load(SeqCst) == 0;
+        if interface.used != 0 && !(quiet && interface.forget_private(irqs)) {
             let mut spis = self.spis.lock();
             let mut rebuild = Rebuild {
                 vgic: self,
@@ -62,7 +63,8 @@ impl Vgic {
                 spis: &mut spis,
                 interface: &mut *interface,
             };
-            let released = rebuild.fold(live, machine);
+            let mut released = Released::NONE;
+            rebuild.fold(live, &mut released, machine);
             flush = released.notify(self, &spis);
         }
         for slot in Bits(live) {

@@ -57,15 +57,17 @@ impl Selection {
             self.best_pending = Some(candidate);
         }
         self.overflow |= self.len == self.capacity;
-        let len = self.len;
-        self.len = len.saturating_add(1).min(self.capacity);
         let mut moving = candidate;
-        for (index, slot) in self.best.iter_mut().enumerate().take(self.len) {
-            if index == len {
-                *slot = moving;
-            } else if moving < *slot {
+        for slot in self.best.get_mut(..self.len).unwrap_or(&mut []) {
+            if moving < *slot {
                 core::mem::swap(slot, &mut moving);
             }
+        }
+        if self.len < self.capacity
+            && let Some(slot) = self.best.get_mut(self.len)
+        {
+            *slot = moving;
+            self.len = self.len.saturating_add(1);
         }
     }
 
@@ -74,22 +76,27 @@ impl Selection {
         self.overflow
     }
 
-    /// Those to put into list registers. One is always pending if any candidate is, so that it can
+    /// Ends the choice. One that is not active is always chosen if there is any, so that it can
     /// preempt: the least of the active ones waits in memory until a list register is free, which
     /// happens when the guest ends a more urgent one.
     #[inline]
-    pub(super) fn chosen(&self) -> impl Iterator<Item = Candidate> + '_ {
-        let kept = self.best.get(..self.len).unwrap_or(&[]);
-        let last = self.len.saturating_sub(1);
+    pub(super) fn finish(&mut self) {
         // Best first: if the last is active, all are.
-        let all_active = kept.last().is_some_and(|candidate| candidate.is_active());
-        let substitute = self.best_pending.filter(|_| all_active && self.overflow);
-        kept.iter()
-            .enumerate()
-            .map(move |(index, &candidate)| match substitute {
-                Some(pending) if index == last => pending,
-                _ => candidate,
-            })
+        let last = self
+            .len
+            .checked_sub(1)
+            .and_then(|last| self.best.get_mut(last));
+        if let (true, Some(last), Some(pending)) = (self.overflow, last, self.best_pending)
+            && last.is_active()
+        {
+            *last = pending;
+        }
+    }
+
+    /// Those to put into list registers, once the choice has ended.
+    #[inline]
+    pub(super) fn chosen(&self) -> &[Candidate] {
+        self.best.get(..self.len).unwrap_or(&[])
     }
 }
 
@@ -102,13 +109,9 @@ mod tests {
         for &(intid, priority, active) in offered {
             selection.offer(Candidate::new(intid, priority, active));
         }
-        (
-            selection
-                .chosen()
-                .map(|candidate| candidate.intid())
-                .collect(),
-            selection.overflows(),
-        )
+        selection.finish();
+        let chosen = selection.chosen().iter().map(|candidate| candidate.intid());
+        (chosen.collect(), selection.overflows())
     }
 
     #[test]

@@ -306,6 +306,22 @@ fn nothing_is_in_hardware_between_save_and_load() {
 }
 
 #[test]
+fn what_waited_for_a_list_register_is_not_forgotten_by_a_save() {
+    let mut board = Board::ready(V3, 1);
+    edges(&mut board);
+    board.write(0, ISPENDR + 4, 0xff);
+    // The maintenance interrupt is pending, but the vCPU leaves before it is taken.
+    for _ in 0..4 {
+        let (intid, _) = board.cores[0].acknowledge_virtual().unwrap();
+        board.cores[0].end_virtual(intid);
+    }
+    assert!(board.cores[0].maintenance());
+    board.save(0);
+    board.load(0);
+    assert_eq!(board.drain(0), [36, 37, 38, 39]);
+}
+
+#[test]
 fn wake_up_looks_at_memory_and_list_registers() {
     let mut board = Board::ready(V3, 1);
     let here = |board: &Board| {
