@@ -42,10 +42,11 @@ impl<'a> Manager<'a> {
             return Err(Ending::Fatal);
         }
         if let Err(refusal) = manager.plan(hv) {
-            manager.console.fatal(hv, format_args!("{refusal}"));
             if adopted == 0 {
+                manager.console.fatal(hv, format_args!("{refusal}"));
                 return Err(Ending::Fatal);
             }
+            manager.console.say(hv, format_args!("{refusal}"));
             manager.fail_the_new();
         }
         manager.banner(hv, restarts);
@@ -218,11 +219,12 @@ impl<'a> Manager<'a> {
                 continue;
             }
             if let Err(refusal) = self.start(hv, index) {
-                self.console.fatal(hv, format_args!("{refusal}"));
                 self.set(index, Phase::Failed, None);
                 if adopted == 0 && !self.any_runs() {
+                    self.console.fatal(hv, format_args!("{refusal}"));
                     return Err(Ending::Fatal);
                 }
+                self.console.say(hv, format_args!("{refusal}"));
             }
         }
         Ok(())

@@ -57,6 +57,8 @@ pub(crate) struct Fake {
     pub(crate) waits: u32,
     /// Calls that fail, by name.
     pub(crate) failures: BTreeMap<&'static str, Error>,
+    /// Highest number of a VM.
+    pub(crate) slots: u64,
     /// Frames that `VmStockAdd` can still find.
     pub(crate) frames: u64,
 }
@@ -83,6 +85,7 @@ impl Fake {
             clock: 0,
             waits: 0,
             failures: BTreeMap::new(),
+            slots: 7,
             frames: 1000,
         }
     }

@@ -232,7 +232,7 @@ impl<'a> Manager<'a> {
     fn reload<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId) {
         self.destroy(hv, index, vm);
         if let Err(refusal) = self.start(hv, index) {
-            self.console.fatal(hv, format_args!("{refusal}"));
+            self.console.say(hv, format_args!("{refusal}"));
             self.set(index, Phase::Failed, None);
         }
     }

@@ -213,3 +213,21 @@ fn nothing_can_be_written_once_the_guest_runs() {
         Err(penumbra_abi::Error::NotMapped)
     );
 }
+
+#[test]
+fn a_guest_that_cannot_be_started_does_not_end_the_others() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![guest("a"), guest("b")]);
+    fake.slots = 1;
+    let mut manager = Manager::boot(&mut fake, &bundle, 0).unwrap_or_else(|_| panic!());
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    assert!(
+        fake.screen
+            .contains("guest 'b': the hypervisor would not create"),
+        "{}",
+        fake.screen
+    );
+    assert!(!fake.screen.contains("fatal"), "{}", fake.screen);
+    fake.stop(1, StopReason::PowerOff, CrashCause::None);
+    assert_eq!(settle(&mut manager, &mut fake), Some(Ending::Fatal));
+}
