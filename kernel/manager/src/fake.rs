@@ -237,7 +237,7 @@ impl Hypervisor for Fake {
     }
 
     fn vm_create(&mut self, vcpus: u64, gic: GicVersion, tag: u64) -> Result<VmId> {
-        let free = (1..8)
+        let free = (1..=self.slots)
             .find(|number| !self.vms.contains_key(number))
             .ok_or(Error::NoSlot)?;
         self.note("VmCreate", free)?;
