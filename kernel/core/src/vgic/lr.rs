@@ -92,6 +92,14 @@ impl ListReg {
         self.0 & ACTIVE != 0
     }
 
+    /// Whether it holds nothing and has nothing to tell, as ICH_ELRSR_EL2 reports. Hardware changes
+    /// only the state when an interrupt ends; the rest of the register stays.
+    #[must_use]
+    #[inline]
+    pub const fn is_empty(self) -> bool {
+        self.0 & (PENDING | ACTIVE) == 0 && (self.is_linked() || self.0 & EOI == 0)
+    }
+
     /// Whether it is linked to a physical interrupt.
     #[must_use]
     #[inline]

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering::SeqCst;
 use super::interface::{CpuInterface, MAX_LIST_REGISTERS};
 use super::rebuild::{Rebuild, Released};
 use super::vcpu_set::Bits;
-use super::{Hardware, VcpuSet, Vgic};
+use super::{Hardware, ListReg, VcpuSet, Vgic};
 use crate::machine::intid;
 
 impl Vgic {
@@ -42,12 +42,8 @@ impl Vgic {
         let mut flush = VcpuSet::EMPTY;
         let mut live = 0;
         for slot in Bits(interface.all) {
-            let in_use = interface
-                .frame
-                .lr
-                .get(slot)
-                .is_some_and(|&entry| entry != 0);
-            live |= u32::from(in_use) << (slot & 31);
+            let entry = interface.frame.lr.get(slot).copied().unwrap_or(0);
+            live |= u32::from(!ListReg::from_raw(entry).is_empty()) << (slot & 31);
         }
         // If any is in use, something may also wait in memory for one: SPIs too, if they overflow.
         if live != 0 || overflow {
@@ -67,7 +63,7 @@ impl Vgic {
             rebuild.fold(live, &mut released, machine);
             flush = released.notify(self, &spis);
         }
-        for slot in Bits(live) {
+        for slot in Bits(interface.all) {
             if let Some(entry) = interface.frame.lr.get_mut(slot) {
                 *entry = 0;
             }

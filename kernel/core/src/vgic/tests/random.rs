@@ -288,7 +288,14 @@ impl Run {
             return;
         };
         let (_, intid) = self.model.active.remove(last);
-        self.board.end(vcpu, intid);
+        if self.random.below(4) != 0 {
+            self.board.end(vcpu, intid);
+            return;
+        }
+        // The vCPU leaves the core before a maintenance interrupt is taken.
+        self.board.cores[vcpu].end_virtual(intid);
+        self.board.save(vcpu);
+        self.board.load(vcpu);
     }
 
     /// Lowers all levels and takes what is left: nothing may remain anywhere.
