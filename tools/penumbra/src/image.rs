@@ -94,19 +94,17 @@ fn sentence(what: &str, path: &Path, why: &str) -> String {
 
 fn read(what: &str, file: &File) -> Result<Vec<u8>, Problem> {
     std::fs::read(&file.path).map_err(|error| {
-        let problem = file.problem(format!(
-            "cannot read the {what} {}: {error}",
-            file.path.display()
-        ));
-        let cached = file
-            .path
-            .components()
-            .any(|part| part.as_os_str() == ".cache");
-        if cached {
-            return problem
-                .help("`tools/dev setup` fetches Debian's kernels and busybox into .cache");
+        let cached = file.path.components().any(|part| part.as_os_str() == ".cache");
+        let path = file.path.display();
+        let problem = file.problem(format!("cannot read the {what} {path}: {error}"));
+        match file.span {
+            _ if cached => problem.help(
+                "tools/fetch-arm64 puts Debian's kernels and busybox into .cache; tools/dev setup those \
+                 of the default guest",
+            ),
+            Some(_) => problem.help("paths in a scenario are seen from the scenario's folder"),
+            None => problem,
         }
-        problem.help("paths in a scenario are seen from the scenario's folder")
     })
 }
 
