@@ -7,7 +7,7 @@
 //! **Who calls what.** Whoever changes something (a trapped register, a device, another vCPU) gets
 //! a [`VcpuSet`]: vCPUs that must [`flush`](Vgic::flush) before they run guest code again. The run
 //! loop flushes the vCPU of its own core at once, sends the kick SGI to cores where another vCPU of
-//! the set is resident, and makes the rest runnable. A kicked core flushes. A vCPU that enters a
+//! the set is resident, and makes the rest runnable, except those that are off. A kicked core flushes. A vCPU that enters a
 //! core is [loaded](Vgic::load), one that leaves it [saved](Vgic::save); between the two nothing of
 //! it is in hardware.
 //!
@@ -24,6 +24,12 @@
 //! the reader *at the same instruction*. The other core rebuilds when it is kicked, which publishes
 //! what its list registers held; the second attempt finds that. No core ever waits in EL2 for
 //! another, so two vCPUs that ask each other are both served.
+//!
+//! **Limits.** An active interrupt that finds no list register waits in memory and comes back when a
+//! more urgent one ends. A guest that splits priority drop and deactivation and deactivates out of
+//! order, with as many active as there are list registers, may deactivate one while it waits: that is
+//! lost, as it is under KVM; so is the end of one whose priority it changed while it was active.
+//! Pending state *written* to a linked interrupt that is active is delivered at the next rebuild.
 //!
 //! **Locks.** One per VM, around [`Spis`](spi::Spis); nothing is taken under it. No lock is shared
 //! between VMs.
