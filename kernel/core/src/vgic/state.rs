@@ -19,7 +19,7 @@ impl<T: VirtualInterface + PhysicalInterrupts + GuestRegisters + ?Sized> Hardwar
 /// The interrupt controller of a VM. vCPU n has affinity 0.0.0.n (GICv3) or CPU interface n (GICv2).
 #[derive(Debug)]
 pub struct Vgic {
-    /// 2 or 3.
+    /// 2 or 3; 0 before `configure`.
     version: AtomicU32,
     /// Bit n: vCPU n exists.
     pub(super) vcpu_mask: AtomicU32,
@@ -38,7 +38,8 @@ impl Vgic {
     )]
     pub const fn new() -> Self {
         Self {
-            version: AtomicU32::new(3),
+            // Zero as everything here: the system's static then takes no room in the image.
+            version: AtomicU32::new(0),
             vcpu_mask: AtomicU32::new(0),
             groups: AtomicU32::new(0),
             private: [const { PrivateIrqs::new() }; MAX_VCPUS_PER_VM],
