@@ -1,6 +1,6 @@
-//! List registers, in the format of ICH_LR<n>_EL2 (IHI 0069 H, 12.4 "ICH_LR<n>_EL2, Interrupt
+//! List registers, in the format of `ICH_LR<n>_EL2` (IHI 0069 H, 12.4 "`ICH_LR<n>_EL2`, Interrupt
 //! Controller List Registers"), whatever the board's GIC. For a GICv2 guest the source CPU of an
-//! SGI is in bits 12 to 10, where both GICH_LR<n> and the legacy use of ICH_LR<n>_EL2 have it.
+//! SGI is in bits 12 to 10, where both `GICH_LR<n>` and the legacy use of `ICH_LR<n>_EL2` have it.
 
 /// A list register's content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -7,9 +7,9 @@
 //! **Who calls what.** Whoever changes something (a trapped register, a device, another vCPU) gets
 //! a [`VcpuSet`]: vCPUs that must [`flush`](Vgic::flush) before they run guest code again. The run
 //! loop flushes the vCPU of its own core at once, sends the kick SGI to cores where another vCPU of
-//! the set is resident, and makes the rest runnable, except those that are off. A kicked core flushes. A vCPU that enters a
-//! core is [loaded](Vgic::load), one that leaves it [saved](Vgic::save); between the two nothing of
-//! it is in hardware.
+//! the set is resident, and makes the rest runnable, except those that are off. A kicked core
+//! flushes. A vCPU that enters a core is [loaded](Vgic::load), one that leaves it
+//! [saved](Vgic::save); between the two nothing of it is in hardware.
 //!
 //! **Where the state of an interrupt is.** Pending and active are either in memory or, while
 //! the interrupt is *held*, in a list register, and then memory has only what came on top.
@@ -31,7 +31,7 @@
 //! lost, as it is under KVM; so is the end of one whose priority it changed while it was active.
 //! Pending state *written* to a linked interrupt that is active is delivered at the next rebuild.
 //!
-//! **Locks.** One per VM, around [`Spis`](spi::Spis); nothing is taken under it. No lock is shared
+//! **Locks.** One per VM, around the SPIs; nothing is taken under it. No lock is shared
 //! between VMs.
 
 mod interface;

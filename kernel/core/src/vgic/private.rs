@@ -103,7 +103,7 @@ impl PrivateIrqs {
         (word >> ((intid & 3) << 3) & 0xff) as u8
     }
 
-    /// Priorities of four interrupts, `word` of GICR_IPRIORITYR<n>.
+    /// Priorities of four interrupts, `word` of `GICR_IPRIORITYR<n>`.
     pub(super) fn priorities(&self, word: usize) -> u32 {
         self.priority.get(word).map_or(0, |word| word.load(SeqCst))
     }

@@ -14,7 +14,7 @@ const CTLR: u64 = 0;
 const TYPER: u64 = 4;
 const IIDR: u64 = 8;
 const SGIR: u64 = 0xf00;
-/// GICD_IROUTER<32>; those of SGIs and PPIs do not exist.
+/// `GICD_IROUTER<32>`; those of SGIs and PPIs do not exist.
 const IROUTER: u64 = 0x6100;
 const IROUTER_END: u64 = 0x8000;
 

@@ -120,7 +120,7 @@ impl Vgic {
         self.private_changed(owner, irqs, changed)
     }
 
-    /// GICD_CPENDSGIR<n> and GICD_SPENDSGIR<n>: the sources of each SGI that is pending here.
+    /// `GICD_CPENDSGIR<n>` and `GICD_SPENDSGIR<n>`: the sources of each SGI that is pending here.
     pub(super) fn read_sgi_sources<M: Hardware + ?Sized>(
         &self,
         vcpu: usize,
@@ -160,7 +160,7 @@ impl Vgic {
         MmioRead::Value(u64::from((value & mask) >> shift))
     }
 
-    /// Writes GICD_CPENDSGIR<n> (0xf10) or GICD_SPENDSGIR<n> (0xf20); `value` is in its lane.
+    /// Writes `GICD_CPENDSGIR<n>` (0xf10) or `GICD_SPENDSGIR<n>` (0xf20); `value` is in its lane.
     pub(super) fn write_sgi_sources(&self, vcpu: usize, offset: u64, value: u32) -> VcpuSet {
         let first = (offset & 0xc) as u32;
         let mut flush = VcpuSet::EMPTY;

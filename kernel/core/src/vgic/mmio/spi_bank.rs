@@ -123,7 +123,7 @@ impl Vgic {
         flush
     }
 
-    /// GICD_ITARGETSR<n>. With one CPU interface there is nothing to choose, and they read zero.
+    /// `GICD_ITARGETSR<n>`. With one CPU interface there is nothing to choose, and they read zero.
     pub(super) fn read_targets(&self, vcpu: usize, word: usize) -> u32 {
         if self.vcpu_mask.load(SeqCst).count_ones() <= 1 {
             return 0;
@@ -181,7 +181,7 @@ impl Vgic {
         self.spis_changed(&spis, word >> 1, changed)
     }
 
-    /// GICD_IROUTER<n>, whole or by halves.
+    /// `GICD_IROUTER<n>`, whole or by halves.
     pub(super) fn read_route(&self, offset: u64, size: u32) -> u64 {
         let Some(spi) = routed_spi(offset) else {
             return 0;
@@ -237,7 +237,7 @@ fn bytes(mask: u32, value: u32) -> impl Iterator<Item = (u8, u8)> {
     mask.to_le_bytes().into_iter().zip(value.to_le_bytes())
 }
 
-/// The SPI whose GICD_IROUTER<n> is at `offset`.
+/// The SPI whose `GICD_IROUTER<n>` is at `offset`.
 fn routed_spi(offset: u64) -> Option<Spi> {
     Spi::from_intid(u32::try_from(offset.checked_sub(0x6000)? >> 3).ok()?)
 }
