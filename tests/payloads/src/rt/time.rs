@@ -52,3 +52,17 @@ pub fn wait_for(microseconds: u64, condition: impl Fn() -> bool) -> bool {
 pub fn delay(microseconds: u64) {
     wait_for(microseconds, || false);
 }
+
+/// Waits in WFI for `microseconds`, with IRQs masked. Uses the virtual timer and its interrupt.
+pub fn sleep(microseconds: u64) {
+    super::sysreg::irq_off();
+    super::gic::enable(super::layout::VTIMER_INTID, 0xa0);
+    let end = now() + ticks(microseconds);
+    arm(ticks(microseconds));
+    while now() < end {
+        crate::insn!("wfi");
+    }
+    disarm();
+    super::gic::set(super::gic::Bits::ClearEnable, super::layout::VTIMER_INTID);
+    super::sysreg::irq_on();
+}

@@ -267,5 +267,11 @@ pub(crate) fn restore() {
             io::write8(gicv2::GICD_CPENDSGIR + sgi, 0xff);
         }
     }
+    // GICv3.3: no interrupt is a non-maskable one (GICD_INMIR, GICR_INMIR0).
+    if gic::version() == Version::V3 {
+        for intid in (0..gic::lines()).step_by(32) {
+            io::write32(gic::frame(intid) + 0xf80 + intid as usize / 8, 0);
+        }
+    }
     gic::init();
 }
