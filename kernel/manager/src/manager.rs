@@ -208,12 +208,14 @@ impl<'a> Manager<'a> {
     /// Frees the VM of a guest that is off, and leaves an empty one in its place: a manager that is
     /// restarted must not take the guest for one that was never started.
     fn retire<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId) {
+        self.set(index, Phase::Off, Some(vm));
+        if !self.any_runs() && self.manifest.when_all_off == WhenAllOff::PowerOff {
+            // The board goes off: zeroing the memory would only take time.
+            return;
+        }
         self.destroy(hv, index, vm);
         // Without it the guest would come back after a restart of the manager, which is no harm.
         let _ = hv.vm_create(1, self.board.gic, tag_of(index) | OFF_TAG);
-        if let Some(slot) = self.slots.get_mut(index) {
-            slot.phase = Phase::Off;
-        }
     }
 
     fn destroy<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId) {
