@@ -167,7 +167,7 @@ const VACANT: Vcpu = Vcpu {
     blocked: Blocked::No,
     uses_debug: false,
     os_lock: false,
-    gic: CpuInterface::new(),
+    gic: CpuInterface::vacant(),
     physical_timer: PhysicalTimer::OFF,
     fp: FpFrame::ZERO,
     debug: DebugFrame::ZERO,

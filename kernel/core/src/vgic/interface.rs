@@ -54,6 +54,17 @@ impl CpuInterface {
     #[expect(clippy::new_without_default, reason = "const")]
     pub const fn new() -> Self {
         Self {
+            intids: [NONE; MAX_LIST_REGISTERS],
+            slots: [NONE; 32],
+            ..Self::vacant()
+        }
+    }
+
+    /// The interface of no vCPU: all zero, and not to be used. A static of these takes no room in
+    /// the image.
+    #[must_use]
+    pub const fn vacant() -> Self {
+        Self {
             frame: VirtualInterfaceFrame {
                 lr: [0; 16],
                 vmcr: 0,
@@ -62,8 +73,8 @@ impl CpuInterface {
             },
             all: 0,
             used: 0,
-            intids: [NONE; MAX_LIST_REGISTERS],
-            slots: [NONE; 32],
+            intids: [0; MAX_LIST_REGISTERS],
+            slots: [0; 32],
             active_sources: [0; 16],
             latched: 0,
             overflow: false,

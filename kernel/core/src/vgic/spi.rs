@@ -182,8 +182,9 @@ pub(super) struct Spis {
 }
 
 impl Spis {
-    /// Of a VM that does not exist yet.
-    pub(super) const fn new() -> Self {
+    /// Of a VM that does not exist yet: all zero, and not to be used before [`Self::reset`]. A static
+    /// of these takes no room in the image.
+    pub(super) const fn vacant() -> Self {
         Self {
             enabled: Words::ZERO,
             group: Words::ZERO,
@@ -200,8 +201,8 @@ impl Spis {
             linked: Words::ZERO,
             release: Words::ZERO,
             routed: [Words::ZERO; MAX_VCPUS_PER_VM],
-            owner: [NOBODY; SPI_COUNT],
-            target: [NOBODY; SPI_COUNT],
+            owner: [0; SPI_COUNT],
+            target: [0; SPI_COUNT],
             route: [0; SPI_COUNT],
             priority: [0; SPI_COUNT],
             physical: [0; SPI_COUNT],
@@ -213,7 +214,9 @@ impl Spis {
 
     /// Resets.
     pub(super) fn reset(&mut self, version: GicVersion, vcpus: usize) {
-        *self = Self::new();
+        *self = Self::vacant();
+        self.owner = [NOBODY; SPI_COUNT];
+        self.target = [NOBODY; SPI_COUNT];
         self.vcpus = vcpus;
         if version == GicVersion::V3 {
             self.group = Words::ONES;

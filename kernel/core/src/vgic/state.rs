@@ -43,7 +43,7 @@ impl Vgic {
             vcpu_mask: AtomicU32::new(0),
             groups: AtomicU32::new(0),
             private: [const { PrivateIrqs::new() }; MAX_VCPUS_PER_VM],
-            spis: SpinMutex::new(Spis::new()),
+            spis: SpinMutex::new(Spis::vacant()),
         }
     }
 
