@@ -29,6 +29,8 @@ mod memory;
 mod pl011;
 pub mod run_loop;
 pub mod system;
+#[cfg(test)]
+mod tests;
 mod timer;
 pub mod vcpu;
 pub mod vgic;

@@ -19,9 +19,7 @@ pub(super) fn accessed(
     access: SysRegAccess,
 ) -> Flow {
     vcpu.count(Counter::SystemRegisters);
-    let Some(board) = place.system.board() else {
-        return None;
-    };
+    let board = place.system.board()?;
     let rt = access.rt();
     let value = match classify(access, &board.features) {
         Action::Id(register) => board.id.get(register.index()).copied().unwrap_or(0),

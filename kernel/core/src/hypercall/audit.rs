@@ -11,8 +11,10 @@ use crate::machine::Machine;
 use crate::system::{PaRange, System};
 use crate::vm::Vm;
 
-/// Leaves or entries of the frame table per call.
+/// Leaves, or frames that are found, per call.
 const PER_CALL: usize = 512;
+/// Entries of the frame table looked at per call.
+const ENTRIES_PER_CALL: usize = 8192;
 
 /// Where an audit stands. All zero: none is under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -129,7 +131,10 @@ fn is_lent(system: &System, leaf: &Leaf) -> bool {
 /// Counts the frames that a VM owns and compares them with what it says it holds.
 fn count(system: &System, (id, vm): (VmId, &Vm), mut at: Progress) -> Progress {
     for _ in 0..PER_CALL {
-        match system.frames.find(Owner::Vm(id), at.entry, PER_CALL) {
+        match system
+            .frames
+            .find(Owner::Vm(id), at.entry, ENTRIES_PER_CALL)
+        {
             Some(Found::Frame { index }) => {
                 at.owned = at.owned.saturating_add(1);
                 at.entry = index.saturating_add(1);

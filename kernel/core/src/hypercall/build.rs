@@ -342,6 +342,10 @@ pub(super) fn destroy(system: &System, machine: &mut impl Machine, number: u64) 
     }
     for vcpu in vcpus() {
         unpin(system, vcpu);
+        if let Some(cpu) = system.shared(vcpu).and_then(VcpuShared::core) {
+            // Its core may be another's alone now.
+            system.alert_core(cpu, machine);
+        }
         if let Some(slot) = system.slot(vcpu) {
             slot.lock().vacate();
         }
@@ -352,7 +356,6 @@ pub(super) fn destroy(system: &System, machine: &mut impl Machine, number: u64) 
     for source in [Source::Output, Source::Status, Source::Stock] {
         system.events.clear(source, id);
     }
-    system.alert(id, machine);
     vm.clear();
     vm.set_state(VmState::Free);
     Ok(one(1))

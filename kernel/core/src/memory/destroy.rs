@@ -12,7 +12,7 @@ use crate::machine::Machine;
 /// Tables freed per call.
 const TABLES_PER_CALL: u32 = 16;
 /// Entries of the frame table looked at per call.
-const ENTRIES_PER_CALL: usize = 2048;
+const ENTRIES_PER_CALL: usize = 8192;
 
 /// How far the destruction has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,620 @@
+//! A board of the tests: cores that share RAM, time and interrupts, and guests that are lists of
+//! operations instead of programs.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use penumbra_abi::{Call, GicVersion};
+use penumbra_paging::{Stage2, TableMemory};
+use penumbra_trap::controls::{cptr, hcr, mdcr};
+use penumbra_vmsa::{CpuIndex, Ipa, MIB, PAGE_SIZE, Pa};
+
+use crate::exit;
+use crate::machine::*;
+use crate::system::{BootFacts, MAX_RAM_RANGES, PaRange, System};
+use crate::vcpu::{Deferred, Vcpu};
+
+pub(super) const RAM: u64 = 0x4000_0000;
+pub(super) const RAM_BYTES: u64 = 256 * MIB;
+pub(super) const HZ: u64 = 1_000_000;
+pub(super) const UART: u64 = 0x0900_0000;
+pub(super) const GICD: u64 = 0x0800_0000;
+pub(super) const GICR: u64 = 0x080a_0000;
+
+/// What a guest does next.
+#[derive(Clone, Debug)]
+pub(super) enum Op {
+    /// HVC #0 with X0 to X7.
+    Hvc([u64; 8]),
+    /// Load of `bytes` from an IPA into X1, until stage 2 lets it through.
+    Load(u64, u64),
+    /// Store of X1 = value.
+    Store(u64, u64, u64),
+    /// A fetch from an IPA that stage 2 does not map.
+    Fetch(u64),
+    /// MSR ICC_SGI1R_EL1.
+    Sgi(u64),
+    /// MRS of the register (op0, op1, CRn, CRm, op2) into X1.
+    Mrs([u32; 5]),
+    /// MSR of the register from X1 = value.
+    Msr([u32; 5], u64),
+    /// Any exception class with an ISS.
+    Class(u64, u64),
+    Wfi,
+    /// Arms the virtual timer.
+    Timer(u64),
+    /// Uses an FP register: V0's low half becomes the value; what it was goes to the log.
+    Fp(u64),
+    /// Runs for a number of ticks.
+    Spin(u64),
+}
+
+/// What all cores share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pages: HashSet<u64>,
+    pub(super) dirty: HashSet<u64>,
+    tables: HashMap<u64, u64>,
+    table_pages: HashSet<u64>,
+    pub(super) now: u64,
+    pending: HashMap<usize, VecDeque<u32>>,
+    programs: HashMap<usize, VecDeque<Op>>,
+    blocked: HashSet<usize>,
+    /// X0 to X6 after each completed operation, by vCPU.
+    pub(super) log: HashMap<usize, Vec<[u64; 7]>>,
+    pub(super) console: Vec<u8>,
+    pub(super) input: VecDeque<u8>,
+    pub(super) flushes: u64,
+}
+
+/// One core.
+#[derive(Debug)]
+pub(super) struct Fake {
+    pub(super) shared: Arc<Mutex<Shared>>,
+    cpu: CpuIndex,
+    pub(super) sysregs: SysregFrame,
+    pub(super) controls: Controls,
+    syndrome: Syndrome,
+    lr: [u64; 4],
+    fp: u64,
+    pub(super) deadline: Option<u64>,
+    pub(super) local_flushes: u64,
+}
+
+/// Descriptors for the software walk of the fake itself.
+struct Walk<'a>(&'a Shared);
+
+impl TableMemory for Walk<'_> {
+    fn alloc_table(&mut self) -> Option<Pa> {
+        None
+    }
+    fn free_table(&mut self, _: Pa) {}
+    fn load(&self, entry: Pa) -> u64 {
+        self.0.tables.get(&entry.raw()).copied().unwrap_or(0)
+    }
+    fn store(&mut self, _: Pa, _: u64) {}
+    fn publish(&mut self) {}
+}
+
+pub(super) fn facts(cpus: usize) -> BootFacts {
+    let mut ram = [PaRange::default(); MAX_RAM_RANGES];
+    ram[0] = PaRange {
+        base: Pa::truncated(RAM),
+        bytes: RAM_BYTES,
+    };
+    BootFacts {
+        cpus,
+        gic: GicVersion::V3,
+        gicv: [Pa::truncated(0); 2],
+        counter_hz: HZ,
+        console_intid: 33,
+        manager_image: &[0; 100],
+        manager_bytes: 8 * MIB,
+        bundle: PaRange {
+            base: Pa::truncated(RAM + RAM_BYTES + 0x1234),
+            bytes: 5000,
+        },
+        device_tree: PaRange {
+            base: Pa::truncated(RAM + RAM_BYTES + 0x10_0000),
+            bytes: 100,
+        },
+        ram,
+    }
+}
+
+/// A booted system and its cores.
+pub(super) fn board(cpus: usize) -> (&'static System, Vec<Fake>) {
+    let system: &'static System = Box::leak(Box::new(System::new()));
+    let shared = Arc::new(Mutex::new(Shared {
+        now: 1000,
+        ..Shared::default()
+    }));
+    let mut cores: Vec<Fake> = (0..cpus).map(|n| Fake::new(n, &shared)).collect();
+    system.boot(&mut cores[0], &facts(cpus)).unwrap();
+    (system, cores)
+}
+
+impl Fake {
+    fn new(cpu: usize, shared: &Arc<Mutex<Shared>>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            cpu: CpuIndex::new(cpu, 8).unwrap(),
+            sysregs: SysregFrame::ZERO,
+            controls: Controls::ZERO,
+            syndrome: Syndrome::default(),
+            lr: [0; 4],
+            fp: 0,
+            deadline: None,
+            local_flushes: 0,
+        }
+    }
+
+    /// Adds operations to the program of vCPU number `vcpu`.
+    pub(super) fn program(&self, vcpu: usize, ops: impl IntoIterator<Item = Op>) {
+        self.shared
+            .lock()
+            .unwrap()
+            .programs
+            .entry(vcpu)
+            .or_default()
+            .extend(ops);
+    }
+
+    pub(super) fn interrupt(&self, cpu: usize, intid: u32) {
+        self.shared
+            .lock()
+            .unwrap()
+            .pending
+            .entry(cpu)
+            .or_default()
+            .push_back(intid);
+    }
+
+    pub(super) fn log_of(&self, vcpu: usize) -> Vec<[u64; 7]> {
+        self.shared
+            .lock()
+            .unwrap()
+            .log
+            .get(&vcpu)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Lets time pass.
+    pub(super) fn pass(&self, ticks: u64) {
+        self.shared.lock().unwrap().now += ticks;
+    }
+
+    /// Bytes of RAM that are allocated.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.shared.lock().unwrap().pages.len() as u64 * PAGE_SIZE
+    }
+
+    fn has_interrupt(&self) -> bool {
+        let shared = self.shared.lock().unwrap();
+        let timer = self.deadline.is_some_and(|at| shared.now >= at);
+        timer
+            || shared
+                .pending
+                .get(&self.cpu.get())
+                .is_some_and(|queue| !queue.is_empty())
+    }
+
+    fn translate(&self, ipa: u64) -> Option<u64> {
+        let shared = self.shared.lock().unwrap();
+        let root = Pa::truncated(self.controls.vttbr_el2 & 0xffff_ffff_fffe);
+        let stage2 = Stage2::new(root).unwrap();
+        let leaf = stage2.lookup(&Walk(&shared), Ipa::truncated(ipa)).ok()?;
+        Some(leaf.pa_of(Ipa::truncated(ipa)).raw())
+    }
+
+    fn sync(&mut self, class: u64, iss: u64) -> ExitKind {
+        self.syndrome.esr = class << 26 | 1 << 25 | iss;
+        ExitKind::Sync
+    }
+
+    /// A data access: done (`None`), or the exit that it makes.
+    fn access(&mut self, ipa: u64, write: bool, size: u64) -> Option<ExitKind> {
+        if let Some(pa) = self.translate(ipa) {
+            let shared = self.shared.lock().unwrap();
+            assert!(
+                !shared.dirty.contains(&(pa / PAGE_SIZE)),
+                "a guest sees a frame not zeroed"
+            );
+            return None;
+        }
+        self.syndrome.far = ipa;
+        self.syndrome.hpfar = ipa >> 12 << 4;
+        let sas = u64::from(size.trailing_zeros());
+        let iss = 1 << 24 | sas << 22 | 1 << 16 | u64::from(write) << 6 | 0b00_0111;
+        Some(self.sync(0x24, iss))
+    }
+
+    /// One operation of the resident vCPU: the exit that it makes, if any, and whether it is over.
+    fn perform(&mut self, vcpu: &mut Vcpu, op: &Op) -> (Option<ExitKind>, bool) {
+        let system = |reg: [u32; 5], read: bool| {
+            let [op0, op1, crn, crm, op2] = reg;
+            let rt = 1;
+            u64::from(op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | rt << 5 | crm << 1)
+                | u64::from(read)
+        };
+        let exit = match *op {
+            Op::Hvc(x) => {
+                for (n, value) in (0..).zip(x) {
+                    vcpu.gpr.set(n, value);
+                }
+                self.sysregs.pc = self.sysregs.pc.wrapping_add(4);
+                self.sync(0x16, 0)
+            }
+            Op::Load(ipa, size) => match self.access(ipa, false, size) {
+                Some(exit) => return (Some(exit), is_device(ipa)),
+                None => return (None, true),
+            },
+            Op::Store(ipa, size, value) => {
+                vcpu.gpr.set(1, value);
+                match self.access(ipa, true, size) {
+                    Some(exit) => return (Some(exit), is_device(ipa)),
+                    None => return (None, true),
+                }
+            }
+            Op::Fetch(ipa) => {
+                self.syndrome.far = ipa;
+                self.syndrome.hpfar = ipa >> 12 << 4;
+                self.sync(0x20, 0b00_0111)
+            }
+            Op::Sgi(value) => {
+                vcpu.gpr.set(1, value);
+                self.sync(0x18, system([3, 0, 12, 11, 5], false))
+            }
+            Op::Mrs(reg) => self.sync(0x18, system(reg, true)),
+            Op::Msr(reg, value) => {
+                vcpu.gpr.set(1, value);
+                self.sync(0x18, system(reg, false))
+            }
+            Op::Class(class, iss) => self.sync(class, iss),
+            Op::Wfi if self.controls.hcr_el2 & hcr::TWI == 0 => return (None, !self.waits()),
+            Op::Wfi => self.sync(0x01, 0),
+            Op::Fp(value) => {
+                if self.controls.cptr_el2 & cptr::TFP != 0 {
+                    return (Some(self.sync(0x07, 0)), false);
+                }
+                vcpu.gpr.set(1, self.fp);
+                self.fp = value;
+                return (None, true);
+            }
+            Op::Timer(at) => {
+                self.sysregs.cntv_ctl_el0 = 1;
+                self.sysregs.cntv_cval_el0 = at;
+                return (None, true);
+            }
+            Op::Spin(ticks) => {
+                self.shared.lock().unwrap().now += ticks;
+                return (None, true);
+            }
+        };
+        (Some(exit), true)
+    }
+
+    /// An untrapped WFI: whether it goes on waiting. Time passes.
+    fn waits(&self) -> bool {
+        self.shared.lock().unwrap().now += 10;
+        self.lr.iter().all(|lr| lr >> 62 == 0)
+    }
+
+    fn record(&self, vcpu: &Vcpu) {
+        let mut x = [0; 7];
+        for (n, value) in (0..).zip(x.iter_mut()) {
+            *value = vcpu.gpr.get(n);
+        }
+        self.shared
+            .lock()
+            .unwrap()
+            .log
+            .entry(vcpu.id.number())
+            .or_default()
+            .push(x);
+    }
+
+    /// The next exit of the resident vCPU.
+    ///
+    /// `None` at the end of its program: the guest computes for ever, and a test has seen enough.
+    fn until_exit(&mut self, vcpu: &mut Vcpu) -> Option<(ExitKind, bool)> {
+        assert!(self.controls.vttbr_el2 != 0 && self.controls.hcr_el2 & hcr::VM != 0);
+        loop {
+            if self.has_interrupt() {
+                return Some((ExitKind::Irq, false));
+            }
+            let number = vcpu.id.number();
+            let op = self
+                .shared
+                .lock()
+                .unwrap()
+                .programs
+                .get(&number)
+                .and_then(|p| p.front().cloned());
+            let Some(op) = op else {
+                self.shared.lock().unwrap().now += 100;
+                return None;
+            };
+            let (exit, over) = self.perform(vcpu, &op);
+            if over {
+                let mut shared = self.shared.lock().unwrap();
+                shared.programs.get_mut(&number).unwrap().pop_front();
+                shared.now += 1;
+            }
+            match exit {
+                Some(exit) => return Some((exit, over)),
+                None if over => self.record(vcpu),
+                None => {}
+            }
+        }
+    }
+}
+
+/// An access to a device is over with its exit; one to memory is repeated.
+fn is_device(ipa: u64) -> bool {
+    ipa < RAM
+}
+
+/// HVC of a hypercall.
+pub(super) fn call(call: Call, arguments: &[u64]) -> Op {
+    let mut x = [0; 8];
+    x[0] = call.id().into();
+    x[1..=arguments.len()].copy_from_slice(arguments);
+    Op::Hvc(x)
+}
+
+impl Machine for Fake {
+    fn run(&mut self, vcpu: &mut Vcpu) -> ExitKind {
+        if self
+            .shared
+            .lock()
+            .unwrap()
+            .blocked
+            .remove(&vcpu.id.number())
+        {
+            self.record(vcpu);
+        }
+        loop {
+            let Some((kind, over)) = self.until_exit(vcpu) else {
+                return ExitKind::Irq;
+            };
+            let synchronous = kind == ExitKind::Sync;
+            let class = self.syndrome.esr >> 26;
+            let back = (synchronous && class == 0x16 && exit::fast_call(vcpu, self))
+                || exit::fast(vcpu, self, kind);
+            if !back && matches!(vcpu.deferred, Deferred::Block(_)) {
+                // What it waited for is in its registers when it goes on.
+                self.shared
+                    .lock()
+                    .unwrap()
+                    .blocked
+                    .extend(over.then(|| vcpu.id.number()));
+            } else if over {
+                self.record(vcpu);
+            }
+            if !back {
+                return kind;
+            }
+        }
+    }
+}
+
+impl GuestRegisters for Fake {
+    fn guest(&self, register: GuestRegister) -> u64 {
+        let frame = &self.sysregs;
+        match register {
+            GuestRegister::Pc => frame.pc,
+            GuestRegister::Pstate => frame.pstate,
+            GuestRegister::VbarEl1 => frame.vbar_el1,
+            GuestRegister::EsrEl1 => frame.esr_el1,
+            GuestRegister::ElrEl1 => frame.elr_el1,
+            GuestRegister::SctlrEl1 => frame.sctlr_el1,
+            GuestRegister::CntvCtlEl0 => frame.cntv_ctl_el0,
+            GuestRegister::CntvCvalEl0 => frame.cntv_cval_el0,
+            _ => 0,
+        }
+    }
+    fn set_guest(&mut self, register: GuestRegister, value: u64) {
+        let frame = &mut self.sysregs;
+        match register {
+            GuestRegister::Pc => frame.pc = value,
+            GuestRegister::Pstate => frame.pstate = value,
+            GuestRegister::VbarEl1 => frame.vbar_el1 = value,
+            GuestRegister::EsrEl1 => frame.esr_el1 = value,
+            GuestRegister::ElrEl1 => frame.elr_el1 = value,
+            GuestRegister::FarEl1 => frame.far_el1 = value,
+            GuestRegister::SpsrEl1 => frame.spsr_el1 = value,
+            _ => {}
+        }
+    }
+    fn syndrome(&self) -> Syndrome {
+        self.syndrome
+    }
+    fn id_register(&self, crm: u8, op2: u8) -> u64 {
+        if (crm, op2) == (4, 0) { 0x1122 } else { 0 }
+    }
+}
+
+impl Residency for Fake {
+    fn save_sysregs(&mut self, frame: &mut SysregFrame) {
+        *frame = self.sysregs;
+    }
+    fn load_sysregs(&mut self, frame: &SysregFrame, controls: &Controls) {
+        self.sysregs = *frame;
+        self.controls = *controls;
+    }
+    fn set_controls(&mut self, controls: &Controls) {
+        self.controls = *controls;
+    }
+    fn flush_guest_translations(&mut self) {
+        self.local_flushes += 1;
+    }
+    fn save_fp(&mut self, frame: &mut FpFrame) {
+        frame.v[0][0] = self.fp;
+    }
+    fn load_fp(&mut self, frame: &FpFrame) {
+        self.fp = frame.v[0][0];
+    }
+    fn save_debug(&mut self, _: &mut DebugFrame) {}
+    fn load_debug(&mut self, _: &DebugFrame) {
+        assert!(self.controls.mdcr_el2 & mdcr::TDE == 0);
+    }
+}
+
+impl VirtualInterface for Fake {
+    fn list_registers(&self) -> usize {
+        self.lr.len()
+    }
+    fn list_register(&self, n: usize) -> u64 {
+        self.lr[n]
+    }
+    fn set_list_register(&mut self, n: usize, value: u64) {
+        self.lr[n] = value;
+    }
+    fn empty_list_registers(&self) -> u32 {
+        (0..4)
+            .filter(|n| self.lr[*n] >> 62 == 0)
+            .fold(0, |set, n| set | 1 << n)
+    }
+    fn eoi_list_registers(&self) -> u32 {
+        0
+    }
+    fn set_underflow_interrupt(&mut self, _: bool) {}
+    fn set_no_pending_interrupt(&mut self, _: bool) {}
+    fn save_virtual_interface(&mut self, frame: &mut VirtualInterfaceFrame) {
+        frame.lr[..4].copy_from_slice(&self.lr);
+        self.lr = [0; 4];
+    }
+    fn load_virtual_interface(&mut self, frame: &VirtualInterfaceFrame) {
+        self.lr.copy_from_slice(&frame.lr[..4]);
+    }
+}
+
+impl PhysicalInterrupts for Fake {
+    fn acknowledge(&mut self) -> u32 {
+        let mut shared = self.shared.lock().unwrap();
+        if self.deadline.is_some_and(|at| shared.now >= at) {
+            return intid::HYP_TIMER;
+        }
+        shared
+            .pending
+            .get_mut(&self.cpu.get())
+            .and_then(VecDeque::pop_front)
+            .unwrap_or(1023)
+    }
+    fn drop_priority(&mut self, _: u32) {}
+    fn deactivate(&mut self, _: u32) {}
+    fn set_ppi_active(&mut self, _: u32, _: bool) {}
+    fn kick(&mut self, cpu: CpuIndex) {
+        self.interrupt(cpu.get(), intid::KICK);
+    }
+    fn set_spi_enabled(&mut self, _: u32, _: bool) {}
+}
+
+impl Core for Fake {
+    fn cpu(&self) -> CpuIndex {
+        self.cpu
+    }
+    fn midr(&self) -> u64 {
+        0x410f_d083
+    }
+    fn event_counters(&self) -> u64 {
+        0
+    }
+    fn counter(&self) -> u64 {
+        self.shared.lock().unwrap().now
+    }
+    fn set_deadline(&mut self, deadline: Option<u64>) {
+        self.deadline = deadline;
+    }
+    fn idle(&mut self) {
+        // Time passes until the timer of this core, or a little for the sake of others.
+        let mut shared = self.shared.lock().unwrap();
+        shared.now += 10;
+    }
+    fn relax(&self) {}
+}
+
+impl Translations for Fake {
+    fn load_descriptor(&self, entry: Pa) -> u64 {
+        self.shared
+            .lock()
+            .unwrap()
+            .tables
+            .get(&entry.raw())
+            .copied()
+            .unwrap_or(0)
+    }
+    fn store_descriptor(&self, entry: Pa, raw: u64) {
+        let mut shared = self.shared.lock().unwrap();
+        assert!(
+            shared.pages.contains(&(entry.raw() / PAGE_SIZE)),
+            "a table in a free frame"
+        );
+        shared.table_pages.insert(entry.raw() / PAGE_SIZE);
+        shared.tables.insert(entry.raw(), raw);
+    }
+    fn publish_descriptors(&self) {}
+    fn invalidate_leaves(&self, _: u64, _: Ipa, _: Ipa, _: u64) {
+        self.shared.lock().unwrap().flushes += 1;
+    }
+    fn invalidate_vm(&self, _: u64) {
+        self.shared.lock().unwrap().flushes += 1;
+    }
+}
+
+impl BoardMemory for Fake {
+    fn allocate(&self, bytes: u64) -> Option<Pa> {
+        let mut shared = self.shared.lock().unwrap();
+        let pages = bytes / PAGE_SIZE;
+        let base = (RAM..RAM + RAM_BYTES)
+            .step_by(usize::try_from(bytes).unwrap())
+            .find(|at| (0..pages).all(|n| !shared.pages.contains(&(at / PAGE_SIZE + n))))?;
+        for page in base / PAGE_SIZE..base / PAGE_SIZE + pages {
+            shared.pages.insert(page);
+            shared.dirty.insert(page);
+        }
+        Some(Pa::truncated(base))
+    }
+    fn free(&self, base: Pa, bytes: u64) {
+        let mut shared = self.shared.lock().unwrap();
+        for page in base.raw() / PAGE_SIZE..(base.raw() + bytes) / PAGE_SIZE {
+            assert!(shared.pages.remove(&page), "freed twice: {base:?}");
+        }
+    }
+    fn free_bytes(&self) -> (u64, u64) {
+        let free = RAM_BYTES - self.used_bytes();
+        (free, free)
+    }
+    fn copy_in(&self, _: Pa, _: &[u8]) {}
+    fn zero(&self, base: Pa, bytes: u64) {
+        let mut shared = self.shared.lock().unwrap();
+        for page in base.raw() / PAGE_SIZE..(base.raw() + bytes) / PAGE_SIZE {
+            assert!(shared.pages.contains(&page), "zeroed while free");
+            shared.dirty.remove(&page);
+            if shared.table_pages.remove(&page) {
+                for entry in 0..512 {
+                    shared.tables.remove(&(page * PAGE_SIZE + entry * 8));
+                }
+            }
+        }
+    }
+    fn publish_code(&self, _: Pa, _: u64) {}
+}
+
+impl Board for Fake {
+    fn console_write(&self, bytes: &[u8]) {
+        self.shared.lock().unwrap().console.extend_from_slice(bytes);
+    }
+    fn console_read(&self, bytes: &mut [u8]) -> usize {
+        let mut shared = self.shared.lock().unwrap();
+        let count = shared.input.len().min(bytes.len());
+        for slot in bytes.iter_mut().take(count) {
+            *slot = shared.input.pop_front().unwrap();
+        }
+        count
+    }
+    fn power_off(&self) {}
+    fn reset(&self) {}
+}

@@ -1,0 +1,171 @@
+//! Memory of VMs: reserved, thin, grants, destruction, ownership.
+
+use penumbra_abi::{Call, CrashCause, Error, Events, MANAGER_WINDOW_IPA, StopReason, VmState};
+use penumbra_vmsa::{MIB, PAGE_SIZE};
+
+use super::Bench;
+use super::fake::{Op, RAM};
+
+#[test]
+fn reserved_memory_is_there_and_ends_where_it_ends() {
+    let mut bench = Bench::new(2);
+    let vm = bench.guest(&[1]);
+    bench.program(
+        vm,
+        0,
+        [Op::Load(RAM, 8), Op::Store(RAM + 4 * MIB - 8, 8, 1)],
+    );
+    bench.steps(5);
+    assert_eq!(bench.log(vm, 0).len(), 2);
+    assert_eq!(bench.audit(), 0);
+}
+
+#[test]
+fn no_frame_is_lost_in_a_thousand_lives() {
+    let mut bench = Bench::new(2);
+    let before = bench.cores[0].used_bytes();
+    for round in 0..1000 {
+        let vm = bench.create(1);
+        if round % 2 == 0 {
+            bench.reserve(vm, 2 * MIB);
+        } else {
+            bench.ok(Call::VmMapRam, &[vm, RAM, 8 * MIB, 1, 4 * MIB]);
+            bench.finish(Call::VmStockAdd, &[vm], 1);
+        }
+        bench.start(vm, &[1]);
+        bench.program(vm, 0, [Op::Store(RAM + 8, 8, 5)]);
+        bench.steps(2);
+        bench.ok(Call::VmStop, &[vm]);
+        bench.destroy(vm);
+        bench.cores[0].shared.lock().unwrap().log.clear();
+    }
+    assert_eq!(bench.cores[0].used_bytes(), before);
+    assert_eq!(bench.audit(), 0);
+}
+
+#[test]
+fn a_life_may_end_at_any_point_of_its_building() {
+    let mut bench = Bench::new(1);
+    let before = bench.cores[0].used_bytes();
+    for pieces in 0..70 {
+        let vm = bench.create(1);
+        for _ in 0..pieces {
+            // The last pieces are one too many.
+            if bench.ok(Call::VmMapRam, &[vm, RAM, 4 * MIB, 0, 0]) == 4 * MIB {
+                break;
+            }
+        }
+        assert_eq!(bench.audit(), 0);
+        bench.destroy(vm);
+    }
+    assert_eq!(bench.cores[0].used_bytes(), before);
+}
+
+#[test]
+fn thin_memory_fills_from_the_stock_and_becomes_a_block() {
+    let mut bench = Bench::new(2);
+    let vm = bench.create(1);
+    bench.ok(Call::VmMapRam, &[vm, RAM, 8 * MIB, 1, 4 * MIB]);
+    bench.start(vm, &[1]);
+    bench.program(
+        vm,
+        0,
+        (0..512).map(|page| Op::Store(RAM + page * PAGE_SIZE, 8, page)),
+    );
+    bench.steps(10);
+    // The stock is empty: the manager is asked, and asked again until it has given.
+    assert_eq!(bench.log(vm, 0).len(), 0);
+    assert!(bench.status(vm).wants_stock);
+    assert_eq!(bench.ok(Call::Wait, &[u64::MAX]), Events::STATUS.0);
+    bench.finish(Call::VmStockAdd, &[vm], 1);
+    assert!(!bench.status(vm).wants_stock);
+    bench.steps(20);
+    assert_eq!(bench.log(vm, 0).len(), 512);
+    let x = bench.call(Call::VcpuCounter, &[vm, 0, 4]);
+    assert_eq!(x[1], 512);
+    assert_eq!(bench.audit(), 0);
+    // The second frame is the last that the quota allows.
+    bench.finish(Call::VmStockAdd, &[vm], 1);
+    assert_eq!(bench.error(Call::VmStockAdd, &[vm]), Error::QuotaExceeded);
+    bench.program(
+        vm,
+        0,
+        [Op::Load(RAM + 2 * MIB, 8), Op::Load(RAM + 4 * MIB, 8)],
+    );
+    bench.cores[0].interrupt(1, 0);
+    bench.steps(20);
+    let status = bench.status(vm);
+    assert_eq!(
+        (status.state, status.reason),
+        (VmState::Stopped, StopReason::Crash)
+    );
+    assert_eq!(
+        (status.cause, status.ipa),
+        (CrashCause::QuotaExceeded, RAM + 4 * MIB)
+    );
+    assert_eq!(status.held_bytes, 4 * MIB);
+    bench.destroy(vm);
+    assert_eq!(bench.audit(), 0);
+}
+
+#[test]
+fn a_grant_shows_the_manager_guest_memory_until_it_ends() {
+    let mut bench = Bench::new(2);
+    let before = bench.cores[0].used_bytes();
+    for backing in [0, 1] {
+        let vm = bench.create(1);
+        let bytes = 4 * MIB;
+        bench.finish(Call::VmMapRam, &[vm, RAM, bytes, backing, bytes], bytes);
+        let lent = 2 * MIB + 3 * PAGE_SIZE;
+        let window = MANAGER_WINDOW_IPA;
+        bench.finish(Call::GrantBegin, &[vm, RAM + PAGE_SIZE, lent, window], lent);
+        bench.finish(
+            Call::GrantBegin,
+            &[vm, RAM, PAGE_SIZE, window + 16 * MIB],
+            PAGE_SIZE,
+        );
+        bench.cores[0].program(0, [Op::Store(window + lent - 8, 8, 1)]);
+        bench.cores[0].interrupt(0, 0);
+        bench.steps(2);
+        assert_eq!(bench.audit(), 0);
+        bench.ok(Call::VcpuPin, &[vm, 0, 1]);
+        assert_eq!(bench.error(Call::VmStart, &[vm, RAM, 0]), Error::BadState);
+        bench.finish(Call::GrantEnd, &[vm], 1);
+        bench.start(vm, &[1]);
+        bench.program(vm, 0, [Op::Load(RAM + PAGE_SIZE, 8)]);
+        bench.steps(2);
+        assert_eq!(bench.log(vm, 0).len(), 1);
+        bench.cores[0].shared.lock().unwrap().log.clear();
+        bench.ok(Call::VmStop, &[vm]);
+        bench.destroy(vm);
+    }
+    // A VM may be destroyed with its grants live; the manager keeps some tables for its window.
+    let vm = bench.create(1);
+    bench.reserve(vm, 4 * MIB);
+    bench.finish(
+        Call::GrantBegin,
+        &[vm, RAM, 4 * MIB, MANAGER_WINDOW_IPA],
+        4 * MIB,
+    );
+    bench.destroy(vm);
+    assert_eq!(bench.audit(), 0);
+    assert!(bench.cores[0].used_bytes() - before <= 8 * PAGE_SIZE);
+}
+
+#[test]
+fn without_memory_the_answer_is_an_error_and_nothing_is_lost() {
+    let mut bench = Bench::new(1);
+    let before = bench.cores[0].used_bytes();
+    let vm = bench.create(1);
+    let arguments = [vm, RAM, 512 * MIB, 0, 0];
+    let error = loop {
+        let x = bench.call(Call::VmMapRam, &arguments);
+        if let Err(error) = Error::check(x[0]) {
+            break error;
+        }
+    };
+    assert_eq!(error, Error::NoMemory);
+    bench.destroy(vm);
+    assert_eq!(bench.cores[0].used_bytes(), before);
+    assert_eq!(bench.audit(), 0);
+}

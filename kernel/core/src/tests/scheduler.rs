@@ -1,0 +1,101 @@
+//! Sharing cores: turns, sleep and wake-up.
+
+use penumbra_abi::Call;
+
+use super::Bench;
+use super::fake::{HZ, Op, RAM};
+use crate::run_loop::SLICE_MS;
+
+#[test]
+fn vcpus_of_a_core_take_turns() {
+    let mut bench = Bench::new(2);
+    let vms = [bench.guest(&[1]), bench.guest(&[1]), bench.guest(&[1])];
+    for vm in vms {
+        bench.program(vm, 0, (0..200).map(|_| Op::Spin(HZ / 1000)));
+    }
+    bench.cores[0].program(0, [super::call(Call::Wait, &[u64::MAX])]);
+    bench.cores[0].interrupt(0, 0);
+    bench.steps(3 * 10);
+    let done: Vec<usize> = vms.iter().map(|vm| bench.log(*vm, 0).len()).collect();
+    let slice = usize::try_from(SLICE_MS).unwrap();
+    assert!(done.iter().all(|n| *n >= 8 * slice), "{done:?}");
+    let spread = done.iter().max().unwrap() - done.iter().min().unwrap();
+    assert!(spread <= 2 * slice, "{done:?}");
+}
+
+#[test]
+fn a_core_with_one_vcpu_is_left_alone() {
+    let mut bench = Bench::new(2);
+    let vm = bench.guest(&[1]);
+    bench.steps(2);
+    let hcr = bench.cores[1].controls.hcr_el2;
+    assert_eq!(hcr & penumbra_trap::controls::hcr::TWI, 0);
+    assert_eq!(hcr & penumbra_trap::controls::hcr::FB, 0);
+    // A second one on the core: now waiting gives it up.
+    let other = bench.create(1);
+    bench.ok(Call::VcpuPin, &[other, 0, 1]);
+    bench.steps(3);
+    assert_ne!(
+        bench.cores[1].controls.hcr_el2 & penumbra_trap::controls::hcr::TWI,
+        0
+    );
+    bench.destroy(other);
+    bench.steps(3);
+    assert_eq!(
+        bench.cores[1].controls.hcr_el2 & penumbra_trap::controls::hcr::TWI,
+        0
+    );
+    assert_eq!(bench.log(vm, 0).len(), 0);
+}
+
+#[test]
+fn siblings_on_one_core_do_not_see_each_others_translations() {
+    let mut bench = Bench::new(2);
+    let vm = bench.guest(&[1, 1]);
+    bench.program(vm, 0, [super::hvc(0xc400_0003, &[1, RAM, 0])]);
+    bench.program(vm, 0, (0..20).map(|_| Op::Spin(HZ / 1000)));
+    bench.program(vm, 1, (0..20).map(|_| Op::Spin(HZ / 1000)));
+    bench.steps(20);
+    assert!(bench.cores[1].local_flushes > 3);
+    assert_ne!(
+        bench.cores[1].controls.hcr_el2 & penumbra_trap::controls::hcr::FB,
+        0
+    );
+}
+
+#[test]
+fn a_sleeper_wakes_when_its_virtual_timer_expires() {
+    let mut bench = Bench::new(2);
+    let sleeper = bench.guest(&[1]);
+    let busy = bench.guest(&[1]);
+    bench.steps(4);
+    bench.program(busy, 0, (0..2000).map(|_| Op::Spin(HZ / 1000)));
+    // Its timer is in hardware while it is; there it expires after the vCPU has left.
+    bench.program(sleeper, 0, [Op::Timer(30_000), Op::Wfi, Op::Spin(1)]);
+    bench.steps(60);
+    assert_eq!(bench.log(sleeper, 0).len(), 3);
+}
+
+#[test]
+fn the_physical_timer_is_emulated() {
+    let mut bench = Bench::new(2);
+    let vm = bench.guest(&[1]);
+    let cntp = |op2| [3, 3, 14, 2, op2];
+    bench.program(
+        vm,
+        0,
+        [
+            Op::Msr(cntp(0), 3000),
+            Op::Msr(cntp(1), 1),
+            Op::Mrs(cntp(1)),
+            Op::Spin(4000),
+            Op::Mrs(cntp(1)),
+            Op::Mrs([3, 3, 14, 0, 1]),
+        ],
+    );
+    bench.steps(10);
+    let log = bench.log(vm, 0);
+    assert_eq!(log[2][1], 1);
+    assert_eq!(log[4][1], 5);
+    assert!(log[5][1] > 4000);
+}

@@ -1,0 +1,160 @@
+//! What a guest gets for what it may not do, and for what is not there.
+
+use penumbra_abi::{CrashCause, StopReason, VmState};
+
+use super::fake::{GICD, HZ, Op, RAM};
+use super::{Bench, hvc};
+
+/// A guest with vectors at a place of its RAM, on core 1.
+fn with_vectors() -> (Bench, u64) {
+    let mut bench = Bench::new(2);
+    let vm = bench.guest(&[1]);
+    bench.steps(2);
+    bench.cores[1].sysregs.vbar_el1 = RAM + 0x1_0000;
+    (bench, vm)
+}
+
+#[test]
+fn what_does_not_exist_is_undefined() {
+    let unknown = [
+        Op::Mrs([3, 7, 15, 15, 7]),
+        Op::Msr([3, 0, 1, 0, 5], 1),
+        Op::Mrs([2, 1, 0, 0, 6]),
+        Op::Class(0x00, 0),
+        Op::Class(0x19, 0),
+        Op::Class(0x0a, 0),
+    ];
+    for op in unknown {
+        let (mut bench, vm) = with_vectors();
+        bench.program(vm, 0, [op.clone()]);
+        bench.cores[0].interrupt(1, 0);
+        bench.steps(3);
+        let frame = bench.cores[1].sysregs;
+        assert_eq!((frame.pc, frame.elr_el1), (RAM + 0x1_0200, RAM), "{op:?}");
+        assert_eq!(frame.esr_el1, 0x0200_0000, "{op:?}");
+    }
+}
+
+#[test]
+fn what_is_not_there_aborts() {
+    for op in [
+        Op::Load(0x1000, 4),
+        Op::Store(0x3000_0000, 8, 1),
+        Op::Load(RAM + 0x1000_0000, 8),
+        Op::Fetch(0x5000),
+        Op::Class(0x24, 0b00_0101),
+    ] {
+        let (mut bench, vm) = with_vectors();
+        bench.program(vm, 0, [op.clone()]);
+        bench.cores[0].interrupt(1, 0);
+        bench.steps(2);
+        let frame = bench.cores[1].sysregs;
+        assert_eq!(frame.pc, RAM + 0x1_0200, "{op:?}");
+        assert_eq!(frame.esr_el1 & 0x3f, 0x10, "{op:?}");
+    }
+}
+
+#[test]
+fn a_vcpu_without_vectors_stops_its_vm_with_a_report() {
+    let mut bench = Bench::new(2);
+    let vm = bench.guest(&[1]);
+    bench.steps(2);
+    bench.cores[1].sysregs.pc = 0x200;
+    bench.program(vm, 0, [Op::Fetch(0x200)]);
+    bench.cores[0].interrupt(1, 0);
+    bench.steps(3);
+    let status = bench.status(vm);
+    assert_eq!(
+        (status.state, status.reason),
+        (VmState::Stopped, StopReason::Crash)
+    );
+    assert_eq!(
+        (status.cause, status.ipa, status.far),
+        (CrashCause::VectorLoop, 0x200, 0x200)
+    );
+    assert_eq!(status.esr >> 26, 0x20);
+}
+
+#[test]
+fn a_loop_that_makes_no_exits_is_found_by_the_heartbeat() {
+    let mut bench = Bench::new(2);
+    let vm = bench.guest(&[1]);
+    bench.steps(2);
+    let frame = &mut bench.cores[1].sysregs;
+    frame.vbar_el1 = 0xffff_8000_0000_0000;
+    frame.pc = frame.vbar_el1 + 0x200;
+    frame.elr_el1 = frame.pc;
+    frame.esr_el1 = 0x8600_0005;
+    frame.pstate = 0x3c5;
+    bench.cores[1].pass(HZ + 1);
+    bench.steps(4);
+    assert_eq!(bench.status(vm).cause, CrashCause::VectorLoop);
+}
+
+#[test]
+fn an_serror_stops_the_vm() {
+    let (mut bench, vm) = with_vectors();
+    bench.program(vm, 0, [Op::Class(0x2f, 0)]);
+    bench.cores[0].interrupt(1, 0);
+    bench.steps(3);
+    assert_eq!(bench.status(vm).cause, CrashCause::Serror);
+}
+
+#[test]
+fn every_exception_class_has_an_answer() {
+    for class in 0..64 {
+        for iss in [0, 0x7, 0x1ff_ffff, 0x155_5555] {
+            let (mut bench, vm) = with_vectors();
+            bench.program(vm, 0, [Op::Class(class, iss)]);
+            bench.cores[0].interrupt(1, 0);
+            bench.steps(3);
+            assert!(matches!(
+                bench.status(vm).state,
+                VmState::Running | VmState::Stopped
+            ));
+        }
+    }
+}
+
+#[test]
+fn cheap_calls_and_unknown_ones() {
+    let (mut bench, vm) = with_vectors();
+    bench.program(
+        vm,
+        0,
+        [
+            hvc(0x8000_0000, &[]),
+            hvc(0x8400_0000, &[]),
+            hvc(0x8400_000a, &[0xc400_0003]),
+            hvc(0x1234_5678, &[]),
+            hvc(0x8000_0001, &[0x8000_8000]),
+        ],
+    );
+    bench.cores[0].interrupt(1, 0);
+    bench.steps(3);
+    let log: Vec<u64> = bench.log(vm, 0).iter().map(|x| x[0]).collect();
+    assert_eq!(log, [0x1_0001, 0x1_0001, 0, u64::MAX, u64::MAX]);
+}
+
+#[test]
+fn registers_and_devices_answer() {
+    let (mut bench, vm) = with_vectors();
+    bench.program(
+        vm,
+        0,
+        [
+            Op::Mrs([3, 0, 0, 4, 0]),
+            Op::Mrs([3, 0, 1, 0, 1]),
+            Op::Load(GICD + 4, 4),
+            Op::Sgi(1 << 40),
+        ],
+    );
+    bench.cores[0].interrupt(1, 0);
+    bench.steps(3);
+    let log = bench.log(vm, 0);
+    assert_eq!(log.len(), 4);
+    // EL0 and EL1 and the GIC's system registers; EL2 is hidden.
+    assert_eq!(log[0][1], 0x0100_0012);
+    assert_eq!(log[1][1], 0);
+    assert_ne!(log[2][1], 0);
+}
