@@ -81,7 +81,7 @@ impl EarlyBoot {
     #[must_use]
     pub unsafe fn device_tree(&self, address: usize) -> Option<&'static [u8]> {
         let header = core::ptr::with_exposed_provenance::<[u8; 8]>(address);
-        if address == 0 || address % 8 != 0 {
+        if address == 0 || !address.is_multiple_of(8) {
             return None;
         }
         // SAFETY: the early map covers 2 MiB from the device tree's address.
@@ -107,7 +107,7 @@ impl EarlyBoot {
         let end = end
             .checked_next_multiple_of(PAGE_SIZE)
             .ok_or(MapError::BadRange)?;
-        el2_map::map(first, end - first, Kind::Device)?;
+        el2_map::map(first, end.wrapping_sub(first), Kind::Device)?;
         // SAFETY: just mapped; that it is a device is the caller's word.
         Ok(unsafe { Mmio::new(base as usize, bytes as usize) })
     }

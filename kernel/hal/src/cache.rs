@@ -6,9 +6,9 @@ use crate::sysreg::{dsb_ish, dsb_sy, isb, sysreg};
 
 sysreg! {
     /// CTR_EL0: cache line sizes and instruction cache policy.
-    ctr_el0 = "ctr_el0";
+    ctr_el0 = "ctr_el0": read;
     /// DCZID_EL0: block size of DC ZVA.
-    dczid_el0 = "dczid_el0";
+    dczid_el0 = "dczid_el0": read;
 }
 
 /// Bytes of the smallest data cache line of the system.

@@ -8,9 +8,9 @@ use crate::sysreg::{isb, sysreg};
 
 sysreg! {
     /// ID_AA64DFR0_EL1.
-    id_aa64dfr0_el1 = "id_aa64dfr0_el1";
+    id_aa64dfr0_el1 = "id_aa64dfr0_el1": read;
     /// PMCR_EL0.
-    pmcr_el0 = "pmcr_el0";
+    pmcr_el0 = "pmcr_el0": read;
 }
 
 macro_rules! numbered {

@@ -18,7 +18,7 @@ use crate::image::{self, STACK_GUARD, STACK_STRIDE};
 use crate::sysreg::{dsb_ishst, isb};
 
 /// Table pages of EL2: the root, one for each GiB that is not one block, one for each 2 MiB in pages.
-const TABLES: usize = 32;
+const TABLES: usize = 24;
 /// Bits of address that EL2 maps.
 pub const ADDRESS_BITS: u32 = 39;
 /// A device tree may have at most 2 MiB (Linux arm64 boot protocol).
@@ -47,31 +47,33 @@ pub enum MapError {
     OutOfTables,
 }
 
-/// What the assembly loads to turn the MMU on. Filled in by [`penumbra_early_map`], with the caches
-/// off, and never changed.
+/// What the assembly loads to turn the MMU on, and the tables. It is filled in with the caches off by
+/// [`penumbra_early_map`], and lies in a section of its own that the assembly invalidates but does
+/// not zero: every field is written before it is read.
 #[repr(C)]
-pub(crate) struct MmuConfig {
+pub(crate) struct EarlyTables {
     pub(crate) ttbr0: AtomicU64,
     pub(crate) tcr: AtomicU64,
     pub(crate) mair: AtomicU64,
     pub(crate) sctlr: AtomicU64,
+    /// Tables of the pool in use; the first is the root.
+    used: AtomicUsize,
+    pool: [Table; TABLES],
 }
-
-// SAFETY: the name is unique in the image.
-#[unsafe(no_mangle)]
-pub(crate) static penumbra_mmu: MmuConfig = MmuConfig {
-    ttbr0: AtomicU64::new(0),
-    tcr: AtomicU64::new(0),
-    mair: AtomicU64::new(0),
-    sctlr: AtomicU64::new(0),
-};
 
 #[repr(C, align(4096))]
 struct Table([AtomicU64; 512]);
 
-static POOL: [Table; TABLES] = [const { Table([const { AtomicU64::new(0) }; 512]) }; TABLES];
-/// Tables of [`POOL`] in use; the first is the root.
-static USED: AtomicUsize = AtomicUsize::new(1);
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".early")]
+static penumbra_mmu: EarlyTables = EarlyTables {
+    ttbr0: AtomicU64::new(0),
+    tcr: AtomicU64::new(0),
+    mair: AtomicU64::new(0),
+    sctlr: AtomicU64::new(0),
+    used: AtomicUsize::new(0),
+    pool: [const { Table([const { AtomicU64::new(0) }; 512]) }; TABLES],
+};
 
 const VALID: u64 = 1;
 const TABLE_OR_PAGE: u64 = 1 << 1;
@@ -102,65 +104,107 @@ impl Kind {
     }
 }
 
-/// The slot of `va` at `level` of the tree, and how many bytes it covers; makes the tables above it.
-/// `None` if a block above covers `va` already.
-fn slot(va: u64, level: u32) -> Result<Option<&'static AtomicU64>, MapError> {
-    let mut table = &POOL[0];
-    let mut at = 1;
-    loop {
-        let shift = 39 - 9 * at;
-        let index = ((va >> shift) & 511) as usize;
-        let Some(entry) = table.0.get(index) else {
-            return Err(MapError::BadRange);
-        };
-        if at == level {
-            return Ok(Some(entry));
-        }
-        let value = entry.load(Ordering::Relaxed);
-        table = if value & VALID == 0 {
-            let used = USED.load(Ordering::Relaxed);
-            let next = POOL.get(used).ok_or(MapError::OutOfTables)?;
-            USED.store(used + 1, Ordering::Relaxed);
-            let address = core::ptr::from_ref(next).addr() as u64;
-            entry.store(address | VALID | TABLE_OR_PAGE, Ordering::Relaxed);
-            next
-        } else if value & TABLE_OR_PAGE == 0 {
-            return Ok(None);
-        } else {
-            let base = core::ptr::from_ref(&POOL).addr() as u64;
-            let offset = (value & ADDRESS_MASK).wrapping_sub(base);
-            POOL.get((offset / PAGE_SIZE) as usize)
-                .ok_or(MapError::OutOfTables)?
-        };
-        at += 1;
+/// Takes a table of the pool, zeroed.
+fn take_table() -> Result<&'static Table, MapError> {
+    let used = penumbra_mmu.used.load(Ordering::Relaxed);
+    let table = penumbra_mmu.pool.get(used).ok_or(MapError::OutOfTables)?;
+    penumbra_mmu
+        .used
+        .store(used.wrapping_add(1), Ordering::Relaxed);
+    for entry in &table.0 {
+        entry.store(0, Ordering::Relaxed);
+    }
+    Ok(table)
+}
+
+/// What an entry above level 3 holds.
+enum Below {
+    Nothing,
+    Block,
+    Table(&'static Table),
+}
+
+fn below(entry: &AtomicU64) -> Below {
+    let value = entry.load(Ordering::Relaxed);
+    if value & VALID == 0 {
+        return Below::Nothing;
+    }
+    let base = penumbra_mmu.pool.as_ptr().addr() as u64;
+    let offset = (value & ADDRESS_MASK).wrapping_sub(base);
+    match penumbra_mmu.pool.get((offset / PAGE_SIZE) as usize) {
+        Some(table) if value & TABLE_OR_PAGE != 0 => Below::Table(table),
+        _ => Below::Block,
     }
 }
 
-/// Whether the slot of `va` at `level` holds a table, without making any.
-fn holds_table(va: u64, level: u32) -> bool {
-    // The tables above exist whenever this is asked: the caller goes from the top.
-    matches!(slot(va, level), Ok(Some(entry))
-        if entry.load(Ordering::Relaxed) & (VALID | TABLE_OR_PAGE) == VALID | TABLE_OR_PAGE)
+/// The table under an entry, made if there is none; `None` under a block.
+fn table_under(entry: &AtomicU64) -> Result<Option<&'static Table>, MapError> {
+    match below(entry) {
+        Below::Table(table) => Ok(Some(table)),
+        Below::Block => Ok(None),
+        Below::Nothing => {
+            let table = take_table()?;
+            let address = core::ptr::from_ref(table).addr() as u64;
+            entry.store(address | VALID | TABLE_OR_PAGE, Ordering::Relaxed);
+            Ok(Some(table))
+        }
+    }
 }
 
-fn map_unchecked(base: u64, end: u64, kind: Kind) -> Result<(), MapError> {
+/// The entry for `va` in a table whose entries cover `bytes` each, and the end of what it covers.
+fn entry(table: &Table, va: u64, bytes: u64) -> Result<(&AtomicU64, u64), MapError> {
+    let index = ((va / bytes) & 511) as usize;
+    let entry = table.0.get(index).ok_or(MapError::BadRange)?;
+    Ok((entry, (va | (bytes - 1)).wrapping_add(1)))
+}
+
+/// Fills in an entry that holds nothing.
+fn set_leaf(entry: &AtomicU64, value: u64) {
+    if entry.load(Ordering::Relaxed) & VALID == 0 {
+        entry.store(value, Ordering::Relaxed);
+    }
+}
+
+/// Level 3, within 2 MiB.
+fn map_pages(table: &Table, base: u64, end: u64, kind: Kind) -> Result<(), MapError> {
     let mut at = base;
     while at < end {
-        let left = end - at;
-        let (level, bytes) = if at % GIB == 0 && left >= GIB && !holds_table(at, 1) {
-            (1, GIB)
-        } else if at % (2 * MIB) == 0 && left >= 2 * MIB && !holds_table(at, 2) {
-            (2, 2 * MIB)
-        } else {
-            (3, PAGE_SIZE)
-        };
-        if let Some(entry) = slot(at, level)?
-            && entry.load(Ordering::Relaxed) & VALID == 0
-        {
-            let page = if level == 3 { TABLE_OR_PAGE } else { 0 };
-            entry.store(at | kind.attributes() | page, Ordering::Relaxed);
+        let (entry, next) = entry(table, at, PAGE_SIZE)?;
+        set_leaf(entry, at | kind.attributes() | TABLE_OR_PAGE);
+        at = next;
+    }
+    Ok(())
+}
+
+/// Level 2, within 1 GiB: blocks where they fit and no pages are, else pages.
+fn map_blocks(table: &Table, base: u64, end: u64, kind: Kind) -> Result<(), MapError> {
+    let mut at = base;
+    while at < end {
+        let (entry, next) = entry(table, at, 2 * MIB)?;
+        let whole = at & (2 * MIB - 1) == 0 && next <= end;
+        if whole && !matches!(below(entry), Below::Table(_)) {
+            set_leaf(entry, at | kind.attributes());
+        } else if let Some(table) = table_under(entry)? {
+            map_pages(table, at, next.min(end), kind)?;
         }
-        at += bytes;
+        at = next;
+    }
+    Ok(())
+}
+
+/// Level 1: the root.
+fn map_unchecked(base: u64, end: u64, kind: Kind) -> Result<(), MapError> {
+    let root = penumbra_mmu.pool.first().ok_or(MapError::OutOfTables)?;
+    let mut at = base;
+    while at < end {
+        let (entry, next) = entry(root, at, GIB)?;
+        let whole = at & (GIB - 1) == 0 && next <= end;
+        if whole && !matches!(below(entry), Below::Table(_)) {
+            set_leaf(entry, at | kind.attributes());
+        } else if let Some(table) = table_under(entry)? {
+            map_blocks(table, at, next.min(end), kind)?;
+        }
+        at = next;
     }
     Ok(())
 }
@@ -171,7 +215,7 @@ fn map_unchecked(base: u64, end: u64, kind: Kind) -> Result<(), MapError> {
 /// The range is not made of pages below 2^39, or the tables are used up.
 pub(crate) fn map(base: u64, bytes: u64, kind: Kind) -> Result<(), MapError> {
     let end = base.checked_add(bytes).ok_or(MapError::BadRange)?;
-    if (base | bytes) % PAGE_SIZE != 0 || end > 1 << ADDRESS_BITS {
+    if (base | bytes) & (PAGE_SIZE - 1) != 0 || end > 1 << ADDRESS_BITS {
         return Err(MapError::BadRange);
     }
     map_unchecked(base, end, kind)?;
@@ -180,49 +224,53 @@ pub(crate) fn map(base: u64, bytes: u64, kind: Kind) -> Result<(), MapError> {
     Ok(())
 }
 
-/// Builds the map that the MMU is turned on with: the image and the device tree. Runs on the boot
-/// core with the MMU off, so it uses plain loads and stores only.
+/// Builds the map that the MMU is turned on with: the image and the device tree, of which `tree_bytes`
+/// says the size as its header has it. Runs on the boot core with the MMU off, so it uses plain loads
+/// and stores only.
 #[unsafe(no_mangle)]
-extern "C" fn penumbra_early_map(tree: u64, image: u64) {
-    let start = image;
-    let sections = [
-        (start, image::text_end() as u64, Kind::Text),
-        (
-            image::text_end() as u64,
-            image::rodata_end() as u64,
-            Kind::Rodata,
-        ),
-        (
-            image::rodata_end() as u64,
-            image::stacks_start() as u64,
-            Kind::Ram,
-        ),
-    ];
-    let mut result = Ok(());
-    for (base, end, kind) in sections {
-        result = result.and(map_unchecked(base, end, kind));
-    }
-    for cpu in 0..MAX_CPUS {
-        let slot = image::stacks_start() + cpu * STACK_STRIDE;
-        let (base, end) = (slot + STACK_GUARD, slot + STACK_STRIDE);
-        result = result.and(map_unchecked(base as u64, end as u64, Kind::Ram));
-    }
-    let block = 2 * MIB;
-    let first = tree & !(block - 1);
-    let last = tree.wrapping_add(MAX_TREE_BYTES).wrapping_add(block - 1) & !(block - 1);
-    // The tree may end where RAM ends: a block beyond it is mapped but never touched.
-    if last > first && last <= 1 << ADDRESS_BITS {
-        result = result.and(map_unchecked(first, last, Kind::Ram));
-    }
-    let root = if result.is_ok() {
-        core::ptr::from_ref(&POOL[0]).addr() as u64
-    } else {
-        0
-    };
-    penumbra_mmu.ttbr0.store(root, Ordering::Relaxed);
+extern "C" fn penumbra_early_map(tree: u64, tree_bytes: u32) {
+    let root = early_map(tree, u64::from(tree_bytes.swap_bytes()).min(MAX_TREE_BYTES));
+    // Without a map the MMU stays off: the boot ends in an exception at once, and EL2's own line.
+    penumbra_mmu
+        .ttbr0
+        .store(root.unwrap_or(0), Ordering::Relaxed);
     penumbra_mmu.tcr.store(tcr(), Ordering::Relaxed);
     penumbra_mmu.mair.store(MAIR, Ordering::Relaxed);
     penumbra_mmu.sctlr.store(SCTLR, Ordering::Relaxed);
+}
+
+fn early_map(tree: u64, tree_bytes: u64) -> Result<u64, MapError> {
+    penumbra_mmu.used.store(0, Ordering::Relaxed);
+    let root = core::ptr::from_ref(take_table()?).addr() as u64;
+    let [start, text_end, rodata_end, stacks] = [
+        image::start(),
+        image::text_end(),
+        image::rodata_end(),
+        image::stacks_start(),
+    ]
+    .map(|address| address as u64);
+    map_unchecked(start, text_end, Kind::Text)?;
+    map_unchecked(text_end, rodata_end, Kind::Rodata)?;
+    map_unchecked(rodata_end, stacks, Kind::Ram)?;
+    for cpu in 0..MAX_CPUS as u64 {
+        let slot = stacks.wrapping_add(cpu.wrapping_mul(STACK_STRIDE as u64));
+        let (base, end) = (
+            slot.wrapping_add(STACK_GUARD as u64),
+            slot.wrapping_add(STACK_STRIDE as u64),
+        );
+        map_unchecked(base, end, Kind::Ram)?;
+    }
+    // Only the pages of the tree: what lies beside it may not be RAM.
+    let first = tree & !(PAGE_SIZE - 1);
+    let last = tree.checked_add(tree_bytes).ok_or(MapError::BadRange)?;
+    let last = last
+        .checked_next_multiple_of(PAGE_SIZE)
+        .ok_or(MapError::BadRange)?;
+    if last > 1 << ADDRESS_BITS {
+        return Err(MapError::BadRange);
+    }
+    map_unchecked(first, last, Kind::Ram)?;
+    Ok(root)
 }
 
 /// TCR_EL2: 39 bits, 4 KiB granule, walks write-back inner-shareable, and the core's PA size.

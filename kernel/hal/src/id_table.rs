@@ -53,8 +53,8 @@ impl IdTable {
 
     #[inline]
     pub(crate) fn get(&self, crm: u8, op2: u8) -> u64 {
-        let [rows @ ..] = &self.0;
-        rows.get(usize::from(crm))
+        self.0
+            .get(usize::from(crm))
             .and_then(|row| row.get(usize::from(op2)))
             .copied()
             .unwrap_or(0)

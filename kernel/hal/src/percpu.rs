@@ -37,6 +37,5 @@ impl PerCpu {
 }
 
 /// The records, by index of the core. A debugger finds the epitaphs by this symbol.
-// SAFETY: the name is unique in the image.
 #[unsafe(no_mangle)]
 pub(crate) static penumbra_percpu: [PerCpu; MAX_CPUS] = [const { PerCpu::new() }; MAX_CPUS];

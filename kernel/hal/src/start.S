@@ -2,9 +2,10 @@
 //
 // Linux arm64 boot protocol (Documentation/arch/arm64/booting.rst): MMU off, image clean to the
 // point of coherency, X0 = physical address of the device tree. Until the MMU is on, data accesses
-// bypass the caches. So BSS and stacks, which firmware may have left dirty in a cache, are cleaned
-// and invalidated before they are written, and all that was written once more before the MMU is
-// turned on: by then such lines are clean, and would only hide what lies in memory.
+// bypass the caches. So what is written before that and does not come with the image (the tables and
+// the boot core's stack, which firmware may have left dirty in a cache) is cleaned and invalidated
+// before, and all that was written once more before the MMU is turned on: by then such lines are
+// clean, and would only hide what lies in memory. BSS is zeroed after, through the caches.
 
 .section .head.text, "ax"
 .balign 4096
@@ -39,40 +40,48 @@ _start:
     cmp     w1, w2
     b.ne    .Lno_tree
 
-    // Writable part of the image: invalidate, zero BSS, relocate.
-    adrp    x1, penumbra_bss_start
-    add     x1, x1, :lo12:penumbra_bss_start
-    adrp    x22, penumbra_image_end
-    mov     x2, x22
-    bl      .Linvalidate                    // X1..X2: BSS and stacks
-    adrp    x2, penumbra_bss_end
-1:  stp     xzr, xzr, [x1], #16
-    cmp     x1, x2
-    b.lo    1b
+    // Relocate, and build the first tables, both with the MMU off.
+    adrp    x1, penumbra_early_start
+    adrp    x2, penumbra_early_end
+    bl      .Lclean_invalidate
+    adrp    x1, penumbra_stacks_start
+    add     x2, x1, #{STACK_STRIDE}
+    bl      .Lclean_invalidate
 
     adrp    x1, penumbra_rela_start
     add     x1, x1, :lo12:penumbra_rela_start
     adrp    x2, penumbra_rela_end
     add     x2, x2, :lo12:penumbra_rela_end
-2:  cmp     x1, x2
-    b.hs    3f
+1:  cmp     x1, x2
+    b.hs    2f
     ldp     x3, x4, [x1], #16               // r_offset, r_info
     ldr     x5, [x1], #8                    // r_addend
     cmp     x4, #1027                       // R_AARCH64_RELATIVE, the only type the linker leaves
-    b.ne    2b
+    b.ne    1b
     add     x5, x5, x21
     str     x5, [x21, x3]
-    b       2b
+    b       1b
 
-3:  mov     x0, xzr
+2:  mov     x0, xzr
     bl      .Lstack
     mov     x0, x20
-    mov     x1, x21
+    ldr     w1, [x20, #4]                   // totalsize, big-endian
     bl      penumbra_early_map              // fills penumbra_mmu
     adrp    x1, penumbra_rodata_end
-    mov     x2, x22
-    bl      .Linvalidate
+    adrp    x2, penumbra_early_end
+    bl      .Lclean_invalidate
+    adrp    x1, penumbra_stacks_start
+    add     x2, x1, #{STACK_STRIDE}
+    bl      .Lclean_invalidate
     bl      .Lmmu_on
+
+    // With the caches on: zero BSS.
+    adrp    x1, penumbra_bss_start
+    adrp    x2, penumbra_bss_end
+3:  stp     xzr, xzr, [x1], #16
+    stp     xzr, xzr, [x1], #16
+    cmp     x1, x2
+    b.lo    3b
     mov     x0, xzr
     bl      .Lpercpu
     mov     x0, x20
@@ -119,7 +128,7 @@ penumbra_secondary:
     ret
 
 // Cleans and invalidates X1..X2 to the point of coherency. Clobbers X3-X5.
-.Linvalidate:
+.Lclean_invalidate:
     mrs     x3, ctr_el0
     ubfx    x3, x3, #16, #4                 // DminLine: log2 of words
     mov     x4, #4

@@ -5,14 +5,14 @@ use core::mem::{offset_of, size_of};
 
 use penumbra_core::machine::ExitKind;
 
-use crate::el2_map::MmuConfig;
+use crate::el2_map::EarlyTables;
 use crate::image::STACK_STRIDE;
 use crate::percpu::PerCpu;
 
 global_asm!(
     include_str!("start.S"),
-    MMU_TTBR = const offset_of!(MmuConfig, ttbr0),
-    MMU_MAIR = const offset_of!(MmuConfig, mair),
+    MMU_TTBR = const offset_of!(EarlyTables, ttbr0),
+    MMU_MAIR = const offset_of!(EarlyTables, mair),
     STACK_STRIDE = const STACK_STRIDE,
     PERCPU_STRIDE = const size_of::<PerCpu>(),
 );

@@ -8,27 +8,29 @@
 
 use core::arch::asm;
 
-/// Makes a module per register with `read` and, if asked, `write` (safe) or `write_unsafe`.
+/// Makes a module for each register with the accessors that are named: `read`, `write` (safe) or
+/// `write_unsafe`.
 macro_rules! sysreg {
-    ($($(#[$doc:meta])* $module:ident = $name:literal $(: $($ability:ident),+)?;)*) => {
+    ($($(#[$doc:meta])* $module:ident = $name:literal: $($ability:ident),+;)*) => {
         $(
             $(#[$doc])*
             pub(crate) mod $module {
-                /// Reads the register.
-                #[allow(dead_code, reason = "each register gets all accessors")]
-                #[inline(always)]
-                pub(crate) fn read() -> u64 {
-                    let value: u64;
-                    // SAFETY: reading this register has no effect besides its value.
-                    unsafe {
-                        core::arch::asm!(concat!("mrs {}, ", $name), out(reg) value,
-                            options(nostack, preserves_flags));
-                    }
-                    value
-                }
-                $($($crate::sysreg::sysreg!(@$ability $name);)+)?
+                $($crate::sysreg::sysreg!(@$ability $name);)+
             }
         )*
+    };
+    (@read $name:literal) => {
+        /// Reads the register.
+        #[inline(always)]
+        pub(crate) fn read() -> u64 {
+            let value: u64;
+            // SAFETY: reading this register has no effect besides its value.
+            unsafe {
+                core::arch::asm!(concat!("mrs {}, ", $name), out(reg) value,
+                    options(nostack, preserves_flags));
+            }
+            value
+        }
     };
     (@write $name:literal) => {
         /// Writes the register.
@@ -61,19 +63,19 @@ pub(crate) use sysreg;
 
 sysreg! {
     /// ELR_EL2: where the resident vCPU continues.
-    elr_el2 = "elr_el2": write;
+    elr_el2 = "elr_el2": read, write;
     /// SPSR_EL2: PSTATE of the resident vCPU. A value that names EL2 would return into EL2.
-    spsr_el2 = "spsr_el2": write_unsafe;
+    spsr_el2 = "spsr_el2": read, write_unsafe;
     /// ESR_EL2.
-    esr_el2 = "esr_el2";
+    esr_el2 = "esr_el2": read;
     /// FAR_EL2.
-    far_el2 = "far_el2";
+    far_el2 = "far_el2": read;
     /// HPFAR_EL2.
-    hpfar_el2 = "hpfar_el2";
+    hpfar_el2 = "hpfar_el2": read;
     /// HCR_EL2.
     hcr_el2 = "hcr_el2": write_unsafe;
     /// CPTR_EL2.
-    cptr_el2 = "cptr_el2": write_unsafe;
+    cptr_el2 = "cptr_el2": read, write_unsafe;
     /// MDCR_EL2.
     mdcr_el2 = "mdcr_el2": write_unsafe;
     /// CNTHCTL_EL2.
@@ -81,76 +83,74 @@ sysreg! {
     /// CNTVOFF_EL2.
     cntvoff_el2 = "cntvoff_el2": write;
     /// VTTBR_EL2.
-    vttbr_el2 = "vttbr_el2": write_unsafe;
+    vttbr_el2 = "vttbr_el2": read, write_unsafe;
     /// VTCR_EL2.
     vtcr_el2 = "vtcr_el2": write_unsafe;
     /// VMPIDR_EL2.
     vmpidr_el2 = "vmpidr_el2": write;
     /// VPIDR_EL2.
     vpidr_el2 = "vpidr_el2": write;
-    /// TPIDR_EL2.
-    tpidr_el2 = "tpidr_el2";
     /// CNTHP_CTL_EL2.
     cnthp_ctl_el2 = "cnthp_ctl_el2": write;
     /// CNTHP_CVAL_EL2.
     cnthp_cval_el2 = "cnthp_cval_el2": write;
     /// CNTPCT_EL0.
-    cntpct_el0 = "cntpct_el0";
+    cntpct_el0 = "cntpct_el0": read;
 
     /// SP_EL0.
-    sp_el0 = "sp_el0": write;
+    sp_el0 = "sp_el0": read, write;
     /// SP_EL1.
-    sp_el1 = "sp_el1": write;
+    sp_el1 = "sp_el1": read, write;
     /// ELR_EL1.
-    elr_el1 = "elr_el1": write;
+    elr_el1 = "elr_el1": read, write;
     /// SPSR_EL1.
-    spsr_el1 = "spsr_el1": write;
+    spsr_el1 = "spsr_el1": read, write;
     /// SCTLR_EL1.
-    sctlr_el1 = "sctlr_el1": write;
+    sctlr_el1 = "sctlr_el1": read, write;
     /// ACTLR_EL1.
-    actlr_el1 = "actlr_el1": write;
+    actlr_el1 = "actlr_el1": read, write;
     /// CPACR_EL1.
-    cpacr_el1 = "cpacr_el1": write;
+    cpacr_el1 = "cpacr_el1": read, write;
     /// TTBR0_EL1.
-    ttbr0_el1 = "ttbr0_el1": write;
+    ttbr0_el1 = "ttbr0_el1": read, write;
     /// TTBR1_EL1.
-    ttbr1_el1 = "ttbr1_el1": write;
+    ttbr1_el1 = "ttbr1_el1": read, write;
     /// TCR_EL1.
-    tcr_el1 = "tcr_el1": write;
+    tcr_el1 = "tcr_el1": read, write;
     /// MAIR_EL1.
-    mair_el1 = "mair_el1": write;
+    mair_el1 = "mair_el1": read, write;
     /// AMAIR_EL1.
-    amair_el1 = "amair_el1": write;
+    amair_el1 = "amair_el1": read, write;
     /// VBAR_EL1.
-    vbar_el1 = "vbar_el1": write;
+    vbar_el1 = "vbar_el1": read, write;
     /// CONTEXTIDR_EL1.
-    contextidr_el1 = "contextidr_el1": write;
+    contextidr_el1 = "contextidr_el1": read, write;
     /// TPIDR_EL0.
-    tpidr_el0 = "tpidr_el0": write;
+    tpidr_el0 = "tpidr_el0": read, write;
     /// TPIDRRO_EL0.
-    tpidrro_el0 = "tpidrro_el0": write;
+    tpidrro_el0 = "tpidrro_el0": read, write;
     /// TPIDR_EL1.
-    tpidr_el1 = "tpidr_el1": write;
+    tpidr_el1 = "tpidr_el1": read, write;
     /// ESR_EL1.
-    esr_el1 = "esr_el1": write;
+    esr_el1 = "esr_el1": read, write;
     /// FAR_EL1.
-    far_el1 = "far_el1": write;
+    far_el1 = "far_el1": read, write;
     /// AFSR0_EL1.
-    afsr0_el1 = "afsr0_el1": write;
+    afsr0_el1 = "afsr0_el1": read, write;
     /// AFSR1_EL1.
-    afsr1_el1 = "afsr1_el1": write;
+    afsr1_el1 = "afsr1_el1": read, write;
     /// PAR_EL1.
-    par_el1 = "par_el1": write;
+    par_el1 = "par_el1": read, write;
     /// CSSELR_EL1.
-    csselr_el1 = "csselr_el1": write;
+    csselr_el1 = "csselr_el1": read, write;
     /// MDSCR_EL1.
-    mdscr_el1 = "mdscr_el1": write;
+    mdscr_el1 = "mdscr_el1": read, write;
     /// CNTKCTL_EL1.
-    cntkctl_el1 = "cntkctl_el1": write;
+    cntkctl_el1 = "cntkctl_el1": read, write;
     /// CNTV_CTL_EL0.
-    cntv_ctl_el0 = "cntv_ctl_el0": write;
+    cntv_ctl_el0 = "cntv_ctl_el0": read, write;
     /// CNTV_CVAL_EL0.
-    cntv_cval_el0 = "cntv_cval_el0": write;
+    cntv_cval_el0 = "cntv_cval_el0": read, write;
 
     /// HFGRTR_EL2 (FEAT_FGT).
     hfgrtr_el2 = "S3_4_C1_C1_4": write_unsafe;

@@ -61,31 +61,89 @@ fn number(bytes: &[u8], index: usize, count: usize) -> Option<u64> {
     }
 }
 
-fn property<'t>(node: &FdtNode<'_, 't>, name: &str) -> Option<&'t [u8]> {
-    node.property(name).map(|property| property.value)
+/// The properties of a node that matter here, raw.
+#[derive(Clone, Copy, Default)]
+struct Node<'t> {
+    name: &'t str,
+    address_cells: Option<&'t [u8]>,
+    size_cells: Option<&'t [u8]>,
+    compatible: Option<&'t [u8]>,
+    device_type: Option<&'t [u8]>,
+    initrd_end: Option<&'t [u8]>,
+    initrd_start: Option<&'t [u8]>,
+    interrupts: Option<&'t [u8]>,
+    method: Option<&'t [u8]>,
+    reg: Option<&'t [u8]>,
+    regions: Option<&'t [u8]>,
+    status: Option<&'t [u8]>,
+    stdout: Option<&'t [u8]>,
 }
 
-fn cell_property(node: &FdtNode<'_, '_>, name: &str, default: usize) -> usize {
-    property(node, name)
-        .and_then(|value| cell(value, 0))
-        .and_then(|value| usize::try_from(value).ok())
-        .unwrap_or(default)
-}
+impl<'t> Node<'t> {
+    /// Reads a node in one pass.
+    fn read(node: &FdtNode<'_, 't>) -> Self {
+        let mut own = Self {
+            name: node.name,
+            ..Self::default()
+        };
+        for property in node.properties() {
+            let slot = match property.name {
+                "#address-cells" => &mut own.address_cells,
+                "#size-cells" => &mut own.size_cells,
+                "#redistributor-regions" => &mut own.regions,
+                "compatible" => &mut own.compatible,
+                "device_type" => &mut own.device_type,
+                "interrupts" => &mut own.interrupts,
+                "linux,initrd-end" => &mut own.initrd_end,
+                "linux,initrd-start" => &mut own.initrd_start,
+                "method" => &mut own.method,
+                "reg" => &mut own.reg,
+                "status" => &mut own.status,
+                "stdout-path" => &mut own.stdout,
+                _ => continue,
+            };
+            *slot = Some(property.value);
+        }
+        own
+    }
 
-fn cells(node: &FdtNode<'_, '_>) -> Cells {
-    Cells {
-        address: cell_property(node, "#address-cells", 2),
-        size: cell_property(node, "#size-cells", 1),
+    /// Sizes of the cells in its children's `reg`.
+    fn cells(&self) -> Cells {
+        Cells {
+            address: small(self.address_cells, 2),
+            size: small(self.size_cells, 1),
+        }
+    }
+
+    /// Entry `n` of its `reg`, in its parent's cells.
+    fn reg(&self, cells: Cells, n: usize) -> Option<Range> {
+        let value = self.reg?;
+        let at = n.checked_mul(cells.address.checked_add(cells.size)?)?;
+        let base = number(value, at, cells.address)?;
+        let bytes = number(value, at.checked_add(cells.address)?, cells.size)?;
+        Range::new(base, bytes)
+    }
+
+    /// All entries of its `reg`.
+    fn regs(&self, cells: Cells) -> impl Iterator<Item = Range> {
+        (0..).map_while(move |n| self.reg(cells, n))
+    }
+
+    fn is(&self, compatible: &str) -> bool {
+        lists(self.compatible, compatible)
+    }
+
+    fn enabled(&self) -> bool {
+        self.status.is_none_or(|status| status.starts_with(b"ok"))
     }
 }
 
-/// Entry `n` of a `reg` property.
-fn reg(node: &FdtNode<'_, '_>, cells: Cells, n: usize) -> Option<Range> {
-    let value = property(node, "reg")?;
-    let at = n.checked_mul(cells.address.checked_add(cells.size)?)?;
-    let base = number(value, at, cells.address)?;
-    let bytes = number(value, at.checked_add(cells.address)?, cells.size)?;
-    Range::new(base, bytes)
+/// A property of one cell.
+fn small(value: Option<&[u8]>, default: usize) -> usize {
+    value
+        .and_then(|value| cell(value, 0))
+        .and_then(|value| usize::try_from(value).ok())
+        .unwrap_or(default)
 }
 
 /// Whether a list of strings ending in zero bytes holds `wanted`.
@@ -93,13 +151,11 @@ fn lists(value: Option<&[u8]>, wanted: &str) -> bool {
     value.is_some_and(|value| value.split(|&b| b == 0).any(|s| s == wanted.as_bytes()))
 }
 
-fn compatible(node: &FdtNode<'_, '_>, wanted: &str) -> bool {
-    lists(property(node, "compatible"), wanted)
-}
+/// PL011s that are remembered until stdout is known.
+const UARTS: usize = 4;
 
-fn enabled(node: &FdtNode<'_, '_>) -> bool {
-    property(node, "status").is_none_or(|status| status.starts_with(b"ok"))
-}
+/// A PL011: its node's name, registers and INTID.
+type Uart<'t> = (&'t str, Range, u32);
 
 /// What is collected on the way through the children of the root.
 #[derive(Default)]
@@ -109,11 +165,10 @@ struct Found<'t> {
     cpus: [u64; MAX_CPUS],
     cpus_described: usize,
     gic: Option<GicFacts>,
-    uart: Option<(Range, u32)>,
-    uart_is_stdout: bool,
+    uarts: [Option<Uart<'t>>; UARTS],
     stdout: Option<&'t [u8]>,
     bundle: Option<Range>,
-    psci: Option<bool>,
+    psci_by_smc: bool,
 }
 
 /// Reads the board's facts.
@@ -130,71 +185,68 @@ pub(crate) fn read(tree: &[u8]) -> Result<Facts, &'static str> {
     let Some(root) = fdt.find_node("/") else {
         return Err("the device tree has no root");
     };
-    let root_cells = cells(&root);
+    let cells = Node::read(&root).cells();
     let mut found = Found::default();
     for reservation in fdt.memory_reservations() {
         let base = reservation.address().addr() as u64;
-        if let Some(range) = Range::new(base, reservation.size() as u64) {
-            found
-                .reserved
-                .push(range)
-                .map_err(|()| "too many memory reservations")?;
-        }
+        found.reserve(Range::new(base, reservation.size() as u64))?;
     }
-    // Where stdout is comes first in meaning but may come last in the tree.
-    found.stdout = fdt
-        .find_node("/chosen")
-        .and_then(|chosen| property(&chosen, "stdout-path"));
     for node in root.children() {
-        found.take(&node, root_cells)?;
+        found.take(&node, cells)?;
     }
     found.complete()
 }
 
-impl Found<'_> {
-    fn take(&mut self, node: &FdtNode<'_, '_>, cells: Cells) -> Result<(), &'static str> {
-        if lists(property(node, "device_type"), "memory") && enabled(node) {
-            let mut n = 0;
-            while let Some(range) = reg(node, cells, n) {
-                self.ram
-                    .push(range)
-                    .map_err(|()| "the board has more than 8 ranges of RAM")?;
-                n += 1;
-            }
-        } else if node.name == "cpus" {
-            self.take_cpus(node);
-        } else if node.name == "chosen" {
-            self.take_bundle(node);
-        } else if node.name == "reserved-memory" {
-            let cells = self::cells(node);
-            for child in node.children() {
-                let mut n = 0;
-                while let Some(range) = reg(&child, cells, n) {
-                    self.reserved
-                        .push(range)
-                        .map_err(|()| "too many memory reservations")?;
-                    n += 1;
-                }
-            }
-        } else if compatible(node, "arm,pl011") && enabled(node) {
-            self.take_uart(node, cells);
-        } else if compatible(node, "arm,gic-v3") {
-            self.gic = gic_v3(node, cells);
-        } else if compatible(node, "arm,cortex-a15-gic") || compatible(node, "arm,gic-400") {
-            self.gic = gic_v2(node, cells);
-        } else if compatible(node, "arm,psci-1.0") || compatible(node, "arm,psci-0.2") {
-            self.psci = Some(lists(property(node, "method"), "smc"));
+impl<'t> Found<'t> {
+    fn reserve(&mut self, ranges: impl IntoIterator<Item = Range>) -> Result<(), &'static str> {
+        for range in ranges {
+            self.reserved
+                .push(range)
+                .map_err(|()| "the board has more than 16 reserved ranges")?;
         }
         Ok(())
     }
 
-    fn take_cpus(&mut self, cpus: &FdtNode<'_, '_>) {
-        let address = cell_property(cpus, "#address-cells", 1);
+    fn take(&mut self, tree_node: &FdtNode<'_, 't>, cells: Cells) -> Result<(), &'static str> {
+        let node = Node::read(tree_node);
+        match node.name {
+            "cpus" => self.take_cpus(tree_node, small(node.address_cells, 1)),
+            "chosen" => {
+                self.stdout = node.stdout;
+                self.bundle = bundle(&node);
+            }
+            "reserved-memory" => {
+                for child in tree_node.children() {
+                    self.reserve(Node::read(&child).regs(node.cells()))?;
+                }
+            }
+            _ if lists(node.device_type, "memory") && node.enabled() => {
+                for range in node.regs(cells) {
+                    self.ram
+                        .push(range)
+                        .map_err(|()| "the board has more than 8 ranges of RAM")?;
+                }
+            }
+            _ if node.is("arm,pl011") && node.enabled() => self.take_uart(&node, cells),
+            _ if node.is("arm,gic-v3") => self.gic = gic_v3(&node, cells),
+            _ if node.is("arm,cortex-a15-gic") || node.is("arm,gic-400") => {
+                self.gic = gic_v2(&node, cells);
+            }
+            _ if node.is("arm,psci-1.0") || node.is("arm,psci-0.2") => {
+                self.psci_by_smc = lists(node.method, "smc");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn take_cpus(&mut self, cpus: &FdtNode<'_, 't>, address_cells: usize) {
         for cpu in cpus.children() {
-            if !lists(property(&cpu, "device_type"), "cpu") || !enabled(&cpu) {
+            let cpu = Node::read(&cpu);
+            if !lists(cpu.device_type, "cpu") || !cpu.enabled() {
                 continue;
             }
-            let Some(mpidr) = property(&cpu, "reg").and_then(|reg| number(reg, 0, address)) else {
+            let Some(mpidr) = cpu.reg.and_then(|reg| number(reg, 0, address_cells)) else {
                 continue;
             };
             if let Some(slot) = self.cpus.get_mut(self.cpus_described) {
@@ -204,38 +256,32 @@ impl Found<'_> {
         }
     }
 
-    fn take_bundle(&mut self, chosen: &FdtNode<'_, '_>) {
-        let address = |name| {
-            let value = property(chosen, name)?;
-            number(value, 0, value.len() / 4)
-        };
-        if let (Some(start), Some(end)) =
-            (address("linux,initrd-start"), address("linux,initrd-end"))
-        {
-            self.bundle = end
-                .checked_sub(start)
-                .and_then(|bytes| Range::new(start, bytes));
+    fn take_uart(&mut self, node: &Node<'t>, cells: Cells) {
+        let interrupt = node.interrupts.and_then(|value| {
+            // Type 0 is an SPI, numbered from 32.
+            let number = u32::try_from(cell(value, 1)?).ok()?.checked_add(32)?;
+            (cell(value, 0)? == 0).then_some(number)
+        });
+        let free = self.uarts.iter_mut().find(|slot| slot.is_none());
+        if let (Some(slot), Some(registers)) = (free, node.reg(cells, 0)) {
+            *slot = Some((node.name, registers, interrupt.unwrap_or(0)));
         }
     }
 
-    fn take_uart(&mut self, node: &FdtNode<'_, '_>, cells: Cells) {
-        let is_stdout = self.stdout.is_some_and(|path| {
+    /// The PL011 that stdout-path names, else the first.
+    fn console(&self) -> Option<(Range, u32)> {
+        let is_stdout = |name: &str| {
             // "/pl011@9000000", possibly with ":115200n8", and a zero byte.
+            let path = self.stdout.unwrap_or_default();
             let path = path.strip_prefix(b"/").unwrap_or(path);
-            path.strip_prefix(node.name.as_bytes())
+            path.strip_prefix(name.as_bytes())
                 .is_some_and(|rest| rest.first().is_none_or(|&b| b == 0 || b == b':'))
-        });
-        if self.uart.is_some() && (self.uart_is_stdout || !is_stdout) {
-            return;
-        }
-        let interrupt = property(node, "interrupts").and_then(|value| {
-            // Type 0 is an SPI, numbered from 32.
-            (cell(value, 0)? == 0).then_some(u32::try_from(cell(value, 1)?).ok()?.checked_add(32)?)
-        });
-        if let Some(registers) = reg(node, cells, 0) {
-            self.uart = Some((registers, interrupt.unwrap_or(0)));
-            self.uart_is_stdout = is_stdout;
-        }
+        };
+        let uarts = || self.uarts.iter().flatten();
+        let uart = uarts()
+            .find(|(name, ..)| is_stdout(name))
+            .or_else(|| uarts().next());
+        uart.map(|&(_, registers, interrupt)| (registers, interrupt))
     }
 
     fn complete(self) -> Result<Facts, &'static str> {
@@ -245,7 +291,7 @@ impl Found<'_> {
         let Some(gic) = self.gic else {
             return Err("the device tree describes no GICv2 with virtualization and no GICv3");
         };
-        let Some(uart) = self.uart else {
+        let Some(uart) = self.console() else {
             return Err("the device tree describes no PL011");
         };
         Ok(Facts {
@@ -257,21 +303,28 @@ impl Found<'_> {
             gic,
             uart,
             bundle: self.bundle,
-            psci_by_smc: self.psci.unwrap_or(false),
+            psci_by_smc: self.psci_by_smc,
         })
     }
 }
 
-fn gic_v3(node: &FdtNode<'_, '_>, cells: Cells) -> Option<GicFacts> {
-    let regions = cell_property(node, "#redistributor-regions", 1);
-    let mut redistributors = Ranges::new();
-    for n in 1..=regions.min(4) {
-        redistributors.push(reg(node, cells, n)?).ok()?;
-    }
-    Some(GicFacts::V3(reg(node, cells, 0)?, redistributors))
+/// Where the boot loader put the bundle.
+fn bundle(chosen: &Node<'_>) -> Option<Range> {
+    let address = |value: Option<&[u8]>| value.and_then(|value| number(value, 0, value.len() / 4));
+    let start = address(chosen.initrd_start)?;
+    let end = address(chosen.initrd_end)?;
+    Range::new(start, end.checked_sub(start)?)
 }
 
-fn gic_v2(node: &FdtNode<'_, '_>, cells: Cells) -> Option<GicFacts> {
-    let part = |n| reg(node, cells, n);
+fn gic_v3(node: &Node<'_>, cells: Cells) -> Option<GicFacts> {
+    let mut redistributors = Ranges::new();
+    for n in 1..=small(node.regions, 1).min(4) {
+        redistributors.push(node.reg(cells, n)?).ok()?;
+    }
+    Some(GicFacts::V3(node.reg(cells, 0)?, redistributors))
+}
+
+fn gic_v2(node: &Node<'_>, cells: Cells) -> Option<GicFacts> {
+    let part = |n| node.reg(cells, n);
     Some(GicFacts::V2([part(0)?, part(1)?, part(2)?, part(3)?]))
 }

@@ -23,13 +23,15 @@ use crate::ranges::{Range, Ranges};
 const EARLY_UART: u64 = 0x0900_0000;
 /// RAM of the manager.
 const MANAGER_BYTES: u64 = 8 * MIB;
-/// The manager's image, flat.
-static MANAGER: &[u8] = include_bytes!(env!("PENUMBRA_MANAGER"));
+/// The manager's image, flat; aligned, so that it is copied by words.
+static MANAGER: &Aligned<[u8]> = &Aligned(*include_bytes!(env!("PENUMBRA_MANAGER")));
+
+#[repr(C, align(64))]
+struct Aligned<T: ?Sized>(T);
 
 static SYSTEM: System = System::new();
 
 /// Continues the reset code on the boot core.
-// SAFETY: the name is unique in the image.
 #[unsafe(no_mangle)]
 extern "C" fn penumbra_main(tree: usize) -> ! {
     // SAFETY: the first call, on the boot core; QEMU virt has a PL011 there.
@@ -44,7 +46,6 @@ extern "C" fn penumbra_main(tree: usize) -> ! {
 }
 
 /// Continues the reset code on every other core.
-// SAFETY: the name is unique in the image.
 #[unsafe(no_mangle)]
 extern "C" fn penumbra_secondary_main(index: usize) -> ! {
     let mut hardware = secondary::enter(index);
@@ -221,7 +222,7 @@ fn boot_facts(
         gicv: gicv.map(Pa::truncated),
         counter_hz: boot::counter_hz(),
         console_intid: facts.uart.1,
-        manager_image: MANAGER,
+        manager_image: &MANAGER.0,
         manager_bytes: MANAGER_BYTES,
         bundle: facts.bundle.map(pa_range).unwrap_or_default(),
         device_tree: pa_range(tree),

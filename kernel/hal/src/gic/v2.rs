@@ -107,7 +107,7 @@ mod format {
         let physical = if ich & HW != 0 {
             (ich >> 32 & 0x3ff) as u32
         } else {
-            ((ich >> 10) & 7) as u32 | ((ich >> 41) & 1) as u32 * (1 << 9)
+            ((ich >> 10) & 7) as u32 | (((ich >> 41) & 1) as u32) << 9
         };
         let flags = (ich >> 60 & 3) as u32;
         id | physical << 10 | priority << 23 | state << 28 | flags << 30

@@ -9,7 +9,7 @@ use crate::sysreg::{dsb_ishst, dsb_sy, isb, sysreg};
 
 sysreg! {
     /// ICC_SRE_EL2.
-    icc_sre_el2 = "S3_4_C12_C9_5": write;
+    icc_sre_el2 = "S3_4_C12_C9_5": read, write;
     /// ICC_SRE_EL1.
     icc_sre_el1 = "S3_0_C12_C12_5": write;
     /// ICC_PMR_EL1.
@@ -21,7 +21,7 @@ sysreg! {
     /// ICC_IGRPEN1_EL1.
     icc_igrpen1_el1 = "S3_0_C12_C12_7": write;
     /// ICC_IAR1_EL1: reading acknowledges.
-    icc_iar1_el1 = "S3_0_C12_C12_0";
+    icc_iar1_el1 = "S3_0_C12_C12_0": read;
     /// ICC_EOIR1_EL1.
     icc_eoir1_el1 = "S3_0_C12_C12_1": write;
     /// ICC_DIR_EL1.
@@ -29,39 +29,39 @@ sysreg! {
     /// ICC_SGI1R_EL1.
     icc_sgi1r_el1 = "S3_0_C12_C11_5": write;
     /// ICH_HCR_EL2.
-    ich_hcr_el2 = "S3_4_C12_C11_0": write;
+    ich_hcr_el2 = "S3_4_C12_C11_0": read, write;
     /// ICH_VTR_EL2.
-    ich_vtr_el2 = "S3_4_C12_C11_1";
+    ich_vtr_el2 = "S3_4_C12_C11_1": read;
     /// ICH_EISR_EL2.
-    ich_eisr_el2 = "S3_4_C12_C11_3";
+    ich_eisr_el2 = "S3_4_C12_C11_3": read;
     /// ICH_ELRSR_EL2.
-    ich_elrsr_el2 = "S3_4_C12_C11_5";
+    ich_elrsr_el2 = "S3_4_C12_C11_5": read;
     /// ICH_VMCR_EL2.
-    ich_vmcr_el2 = "S3_4_C12_C11_7": write;
-    ich_ap0r0_el2 = "S3_4_C12_C8_0": write;
-    ich_ap0r1_el2 = "S3_4_C12_C8_1": write;
-    ich_ap0r2_el2 = "S3_4_C12_C8_2": write;
-    ich_ap0r3_el2 = "S3_4_C12_C8_3": write;
-    ich_ap1r0_el2 = "S3_4_C12_C9_0": write;
-    ich_ap1r1_el2 = "S3_4_C12_C9_1": write;
-    ich_ap1r2_el2 = "S3_4_C12_C9_2": write;
-    ich_ap1r3_el2 = "S3_4_C12_C9_3": write;
-    ich_lr0 = "S3_4_C12_C12_0": write;
-    ich_lr1 = "S3_4_C12_C12_1": write;
-    ich_lr2 = "S3_4_C12_C12_2": write;
-    ich_lr3 = "S3_4_C12_C12_3": write;
-    ich_lr4 = "S3_4_C12_C12_4": write;
-    ich_lr5 = "S3_4_C12_C12_5": write;
-    ich_lr6 = "S3_4_C12_C12_6": write;
-    ich_lr7 = "S3_4_C12_C12_7": write;
-    ich_lr8 = "S3_4_C12_C13_0": write;
-    ich_lr9 = "S3_4_C12_C13_1": write;
-    ich_lr10 = "S3_4_C12_C13_2": write;
-    ich_lr11 = "S3_4_C12_C13_3": write;
-    ich_lr12 = "S3_4_C12_C13_4": write;
-    ich_lr13 = "S3_4_C12_C13_5": write;
-    ich_lr14 = "S3_4_C12_C13_6": write;
-    ich_lr15 = "S3_4_C12_C13_7": write;
+    ich_vmcr_el2 = "S3_4_C12_C11_7": read, write;
+    ich_ap0r0_el2 = "S3_4_C12_C8_0": read, write;
+    ich_ap0r1_el2 = "S3_4_C12_C8_1": read, write;
+    ich_ap0r2_el2 = "S3_4_C12_C8_2": read, write;
+    ich_ap0r3_el2 = "S3_4_C12_C8_3": read, write;
+    ich_ap1r0_el2 = "S3_4_C12_C9_0": read, write;
+    ich_ap1r1_el2 = "S3_4_C12_C9_1": read, write;
+    ich_ap1r2_el2 = "S3_4_C12_C9_2": read, write;
+    ich_ap1r3_el2 = "S3_4_C12_C9_3": read, write;
+    ich_lr0 = "S3_4_C12_C12_0": read, write;
+    ich_lr1 = "S3_4_C12_C12_1": read, write;
+    ich_lr2 = "S3_4_C12_C12_2": read, write;
+    ich_lr3 = "S3_4_C12_C12_3": read, write;
+    ich_lr4 = "S3_4_C12_C12_4": read, write;
+    ich_lr5 = "S3_4_C12_C12_5": read, write;
+    ich_lr6 = "S3_4_C12_C12_6": read, write;
+    ich_lr7 = "S3_4_C12_C12_7": read, write;
+    ich_lr8 = "S3_4_C12_C13_0": read, write;
+    ich_lr9 = "S3_4_C12_C13_1": read, write;
+    ich_lr10 = "S3_4_C12_C13_2": read, write;
+    ich_lr11 = "S3_4_C12_C13_3": read, write;
+    ich_lr12 = "S3_4_C12_C13_4": read, write;
+    ich_lr13 = "S3_4_C12_C13_5": read, write;
+    ich_lr14 = "S3_4_C12_C13_6": read, write;
+    ich_lr15 = "S3_4_C12_C13_7": read, write;
 }
 
 mod gicr {
@@ -288,7 +288,7 @@ macro_rules! by_index {
     };
 }
 
-#[allow(
+#[expect(
     clippy::unused_self,
     reason = "the system registers are this core's: the value is the right to use them"
 )]
