@@ -2,6 +2,7 @@
 
 mod boot;
 mod console;
+mod fuzz;
 mod life;
 mod refuse;
 
