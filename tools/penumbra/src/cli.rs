@@ -117,7 +117,7 @@ pub(crate) struct BuildArgs {
 pub(crate) struct PanicArgs {
     #[command(flatten)]
     pub(crate) platform: PlatformArgs,
-    /// The allow list: lines of `start of a name # reason`.
+    /// The allow list: lines of `start of a function # reason` or `@part of a place # reason`.
     #[arg(long, value_name = "FILE", default_value = "tools/panic-allow.txt")]
     pub(crate) allow: PathBuf,
 }

@@ -1,6 +1,7 @@
 //! What each sub-command does.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,13 +21,20 @@ use crate::cli::{
     ScenarioArgs,
 };
 
+/// Prints a line. A reader that has gone away (`| head`) is no reason to panic.
+macro_rules! say {
+    ($($argument:tt)*) => {{
+        let _ = writeln!(std::io::stdout(), $($argument)*);
+    }};
+}
+
 /// Executes a sub-command.
 pub(crate) fn execute(command: Command) -> Result<ExitCode, Problems> {
     match command {
         Command::Check(args) => check(&args)?,
         Command::Image(args) => image(&args)?,
         Command::Build(args) => {
-            println!(
+            say!(
                 "{}",
                 build::build(&Project::find()?, &args.platform.platform)?.summary()
             );
@@ -92,8 +100,11 @@ fn check(args: &CheckArgs) -> Result<(), Problems> {
     } else {
         penumbra::image::bundle(&scenario, args.scenario.board_cores)?;
     }
-    println!("{}: good", scenario.source.path.display());
-    print!("{}", legend(&scenario, args.scenario.board_cores)?);
+    say!("{}: good", scenario.source.path.display());
+    say!(
+        "{}",
+        legend(&scenario, args.scenario.board_cores)?.trim_end()
+    );
     Ok(())
 }
 
@@ -101,7 +112,7 @@ fn image(args: &ImageArgs) -> Result<(), Problems> {
     let scenario = open(&args.scenario)?;
     let bytes = penumbra::image::bundle(&scenario, args.scenario.board_cores)?;
     write(&args.output, &bytes)?;
-    println!(
+    say!(
         "{}: {} bytes, {} guest(s)",
         args.output.display(),
         bytes.len(),
@@ -141,10 +152,10 @@ fn run(args: &RunArgs) -> Result<ExitCode, Problems> {
     };
     command.args(&args.qemu);
     if args.show {
-        println!("{} -serial mon:stdio", qemu::show(&command));
+        say!("{} -serial mon:stdio", qemu::show(&command));
         return Ok(ExitCode::SUCCESS);
     }
-    println!(
+    say!(
         "\nQEMU virt: {} cores ({}), GICv{}, {}{}\n{guests}\
          Leave with `poweroff` in the guest, or at any time with Ctrl-A X (Ctrl-A C: QEMU's monitor).\n",
         machine.cores,
@@ -184,7 +195,7 @@ fn partitioned(
     let image = match &args.image {
         Some(image) => image.clone(),
         None => {
-            println!("Building Penumbra ...");
+            say!("Building Penumbra ...");
             shorten(build::build(project, "qemu-virt")?.image)
         }
     };
@@ -248,8 +259,8 @@ fn initramfs(args: &InitramfsArgs) -> Result<(), Problem> {
 
 fn print_size(project: &Project, platform: &str) -> Result<(), Problem> {
     let built: Built = build::build(project, platform)?;
-    println!("{}", built.summary());
-    println!(
+    say!("{}", built.summary());
+    say!(
         "  EL2 without the manager {} bytes",
         built.image_bytes - built.manager_bytes
     );
@@ -258,8 +269,11 @@ fn print_size(project: &Project, platform: &str) -> Result<(), Problem> {
         ("EL2 (.rodata holds the manager)", binary.as_str()),
         ("manager", "manager"),
     ] {
-        println!("{what}:");
-        print!("{}", report::sections(project, &project.elf(name))?);
+        say!("{what}:");
+        say!(
+            "{}",
+            report::sections(project, &project.elf(name))?.trim_end()
+        );
     }
     Ok(())
 }
@@ -272,19 +286,21 @@ fn panic_check(args: &PanicArgs) -> Result<ExitCode, Problems> {
     let allowed = String::from_utf8_lossy(&read(&list)?).into_owned();
     let found = panics::find(&project, &elf, &allowed)?;
     for start in &found.unused {
-        println!(
+        say!(
             "note: {} allows {start}, which does not panic",
             args.allow.display()
         );
     }
     for caller in &found.surplus {
-        println!(
-            "error: EL2 can panic: {} calls {} ({})",
-            caller.name, caller.panic, caller.calls
+        say!(
+            "error: {} calls {} at {}",
+            caller.name,
+            caller.panic,
+            caller.place
         );
     }
     let (surplus, allowed) = (found.surplus.len(), found.allowed.len());
-    println!("panic-check: {surplus} callers too many, {allowed} allowed");
+    say!("panic-check: {surplus} calls of a panic too many, {allowed} allowed");
     Ok(if surplus == 0 {
         ExitCode::SUCCESS
     } else {
