@@ -27,6 +27,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+mod compound;
 #[cfg(test)]
 mod fake;
 mod memory;
@@ -35,6 +36,10 @@ mod stage2;
 mod thin;
 mod tlb;
 
+pub use compound::{
+    ALIAS_BASE, Access, Compound, Counters, Form, POOL_BASE, Parked, Refusal, Region, ShadowError,
+    SpaceId, Stored, SurveyStep, WINDOW_BIT,
+};
 pub use memory::TableMemory;
 pub use stage1::{
     AccessKind, GuestMemory, Permissions, Privilege, Stage1Fault, Stage1Leaf, Stage1Regs,

@@ -13,9 +13,6 @@ use super::{
 use crate::memory::{TableMemory, entry};
 use crate::tlb::{TlbScope, TlbSink, TlbWork, leaves};
 
-/// Tables that splitting at both ends of a range takes at most.
-const SPLIT_TABLES: u32 = 4;
-
 /// A change of permissions: what is `None` stays. Needs no break-before-make.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stage2Change {
@@ -121,7 +118,8 @@ impl Stage2 {
         ipa: Ipa,
     ) -> Result<(), Stage2Error> {
         let range = Range::new(ipa.align_down(PAGE_SIZE), PAGE_SIZE)?;
-        self.reserve(memory, SPLIT_TABLES)?;
+        let tables = self.tables_to_split(memory, range);
+        self.reserve(memory, tables)?;
         loop {
             let slot = self.slot(memory, range.start);
             match (slot.kind(), slot.level) {
@@ -187,7 +185,8 @@ impl Stage2 {
         edit: Edit,
     ) -> Result<TlbWork, Stage2Error> {
         let range = Range::new(ipa, bytes)?;
-        self.reserve(memory, SPLIT_TABLES)?;
+        let tables = self.tables_to_split(memory, range);
+        self.reserve(memory, tables)?;
         let retired = self.quarantine.length();
         let mut smallest = None;
         let mut at = range.start;
@@ -227,6 +226,54 @@ impl Stage2 {
             None => TlbScope::None,
         };
         Ok(self.work(scope))
+    }
+
+    /// Lets a page show another frame, attributes unchanged: break, flush, make. Takes no table.
+    ///
+    /// # Errors
+    /// `Misaligned`, `OutOfRange`, `NotMapped` (no page of its own there: split first).
+    pub fn remap_page<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        tlb: &mut T,
+        ipa: Ipa,
+        pa: Pa,
+    ) -> Result<(), Stage2Error> {
+        let range = Range::new(ipa, PAGE_SIZE)?;
+        if !pa.is_aligned(PAGE_SIZE) {
+            return Err(Stage2Error::Misaligned);
+        }
+        let slot = self.slot(memory, range.start);
+        let page = slot.level == Level::L3 && slot.kind() == bits::Kind::Leaf;
+        if !page || slot.raw & bits::CONTIGUOUS != 0 {
+            return Err(Stage2Error::NotMapped);
+        }
+        memory.store(slot.entry, 0);
+        let work = self.work(leaves(ipa, Ipa::truncated(range.end), PAGE_SIZE));
+        let _flushed = tlb.flush(work);
+        memory.store(slot.entry, slot.raw & !bits::TABLE_ADDRESS | pa.raw());
+        memory.publish();
+        Ok(())
+    }
+
+    /// Tables that splitting at both ends of a range takes at most.
+    fn tables_to_split<M: TableMemory + ?Sized>(&self, memory: &M, range: Range) -> u32 {
+        let mut tables: u32 = 0;
+        for at in [range.start, range.end.saturating_sub(1)] {
+            let slot = self.slot(memory, at);
+            let mut level = slot.level;
+            // A leaf at level 1 may have to be split twice.
+            while slot.kind() == bits::Kind::Leaf && level < Level::L3 {
+                let bytes = level.entry_bytes();
+                if range.covers(at & !bytes.wrapping_sub(1), bytes) {
+                    break;
+                }
+                tables = tables.saturating_add(1);
+                let Some(below) = level.below() else { break };
+                level = below;
+            }
+        }
+        tables
     }
 
     /// Edits one leaf that is no part of a run and lies in the range entirely.

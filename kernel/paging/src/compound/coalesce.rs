@@ -1,0 +1,87 @@
+//! When one leaf may stand for many.
+//!
+//! Merging is safe towards the guest's own TLB maintenance, which then clears more than it asked for;
+//! splitting a guest's block never is, so nothing here makes a leaf smaller.
+
+use penumbra_vmsa::{CONTIGUOUS_ENTRIES, Level, Pa, Stage1Desc, TABLE_ENTRIES, TableLimits, bits};
+
+use super::IGNORED;
+use crate::memory::{TableMemory, entry};
+
+/// The leaf, for the table above, that translates as all 512 descriptors of the guest table at
+/// `table`, of `level`, do under the limits of the table descriptor that leads to it.
+pub(super) fn leaf_for<M: TableMemory + ?Sized>(
+    memory: &M,
+    table: Pa,
+    level: Level,
+    limits: TableLimits,
+) -> Option<u64> {
+    let above = level.above().filter(|above| above.has_leaves())?;
+    let first = memory.load(table) & !(bits::CONTIGUOUS | IGNORED);
+    if !starts_run(level, first, above.entry_bytes()) {
+        return None;
+    }
+    for index in 1..TABLE_ENTRIES {
+        let raw = memory.load(entry(table, index)) & !(bits::CONTIGUOUS | IGNORED);
+        if raw != first.wrapping_add(index << level.shift()) {
+            return None;
+        }
+    }
+    let Stage1Desc::Leaf { ipa, mut attrs, .. } = Stage1Desc::decode(level, first) else {
+        return None;
+    };
+    attrs.user &= !limits.no_user;
+    attrs.read_only |= limits.read_only;
+    attrs.pxn |= limits.pxn;
+    attrs.uxn |= limits.uxn;
+    Some(
+        Stage1Desc::Leaf {
+            ipa,
+            attrs,
+            contiguous: false,
+        }
+        .encode(above),
+    )
+}
+
+/// Whether a descriptor may be the first of leaves that together cover `bytes`: a leaf that may be
+/// cached, on an output address aligned to them.
+fn starts_run(level: Level, raw: u64, bytes: u64) -> bool {
+    bits::kind(level, raw) == bits::Kind::Leaf
+        && raw & bits::AF != 0
+        && raw & bits::leaf_address(level) & bytes.wrapping_sub(1) == 0
+}
+
+/// Gives the contiguous hint to each run of 16 pages of a mirror that the guest has lined up.
+/// Nothing walks the mirror yet. Returns the number of runs.
+pub(super) fn mark_runs<M: TableMemory + ?Sized>(memory: &mut M, mirror: Pa, level: Level) -> u32 {
+    let mut runs: u32 = 0;
+    let mut at = 0;
+    while at < TABLE_ENTRIES {
+        if mark_run(memory, mirror, level, at) {
+            runs = runs.saturating_add(1);
+        }
+        at = at.saturating_add(CONTIGUOUS_ENTRIES);
+    }
+    runs
+}
+
+fn mark_run<M: TableMemory + ?Sized>(memory: &mut M, mirror: Pa, level: Level, at: u64) -> bool {
+    let first = memory.load(entry(mirror, at)) & !IGNORED;
+    let bytes = CONTIGUOUS_ENTRIES << level.shift();
+    if first & bits::CONTIGUOUS != 0 || !starts_run(level, first, bytes) {
+        return false;
+    }
+    for index in 1..CONTIGUOUS_ENTRIES {
+        let raw = memory.load(entry(mirror, at | index)) & !IGNORED;
+        if raw != first.wrapping_add(index << level.shift()) {
+            return false;
+        }
+    }
+    for index in 0..CONTIGUOUS_ENTRIES {
+        let slot = entry(mirror, at | index);
+        let raw = memory.load(slot);
+        memory.store(slot, raw | bits::CONTIGUOUS);
+    }
+    true
+}

@@ -1,0 +1,290 @@
+//! Nodes: guest table pages in their positions, found by page and linked as trees.
+
+use penumbra_vmsa::{Ipa, Level};
+
+use super::pool::PoolFrame;
+
+/// A node, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NodeId(u16);
+
+/// What stands for a guest table in the compound tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A table of ours, entry by entry like the guest's.
+    Mirror,
+    /// One leaf in the table above.
+    Leaf,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Node {
+    pub(super) used: bool,
+    /// The guest's table page.
+    pub(super) guest: Ipa,
+    /// Level of the table.
+    pub(super) level: Level,
+    pub(super) space: u8,
+    /// The node above and the entry there; `None` for a root.
+    pub(super) parent: Option<NodeId>,
+    pub(super) slot: u16,
+    /// The mirror; `None` where a leaf in the parent stands for the table.
+    pub(super) mirror: Option<PoolFrame>,
+    first_child: Option<NodeId>,
+    next_sibling: Option<NodeId>,
+    next_in_bucket: Option<NodeId>,
+    /// Stores seen since the last survey.
+    pub(super) writes: u16,
+    /// What the policy thinks of it: the least is evicted first.
+    pub(super) worth: u16,
+}
+
+impl Node {
+    const FREE: Self = Self {
+        used: false,
+        guest: Ipa::truncated(0),
+        level: Level::L0,
+        space: 0,
+        parent: None,
+        slot: 0,
+        mirror: None,
+        first_child: None,
+        next_sibling: None,
+        next_in_bucket: None,
+        writes: 0,
+        worth: 0,
+    };
+
+    /// The root of a space.
+    pub(super) const fn root(guest: Ipa, level: Level, space: u8, mirror: PoolFrame) -> Self {
+        Self {
+            used: true,
+            guest,
+            level,
+            space,
+            mirror: Some(mirror),
+            ..Self::FREE
+        }
+    }
+
+    /// A table below an entry of another.
+    pub(super) const fn below(
+        guest: Ipa,
+        level: Level,
+        space: u8,
+        (parent, slot): (NodeId, u16),
+        mirror: Option<PoolFrame>,
+    ) -> Self {
+        let parent = Some(parent);
+        Self {
+            used: true,
+            guest,
+            level,
+            space,
+            parent,
+            slot,
+            mirror,
+            ..Self::FREE
+        }
+    }
+
+    pub(super) const fn form(&self) -> Form {
+        if self.mirror.is_some() {
+            Form::Mirror
+        } else {
+            Form::Leaf
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Nodes<const NODES: usize> {
+    nodes: [Node; NODES],
+    /// Chains of nodes by guest page.
+    buckets: [Option<NodeId>; NODES],
+    /// Chain of nodes that were in use, by `next_in_bucket`.
+    free: Option<NodeId>,
+    /// Nodes from here on never were.
+    fresh: u16,
+    used: usize,
+}
+
+impl<const NODES: usize> Nodes<NODES> {
+    pub(super) const fn new() -> Self {
+        assert!(NODES > 0 && NODES <= 65_535, "node numbers have 16 bits");
+        Self {
+            nodes: [Node::FREE; NODES],
+            buckets: [None; NODES],
+            free: None,
+            fresh: 0,
+            used: 0,
+        }
+    }
+
+    pub(super) const fn used(&self) -> usize {
+        self.used
+    }
+
+    pub(super) const fn is_full(&self) -> bool {
+        self.used >= NODES
+    }
+
+    pub(super) fn get(&self, id: NodeId) -> Node {
+        self.nodes
+            .get(usize::from(id.0))
+            .copied()
+            .unwrap_or(Node::FREE)
+    }
+
+    pub(super) fn get_mut(&mut self, id: NodeId) -> Option<&mut Node> {
+        self.nodes.get_mut(usize::from(id.0))
+    }
+
+    /// All nodes in use.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        (0..)
+            .map(NodeId)
+            .zip(&self.nodes)
+            .filter(|(_, node)| node.used)
+    }
+
+    fn bucket(page: Ipa) -> usize {
+        // Neighbouring table pages spread over neighbouring buckets.
+        usize::try_from(page.raw() >> 12).unwrap_or(0) % NODES
+    }
+
+    /// The first node of a guest page.
+    pub(super) fn first_of(&self, page: Ipa) -> Option<NodeId> {
+        let head = self.buckets.get(Self::bucket(page)).copied().flatten();
+        self.matching(head, page)
+    }
+
+    /// The next node of the same guest page.
+    pub(super) fn next_of(&self, id: NodeId) -> Option<NodeId> {
+        let node = self.get(id);
+        self.matching(node.next_in_bucket, node.guest)
+    }
+
+    fn matching(&self, mut at: Option<NodeId>, page: Ipa) -> Option<NodeId> {
+        while let Some(id) = at {
+            let node = self.get(id);
+            if node.guest == page {
+                return Some(id);
+            }
+            at = node.next_in_bucket;
+        }
+        None
+    }
+
+    /// The child of a node at an entry.
+    pub(super) fn child(&self, parent: NodeId, slot: u16) -> Option<NodeId> {
+        let mut at = self.get(parent).first_child;
+        while let Some(id) = at {
+            let node = self.get(id);
+            if node.slot == slot {
+                return Some(id);
+            }
+            at = node.next_sibling;
+        }
+        None
+    }
+
+    /// A node without children at or below `id`.
+    pub(super) fn deepest(&self, mut id: NodeId) -> NodeId {
+        while let Some(child) = self.get(id).first_child {
+            id = child;
+        }
+        id
+    }
+
+    /// Adds a node, below its parent and to the chain of its page.
+    pub(super) fn insert(&mut self, mut node: Node) -> Option<NodeId> {
+        let id = self.take()?;
+        let bucket = Self::bucket(node.guest);
+        node.next_in_bucket = self.buckets.get(bucket).copied().flatten();
+        if let Some(parent) = node.parent.and_then(|parent| self.get_mut(parent)) {
+            node.next_sibling = parent.first_child.replace(id);
+        }
+        *self.get_mut(id)? = node;
+        if let Some(head) = self.buckets.get_mut(bucket) {
+            *head = Some(id);
+        }
+        self.used = self.used.saturating_add(1);
+        Some(id)
+    }
+
+    fn take(&mut self) -> Option<NodeId> {
+        if let Some(id) = self.free {
+            self.free = self.get(id).next_in_bucket;
+            return Some(id);
+        }
+        let id = NodeId(self.fresh);
+        if usize::from(id.0) >= NODES {
+            return None;
+        }
+        self.fresh = self.fresh.saturating_add(1);
+        Some(id)
+    }
+
+    /// Removes a node that has no children.
+    pub(super) fn remove(&mut self, id: NodeId) {
+        let node = self.get(id);
+        debug_assert!(
+            node.used && node.first_child.is_none(),
+            "a leaf of the tree"
+        );
+        if let Some(parent) = node.parent {
+            self.unlink_child(parent, id, node.next_sibling);
+        }
+        self.unlink_chain(Self::bucket(node.guest), id, node.next_in_bucket);
+        let free = self.free;
+        if let Some(slot) = self.get_mut(id) {
+            *slot = Node {
+                next_in_bucket: free,
+                ..Node::FREE
+            };
+            self.free = Some(id);
+        }
+        self.used = self.used.saturating_sub(1);
+    }
+
+    fn unlink_child(&mut self, parent: NodeId, id: NodeId, next: Option<NodeId>) {
+        let mut at = self.get(parent).first_child;
+        if at == Some(id) {
+            if let Some(parent) = self.get_mut(parent) {
+                parent.first_child = next;
+            }
+            return;
+        }
+        while let Some(here) = at {
+            let after = self.get(here).next_sibling;
+            if after == Some(id) {
+                if let Some(here) = self.get_mut(here) {
+                    here.next_sibling = next;
+                }
+                return;
+            }
+            at = after;
+        }
+    }
+
+    fn unlink_chain(&mut self, bucket: usize, id: NodeId, next: Option<NodeId>) {
+        let mut at = self.buckets.get(bucket).copied().flatten();
+        if at == Some(id) {
+            if let Some(head) = self.buckets.get_mut(bucket) {
+                *head = next;
+            }
+            return;
+        }
+        while let Some(here) = at {
+            let after = self.get(here).next_in_bucket;
+            if after == Some(id) {
+                if let Some(here) = self.get_mut(here) {
+                    here.next_in_bucket = next;
+                }
+                return;
+            }
+            at = after;
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Address spaces, and the conditions under which one may be shadowed.
+
+use penumbra_vmsa::{Granule, Half, Ipa, Level, PAGE_SIZE};
+
+use super::node::NodeId;
+use super::{POOL_BASE, WINDOW_BIT};
+use crate::stage1::Stage1Regs;
+
+/// SCTLR_EL1.C: data accesses, walks included, are cached.
+const SCTLR_C: u64 = 1 << 2;
+const SCTLR_M: u64 = 1 << 0;
+const SCTLR_EE: u64 = 1 << 25;
+
+/// A space, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpaceId(pub(super) u8);
+
+/// Why a root may not be shadowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// MMU or caches are off (SCTLR_EL1.M, C).
+    Off,
+    /// Big-endian walks (SCTLR_EL1.EE).
+    BigEndian,
+    /// Not the 4 KiB granule.
+    Granule,
+    /// The root does not fill a page: VA sizes other than 39 and 48 bits.
+    RootSize,
+    /// Output addresses of less than 40 bits cannot name the window (TCR_EL1.IPS).
+    OutputSize,
+    /// Walks are not write-back inner shareable.
+    Uncached,
+    /// Hardware manages access flag or dirty state (TCR_EL1.HA, HD).
+    HardwareFlags,
+    /// Common translations (TTBR.CnP).
+    CommonNotPrivate,
+    /// The root has no alias in the window.
+    RootAddress,
+    /// The same root is in use with another geometry.
+    Geometry,
+}
+
+/// The root of a half and its level, if the registers allow it to be shadowed (DESIGN rule 4).
+pub(super) fn eligible(regs: &Stage1Regs, half: Half) -> Result<(Ipa, Level), Refusal> {
+    if regs.sctlr & (SCTLR_M | SCTLR_C) != SCTLR_M | SCTLR_C {
+        return Err(Refusal::Off);
+    }
+    if regs.sctlr & SCTLR_EE != 0 {
+        return Err(Refusal::BigEndian);
+    }
+    let tcr = regs.tcr.half(half);
+    if tcr.granule != Some(Granule::K4) {
+        return Err(Refusal::Granule);
+    }
+    if tcr.root_bytes() != Some(PAGE_SIZE) {
+        return Err(Refusal::RootSize);
+    }
+    if regs.tcr.ipa_bits() < 40 {
+        return Err(Refusal::OutputSize);
+    }
+    if !tcr.walks_cached {
+        return Err(Refusal::Uncached);
+    }
+    if regs.tcr.hardware_access_flag() || regs.tcr.hardware_dirty() {
+        return Err(Refusal::HardwareFlags);
+    }
+    let ttbr = match half {
+        Half::Low => regs.ttbr0,
+        Half::High => regs.ttbr1,
+    };
+    if ttbr.cnp() {
+        return Err(Refusal::CommonNotPrivate);
+    }
+    let (root, start, _) = regs.root(half).map_err(|_| Refusal::Granule)?;
+    // What the guest reads back may carry the alias bit already.
+    let root = Ipa::truncated(root.raw() & !WINDOW_BIT);
+    if root.raw() | WINDOW_BIT >= POOL_BASE || root.raw() >= WINDOW_BIT {
+        return Err(Refusal::RootAddress);
+    }
+    Ok((root, start))
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Space {
+    pub(super) root: Ipa,
+    pub(super) start: Level,
+    /// TCR_EL1.HPD of the half.
+    pub(super) flat_hierarchy: bool,
+    /// Which half: for the addresses that a survey reports.
+    pub(super) half: Half,
+    /// `None` once the root was demoted: the alias then shows the guest's own root.
+    pub(super) node: Option<NodeId>,
+}
+
+#[derive(Debug)]
+pub(super) struct Spaces<const SPACES: usize> {
+    spaces: [Option<Space>; SPACES],
+}
+
+impl<const SPACES: usize> Spaces<SPACES> {
+    pub(super) const fn new() -> Self {
+        assert!(SPACES <= 255, "space numbers have 8 bits");
+        Self {
+            spaces: [None; SPACES],
+        }
+    }
+
+    pub(super) fn get(&self, id: SpaceId) -> Option<Space> {
+        self.spaces.get(usize::from(id.0)).copied().flatten()
+    }
+
+    pub(super) fn set(&mut self, id: SpaceId, space: Option<Space>) {
+        if let Some(slot) = self.spaces.get_mut(usize::from(id.0)) {
+            *slot = space;
+        }
+    }
+
+    pub(super) fn find(&self, root: Ipa) -> Option<(SpaceId, Space)> {
+        let mut spaces = (0..).map(SpaceId).zip(&self.spaces);
+        spaces.find_map(|(id, space)| space.filter(|space| space.root == root).map(|s| (id, s)))
+    }
+
+    pub(super) fn vacant(&self) -> Option<SpaceId> {
+        let mut spaces = (0..).map(SpaceId).zip(&self.spaces);
+        spaces.find(|(_, space)| space.is_none()).map(|(id, _)| id)
+    }
+}

@@ -1,0 +1,268 @@
+//! What a guest's tree looks like, and whether ours still agrees with it.
+
+use penumbra_vmsa::{
+    CONTIGUOUS_ENTRIES, Half, Ipa, Level, Stage1Desc, TABLE_ENTRIES, TableLimits, Va, bits,
+};
+
+use super::access::guest_entry;
+use super::coalesce::leaf_for;
+use super::node::{Node, NodeId};
+use super::{Access, Compound, Form, IGNORED, SpaceId};
+use crate::memory::{TableMemory, entry};
+use crate::tlb::TlbSink;
+
+/// A level-3 table of the guest, as a survey found it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// First VA of the 2 MiB.
+    pub va: Va,
+    /// The guest's table.
+    pub table: Ipa,
+    /// Valid descriptors.
+    pub valid: u16,
+    /// Runs of 16 that could take the contiguous hint.
+    pub runs: u16,
+    /// One 2 MiB leaf could stand for it as its frames lie now.
+    pub uniform: bool,
+    /// Full, with equal attributes: frames could be re-laid out for one leaf.
+    pub full: bool,
+    /// How it is shadowed; `None`: nested.
+    pub form: Option<Form>,
+    /// Stores mirrored since it was surveyed last; 0 where nested.
+    pub writes: u16,
+}
+
+/// One step of a survey.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SurveyStep {
+    /// A region; go on at this VA.
+    Found(Region, Option<Va>),
+    /// Nothing so far; go on at this VA.
+    Skipped(Va),
+    /// The half has ended.
+    End,
+}
+
+/// Table entries looked at in one step at most, the region's own apart.
+const STEP_ENTRIES: u32 = 1024;
+
+impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPACES, NODES, BLOCKS> {
+    /// Looks for the first level-3 table of the guest at or above `from`, a VA of the space's half.
+    /// Work is bounded; [`SurveyStep::Skipped`] says where to go on.
+    pub fn survey<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        vm: &Access<'_, M, T>,
+        space: SpaceId,
+        from: Va,
+    ) -> SurveyStep {
+        let Some(entry) = self.spaces.get(space) else {
+            return SurveyStep::End;
+        };
+        let span = 1_u64 << entry.start.shift() << 9;
+        let high = match entry.half {
+            Half::Low => 0,
+            Half::High => !(span - 1),
+        };
+        let mut at = from.raw() & (span - 1);
+        for _ in 0..STEP_ENTRIES {
+            let (level, table) = descend(vm, entry.root, entry.start, at);
+            let next = (at | (level.entry_bytes() - 1)).saturating_add(1);
+            if level == Level::L3 {
+                let base = at & !(Level::L2.entry_bytes() - 1);
+                let end = base.saturating_add(Level::L2.entry_bytes());
+                let rest = (end < span).then_some(Va::truncated(end | high));
+                let mut region = examine(vm, table);
+                region.va = Va::truncated(base | high);
+                self.describe(space, base, &mut region);
+                return SurveyStep::Found(region, rest);
+            }
+            if next >= span {
+                return SurveyStep::End;
+            }
+            at = next;
+        }
+        SurveyStep::Skipped(Va::truncated(at | high))
+    }
+
+    /// Adds to a region what its node knows.
+    fn describe(&mut self, space: SpaceId, base: u64, region: &mut Region) {
+        let Some(mut id) = self.spaces.get(space).and_then(|space| space.node) else {
+            return;
+        };
+        for _ in 0..3 {
+            let node = self.nodes.get(id);
+            let slot = u16::try_from(node.level.index(base)).unwrap_or(0);
+            let Some(child) = self.nodes.child(id, slot) else {
+                return;
+            };
+            id = child;
+            if self.nodes.get(id).level == Level::L3 {
+                region.form = Some(self.nodes.get(id).form());
+                if let Some(node) = self.nodes.get_mut(id) {
+                    region.writes = core::mem::take(&mut node.writes);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Tells the service what the policy thinks of the shadowed table of `level` around `va`: what
+    /// is worth least is evicted first.
+    pub fn set_worth(&mut self, space: SpaceId, va: Va, level: Level, worth: u16) {
+        let Some(mut id) = self.spaces.get(space).and_then(|space| space.node) else {
+            return;
+        };
+        for _ in 0..3 {
+            let node = self.nodes.get(id);
+            if node.level >= level {
+                break;
+            }
+            let slot = u16::try_from(node.level.index(va.raw())).unwrap_or(0);
+            let Some(child) = self.nodes.child(id, slot) else {
+                return;
+            };
+            id = child;
+        }
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.worth = worth;
+        }
+    }
+
+    /// The debug audit: compares every mirror with the guest's tables, and every watched page with
+    /// stage 2. Returns the number of differences. For a VM whose vCPUs stand still; unbounded but
+    /// for the size of the pool.
+    pub fn audit<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &self,
+        vm: &Access<'_, M, T>,
+    ) -> u32 {
+        let mut wrong: u32 = 0;
+        for (id, node) in self.nodes.iter() {
+            let leaf = vm.stage2.lookup(vm.memory, node.guest);
+            if leaf.is_ok_and(|leaf| leaf.attrs.access.writes()) {
+                wrong = wrong.saturating_add(1);
+            }
+            wrong = wrong.saturating_add(match node.mirror {
+                Some(_) => self.audit_mirror(vm, id, node),
+                None => u32::from(!self.leaf_is_right(vm, node)),
+            });
+        }
+        wrong
+    }
+
+    fn audit_mirror<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &self,
+        vm: &Access<'_, M, T>,
+        id: NodeId,
+        node: &Node,
+    ) -> u32 {
+        let Some(frame) = node.mirror else { return 0 };
+        let mirror = self.pool.pa(frame);
+        let mut wrong: u32 = 0;
+        for index in 0..TABLE_ENTRIES {
+            let ours = vm.memory.load(entry(mirror, index));
+            let guests = guest_entry(vm, node.guest, index);
+            let linked = ours != guests
+                && self
+                    .nodes
+                    .child(id, u16::try_from(index).unwrap_or(0))
+                    .is_some();
+            if ours != guests && !linked && ours ^ guests != bits::CONTIGUOUS {
+                wrong = wrong.saturating_add(1);
+            }
+        }
+        wrong
+    }
+
+    fn leaf_is_right<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &self,
+        vm: &Access<'_, M, T>,
+        node: &Node,
+    ) -> bool {
+        let Some(parent) = node.parent else {
+            return false;
+        };
+        let above = self.nodes.get(parent);
+        let flat = self
+            .spaces
+            .get(SpaceId(node.space))
+            .is_some_and(|space| space.flat_hierarchy);
+        let slot = u64::from(node.slot);
+        let raw = guest_entry(vm, above.guest, slot);
+        let Stage1Desc::Table { next, limits } = Stage1Desc::decode(above.level, raw) else {
+            return false;
+        };
+        let limits = if flat { TableLimits::default() } else { limits };
+        let ours = above
+            .mirror
+            .map(|frame| vm.memory.load(entry(self.pool.pa(frame), slot)));
+        let leaf = vm
+            .table_pa(next)
+            .and_then(|table| leaf_for(vm.memory, table, node.level, limits));
+        next == node.guest && ours.is_some() && ours == leaf
+    }
+}
+
+/// Walks the guest's own tables towards `at`: level and table where it ends.
+fn descend<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+    vm: &Access<'_, M, T>,
+    root: Ipa,
+    start: Level,
+    at: u64,
+) -> (Level, Ipa) {
+    let (mut level, mut table) = (start, root);
+    loop {
+        let raw = guest_entry(vm, table, level.index(at));
+        match (Stage1Desc::decode(level, raw), level.below()) {
+            (Stage1Desc::Table { next, .. }, Some(below)) => (level, table) = (below, next),
+            _ => return (level, table),
+        }
+    }
+}
+
+/// Counts what a level-3 table holds.
+fn examine<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+    vm: &Access<'_, M, T>,
+    table: Ipa,
+) -> Region {
+    let pa = vm.table_pa(table);
+    let load = |index| pa.map_or(0, |pa| vm.memory.load(entry(pa, index)));
+    let whole = pa.and_then(|pa| leaf_for(vm.memory, pa, Level::L3, TableLimits::default()));
+    let mut region = Region {
+        va: Va::truncated(0),
+        table,
+        valid: 0,
+        runs: 0,
+        uniform: whole.is_some(),
+        full: true,
+        form: None,
+        writes: 0,
+    };
+    let plain = |raw: u64| raw & !(IGNORED | bits::CONTIGUOUS);
+    let first = bits::leaf_attributes(Level::L3, plain(load(0)));
+    // The descriptor that would continue the run, and how long it is.
+    let (mut expected, mut length) = (0, 0);
+    for index in 0..TABLE_ENTRIES {
+        let raw = plain(load(index));
+        let usable = bits::kind(Level::L3, raw) == bits::Kind::Leaf && raw & bits::AF != 0;
+        if raw & bits::VALID != 0 {
+            region.valid = region.valid.saturating_add(1);
+        }
+        region.full &= usable && bits::leaf_attributes(Level::L3, raw) == first;
+        let starts = index % CONTIGUOUS_ENTRIES == 0;
+        if starts {
+            let aligned = raw & bits::TABLE_ADDRESS & 0xffff == 0;
+            length = u64::from(usable && aligned);
+        } else if length != 0 {
+            length = if raw == expected {
+                length.saturating_add(1)
+            } else {
+                0
+            };
+        }
+        expected = raw.wrapping_add(1 << Level::L3.shift());
+        if length == CONTIGUOUS_ENTRIES {
+            region.runs = region.runs.saturating_add(1);
+        }
+    }
+    region
+}
