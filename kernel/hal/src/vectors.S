@@ -3,8 +3,8 @@
 // While a guest runs, SP_EL2 points at the frame that penumbra_guest_run made:
 //   [sp, 0]   two scratch words     [sp, 16]  the vCPU     [sp, 24]  the hal's core
 //   [sp, 32]  X19 to X30 of the caller
-// An exit stores the guest's registers at the start of the vCPU (GprFrame). Rust may use all
-// registers but X19 to X29, which it preserves: they are stored only when Rust needs them.
+// An exit stores the guest's registers at the start of the vCPU (GprFrame). Rust preserves X19 to
+// X29, and a call by HVC or SMC does not look at them: they stay where they are for its fast answer.
 
 .section .vectors.text, "ax"
 
@@ -15,8 +15,8 @@
     b       .Lepitaph
 .endm
 
-// Saves X0 to X18 and X30; X0 = vCPU, X1 = core. 14 instructions.
-.macro save_caller_saved
+// Saves X0 to X17; X0 = vCPU.
+.macro save_arguments
     stp     x0, x1, [sp]
     ldr     x0, [sp, #16]
     stp     x2, x3, [x0, #(8 * 2)]
@@ -27,31 +27,17 @@
     stp     x12, x13, [x0, #(8 * 12)]
     stp     x14, x15, [x0, #(8 * 14)]
     stp     x16, x17, [x0, #(8 * 16)]
-    str     x18, [x0, #(8 * 18)]
-    str     x30, [x0, #(8 * 30)]
     ldp     x2, x3, [sp]
     stp     x2, x3, [x0]
-    ldr     x1, [sp, #24]
 .endm
 
-.macro save_callee_saved
-    stp     x19, x20, [x0, #(8 * 19)]
-    stp     x21, x22, [x0, #(8 * 21)]
-    stp     x23, x24, [x0, #(8 * 23)]
-    stp     x25, x26, [x0, #(8 * 25)]
-    stp     x27, x28, [x0, #(8 * 27)]
-    str     x29, [x0, #(8 * 29)]
-.endm
-
-// A slot holds 32 instructions.
+// A slot holds 32 instructions. HVC64 and SMC64 differ in the lowest bit of EC, bit 26.
 .macro lower_sync
 .balign 128
-    save_caller_saved
+    save_arguments
     mrs     x2, esr_el2
-    lsr     x2, x2, #26
-    cmp     w2, #{EC_HVC64}
-    mov     w3, #{EC_SMC64}
-    ccmp    w2, w3, #4, ne
+    lsr     w2, w2, #27
+    cmp     w2, #({EC_HVC64} >> 1)
     b.eq    .Lcall
     mov     x2, #{EXIT_SYNC}
     b       .Lexit
@@ -59,7 +45,7 @@
 
 .macro lower, kind
 .balign 128
-    save_caller_saved
+    save_arguments
     mov     x2, #\kind
     b       .Lexit
 .endm
@@ -85,23 +71,56 @@ penumbra_vectors:
     lower   {EXIT_SERROR}
 .balign 128
 
-// A call: X19 to X29 stay where they are. In: X0 = vCPU, X1 = core.
+// A call: X19 to X29 stay where they are, X18 and X30 go to the scratch words. In: X0 = vCPU.
 .Lcall:
-    bl      penumbra_fast_call              // -> W0: enter the guest again
-    mov     w2, w0
-    ldr     x0, [sp, #16]
-    cbnz    w2, .Lenter_caller_saved
+    stp     x18, x30, [sp]
     ldr     x1, [sp, #24]
+    bl      penumbra_fast_call              // -> W0: enter the guest again
+    ldp     x18, x30, [sp]
+    cbz     w0, 1f
+    ldr     x0, [sp, #16]
+    b       .Lenter_arguments
+1:  ldr     x0, [sp, #16]
     mov     x2, #{EXIT_SYNC}
 
-// Any other exit. In: X0 = vCPU, X1 = core, X2 = kind.
+// Any other exit. In: X0 = vCPU, X2 = kind.
 .Lexit:
-    save_callee_saved
+    stp     x19, x20, [x0, #(8 * 19)]
+    stp     x21, x22, [x0, #(8 * 21)]
+    stp     x23, x24, [x0, #(8 * 23)]
+    stp     x25, x26, [x0, #(8 * 25)]
+    stp     x27, x28, [x0, #(8 * 27)]
+    stp     x29, x30, [x0, #(8 * 29)]
+    str     x18, [x0, #(8 * 18)]
+    ldr     x1, [sp, #24]
     mov     x19, x2
     bl      penumbra_fast_exit              // -> W0: enter the guest again
-    mov     w2, w0
+    cbz     w0, .Lleave
     ldr     x0, [sp, #16]
-    cbnz    w2, .Lenter
+.Lenter:
+    ldp     x19, x20, [x0, #(8 * 19)]
+    ldp     x21, x22, [x0, #(8 * 21)]
+    ldp     x23, x24, [x0, #(8 * 23)]
+    ldp     x25, x26, [x0, #(8 * 25)]
+    ldp     x27, x28, [x0, #(8 * 27)]
+    ldp     x29, x30, [x0, #(8 * 29)]
+    ldr     x18, [x0, #(8 * 18)]
+.Lenter_arguments:
+    ldp     x2, x3, [x0, #(8 * 2)]
+    ldp     x4, x5, [x0, #(8 * 4)]
+    ldp     x6, x7, [x0, #(8 * 6)]
+    ldp     x8, x9, [x0, #(8 * 8)]
+    ldp     x10, x11, [x0, #(8 * 10)]
+    ldp     x12, x13, [x0, #(8 * 12)]
+    ldp     x14, x15, [x0, #(8 * 14)]
+    ldp     x16, x17, [x0, #(8 * 16)]
+    ldp     x0, x1, [x0]
+    eret
+    dsb     nsh                             // no speculation past ERET
+    isb
+
+// Back to the caller of penumbra_guest_run.
+.Lleave:
     mov     x0, x19
     ldp     x19, x20, [sp, #32]
     ldp     x21, x22, [sp, #48]
@@ -125,28 +144,7 @@ penumbra_guest_run:
     stp     x25, x26, [sp, #80]
     stp     x27, x28, [sp, #96]
     stp     x29, x30, [sp, #112]
-.Lenter:
-    ldp     x19, x20, [x0, #(8 * 19)]
-    ldp     x21, x22, [x0, #(8 * 21)]
-    ldp     x23, x24, [x0, #(8 * 23)]
-    ldp     x25, x26, [x0, #(8 * 25)]
-    ldp     x27, x28, [x0, #(8 * 27)]
-    ldr     x29, [x0, #(8 * 29)]
-.Lenter_caller_saved:
-    ldp     x2, x3, [x0, #(8 * 2)]
-    ldp     x4, x5, [x0, #(8 * 4)]
-    ldp     x6, x7, [x0, #(8 * 6)]
-    ldp     x8, x9, [x0, #(8 * 8)]
-    ldp     x10, x11, [x0, #(8 * 10)]
-    ldp     x12, x13, [x0, #(8 * 12)]
-    ldp     x14, x15, [x0, #(8 * 14)]
-    ldp     x16, x17, [x0, #(8 * 16)]
-    ldr     x18, [x0, #(8 * 18)]
-    ldr     x30, [x0, #(8 * 30)]
-    ldp     x0, x1, [x0]
-    eret
-    dsb     nsh                             // no speculation past ERET
-    isb
+    b       .Lenter
 .size penumbra_guest_run, . - penumbra_guest_run
 
 // EL2's own exception. In: X0 = index of the vector, SP_EL0 = the old X0. Uses no stack before the
