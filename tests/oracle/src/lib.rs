@@ -1,13 +1,15 @@
 //! Models that translation is held against, with TLBs that keep whatever they were ever allowed to.
 //!
 //! [`stage2`] models the walkers and TLBs of a machine under a stage 2 that is being edited. The
-//! property tests are in `tests/`.
+//! property tests are in `tests/`. [`compound`] holds the compound page table against a machine that
+//! runs on the guest's own tables.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::indexing_slicing,
     reason = "a model for tests: its panic is a finding"
 )]
 
+pub mod compound;
 pub mod stage2;
 
 /// Cases for a property test: `PROPTEST_CASES`, as `just test-full` sets it, or a quick default.
