@@ -1,0 +1,77 @@
+//! Tests and how they are run: two at a time, one line each.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::workshop::Workshop;
+
+/// What a test does: `Err` is the sentence that says what is wrong.
+pub type Run = Box<dyn Fn(&Workshop) -> Result<(), String> + Send + Sync>;
+
+/// One test.
+pub struct Case {
+    /// Its name, unique.
+    pub name: String,
+    /// Whether the quick suite has it.
+    pub quick: bool,
+    /// What it does.
+    pub run: Run,
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Case({})", self.name)
+    }
+}
+
+impl Case {
+    /// A test.
+    pub fn new(
+        name: impl Into<String>,
+        quick: bool,
+        run: impl Fn(&Workshop) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            quick,
+            run: Box::new(run),
+        }
+    }
+}
+
+/// Boards that run at the same time.
+const BOARDS: usize = 2;
+
+/// Runs the cases, prints a line for each and the closing line; says whether all passed.
+#[must_use]
+pub fn run_all(workshop: &Workshop, cases: &[&Case]) -> bool {
+    let queue: Mutex<VecDeque<&&Case>> = Mutex::new(cases.iter().collect());
+    let failed = Mutex::new(0_usize);
+    std::thread::scope(|scope| {
+        for _ in 0..BOARDS {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let Some(case) = next else { return };
+                    let start = Instant::now();
+                    let result = (case.run)(workshop);
+                    let seconds = start.elapsed().as_secs_f32();
+                    // One lock for counting and printing keeps lines whole.
+                    let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                    match result {
+                        Ok(()) => println!("ok {} ({seconds:.1} s)", case.name),
+                        Err(why) => {
+                            *failed += 1;
+                            println!("FAIL {}: {why}", case.name);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!("{} passed, {failed} failed", cases.len() - failed);
+    failed == 0
+}

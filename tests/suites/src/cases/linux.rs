@@ -1,0 +1,136 @@
+//! Debian's kernels under load, and at their shell.
+
+use std::time::Duration;
+
+use super::guest;
+use crate::case::Case;
+use crate::workshop::{Setup, Workshop};
+
+/// Load of the quick suite.
+const QUICK_SECONDS: u64 = 4;
+/// Load of the full suite.
+const FULL_SECONDS: u64 = 60;
+/// To boot, and to come to the end once the load is over.
+const BOOT: Duration = Duration::from_secs(150);
+
+/// A guest to run.
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    gic: u8,
+    cpu: &'static str,
+    vcpus: u8,
+    backing: &'static str,
+    kernel: &'static str,
+    seconds: u64,
+}
+
+const CPUS: [&str; 5] = ["cortex-a53", "cortex-a72", "cortex-a76", "neoverse-n1", "max"];
+const DEBIAN: &str = "linux";
+const CLOUD: &str = "linux-cloud";
+const BACKPORTS: &str = "linux-backports";
+const RT: &str = "linux-rt";
+
+const QUICK: [(u8, &str, u8, &str, &str); 5] = [
+    (3, "cortex-a72", 2, "reserved", CLOUD),
+    (2, "cortex-a53", 4, "thin", CLOUD),
+    (3, "max", 4, "thin", CLOUD),
+    (2, "cortex-a76", 1, "reserved", CLOUD),
+    (3, "neoverse-n1", 1, "thin", CLOUD),
+];
+
+/// The tests.
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (gic, cpu, vcpus, backing, kernel) in QUICK {
+        let seconds = QUICK_SECONDS;
+        cases.push(case(true, Point { gic, cpu, vcpus, backing, kernel, seconds }));
+    }
+    let seconds = FULL_SECONDS;
+    for gic in [3, 2] {
+        for cpu in CPUS {
+            for vcpus in [1, 2, 4] {
+                for backing in ["reserved", "thin"] {
+                    let kernel = DEBIAN;
+                    cases.push(case(false, Point { gic, cpu, vcpus, backing, kernel, seconds }));
+                }
+            }
+        }
+        for kernel in [BACKPORTS, RT] {
+            for (cpu, backing) in [("cortex-a72", "reserved"), ("max", "thin")] {
+                let vcpus = 2;
+                cases.push(case(false, Point { gic, cpu, vcpus, backing, kernel, seconds }));
+            }
+        }
+    }
+    cases.push(Case::new("linux-shell-reboot-poweroff", true, shell));
+    cases.push(Case::new("linux-pair-on-one-core", false, pair));
+    cases
+}
+
+fn case(quick: bool, point: Point) -> Case {
+    let Point { gic, cpu, vcpus, backing, kernel, seconds } = point;
+    let name = format!("{kernel}-gicv{gic}-{cpu}-{vcpus}vcpu-{backing}-{seconds}s");
+    let own = name.clone();
+    Case::new(name, quick, move |w| load(w, &own, point))
+}
+
+fn linux(w: &Workshop, kernel: &str, cmdline: &str, backing: &str, more: &str) -> String {
+    format!(
+        "backing = \"{backing}\"\nkernel = \"{}\"\ninitrd = \"{}\"\ncmdline = \"console=ttyAMA0 {cmdline}\"\n{more}",
+        w.cached(&format!("{kernel}/vmlinuz")).display(),
+        w.initramfs().display(),
+    )
+}
+
+/// Boots, loads, looks for complaints, powers off.
+fn load(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
+    let Point { gic, cpu, vcpus, backing, kernel, seconds } = point;
+    let cmdline = format!("load.seconds={seconds} load.vcpus={vcpus}");
+    let toml = guest("linux", vcpus, "512 MiB", &linux(w, kernel, &cmdline, backing, ""));
+    let setup = Setup { gic, cpu, ram_mib: 2048, ..Setup::default() };
+    let mut board = w.boot(name, &toml, &setup)?;
+    board.expect("load: Linux", BOOT)?;
+    board.expect("load: verdict", BOOT + Duration::from_secs(3 * seconds))?;
+    let console = board.off(BOOT)?;
+    let bad: Vec<&str> = console.lines().filter(|line| line.contains("load: FAIL")).collect();
+    if !bad.is_empty() {
+        return Err(bad.join("; "));
+    }
+    if !console.contains("load: verdict good") {
+        return Err("the verdict is not good".into());
+    }
+    Ok(())
+}
+
+/// A person at the shell: a command, a reboot, a command, power off.
+fn shell(w: &Workshop) -> Result<(), String> {
+    let more = linux(w, CLOUD, "", "reserved", "");
+    let toml = guest("linux", 2, "512 MiB", &more);
+    let setup = Setup { ram_mib: 2048, ..Setup::default() };
+    let mut board = w.boot("linux-shell", &toml, &setup)?;
+    for round in 0..2 {
+        board.expect("This is a busybox shell", BOOT)?;
+        board.expect("# ", BOOT)?;
+        board.send(&format!("echo answer-$((41 + {round}))"))?;
+        board.expect(&format!("answer-{}", 41 + round), BOOT)?;
+        board.send(if round == 0 { "reboot" } else { "poweroff" })?;
+    }
+    board.off(BOOT).map(drop)
+}
+
+/// Two Linux guests whose vCPUs share cores.
+fn pair(w: &Workshop) -> Result<(), String> {
+    let mut toml = String::new();
+    for name in ["one", "two"] {
+        let more = linux(w, CLOUD, "load.seconds=20 load.vcpus=2", "thin", "cores = [1, 2]");
+        toml += &guest(name, 2, "384 MiB", &more);
+    }
+    let setup = Setup { ram_mib: 2048, ..Setup::default() };
+    let board = w.boot("linux-pair", &toml, &setup)?;
+    let console = board.off(Duration::from_secs(400))?;
+    let good = console.matches("load: verdict good").count();
+    if good != 2 || console.contains("load: FAIL") {
+        return Err(format!("{good} of 2 guests have a good verdict"));
+    }
+    Ok(())
+}

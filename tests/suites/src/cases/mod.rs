@@ -1,0 +1,39 @@
+//! All tests.
+
+mod crash;
+mod linux;
+mod negative;
+mod payload;
+
+use crate::case::Case;
+
+/// Every test, the quick ones first.
+#[must_use]
+pub fn all() -> Vec<Case> {
+    let mut cases = Vec::new();
+    cases.extend(negative::cases());
+    cases.extend(payload::cases());
+    cases.extend(crash::cases());
+    cases.extend(linux::cases());
+    cases.sort_by_key(|case| !case.quick);
+    cases
+}
+
+/// A guest table of a scenario.
+fn guest(name: &str, vcpus: u8, memory: &str, more: &str) -> String {
+    format!("[[guest]]\nname = \"{name}\"\nvcpus = {vcpus}\nmemory = \"{memory}\"\n{more}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_both_suites_have_tests() {
+        let cases = super::all();
+        let names: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
+        assert_eq!(names.len(), cases.len());
+        let quick = cases.iter().filter(|case| case.quick).count();
+        assert!(quick > 15 && cases.len() > 100, "{quick} of {}", cases.len());
+    }
+}

@@ -1,0 +1,62 @@
+//! `penumbra-suites`: runs the tests and the measurements.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use penumbra_suites::case::{Case, run_all};
+use penumbra_suites::workshop::Workshop;
+use penumbra_suites::{bench, cases};
+
+const USAGE: &str = "usage: penumbra-suites quick | full | list | one NAME... | bench-events | bench-boot
+NAME may be the beginning of names.";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let all = cases::all();
+    match words.as_slice() {
+        ["list"] => {
+            for case in &all {
+                println!("{}{}", if case.quick { "quick " } else { "      " }, case.name);
+            }
+            ExitCode::SUCCESS
+        }
+        ["quick"] => tests(all.iter().filter(|case| case.quick).collect()),
+        ["full"] => tests(all.iter().collect()),
+        ["one", names @ ..] if !names.is_empty() => {
+            tests(all.iter().filter(|c| names.iter().any(|n| c.name.starts_with(n))).collect())
+        }
+        ["bench-events"] => measure(bench::events),
+        ["bench-boot"] => measure(bench::boot),
+        _ => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn tests(cases: Vec<&Case>) -> ExitCode {
+    if cases.is_empty() {
+        eprintln!("penumbra-suites: no test has that name; `list` shows them");
+        return ExitCode::from(2);
+    }
+    match Workshop::open() {
+        Ok(workshop) if run_all(&workshop, &cases) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(why) => {
+            eprintln!("penumbra-suites: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(bench: fn(&Workshop) -> Result<bool, String>) -> ExitCode {
+    match Workshop::open().and_then(|workshop| bench(&workshop)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => {
+            eprintln!("penumbra-suites: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}

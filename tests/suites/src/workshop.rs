@@ -1,0 +1,195 @@
+//! What the tests need: the image, the payloads, the guests' files, bundles and boards.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use penumbra::initramfs::{self, Contents};
+use penumbra::qemu::{self, Machine};
+use penumbra::scenario::Scenario;
+use penumbra::toolchain::Project;
+use penumbra::{build, image};
+
+use crate::board::Board;
+
+/// The load that the Linux tests run in the guest.
+const LOAD: &str = include_str!("../guest/load.sh");
+
+/// Payload binaries of `tests/payloads`.
+const PAYLOADS: [&str; 4] = ["traps", "events", "crash", "twin"];
+
+/// A board to test on.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// GIC version.
+    pub gic: u8,
+    /// CPU model.
+    pub cpu: &'static str,
+    /// Cores.
+    pub cores: u8,
+    /// RAM in MiB.
+    pub ram_mib: u64,
+    /// Whether there is EL2.
+    pub el2: bool,
+    /// More arguments for QEMU.
+    pub arguments: Vec<String>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            gic: 3,
+            cpu: "cortex-a72",
+            cores: 4,
+            ram_mib: 1024,
+            el2: true,
+            arguments: Vec::new(),
+        }
+    }
+}
+
+/// Everything that was built.
+#[derive(Clone, Debug)]
+pub struct Workshop {
+    project: Project,
+    image: PathBuf,
+    folder: PathBuf,
+    initramfs: PathBuf,
+}
+
+fn sentence(problem: &penumbra::problem::Problem) -> String {
+    problem.message.clone()
+}
+
+impl Workshop {
+    /// Builds the image, the payloads and the guests' initramfs.
+    ///
+    /// # Errors
+    /// A sentence about what could not be built.
+    pub fn open() -> Result<Self, String> {
+        let project = Project::find().map_err(|p| sentence(&p))?;
+        qemu::check_version(&qemu::program()).map_err(|p| sentence(&p))?;
+        let image = build::build(&project, "qemu-virt").map_err(|p| sentence(&p))?.image;
+        let output = project.output();
+        let folder = output
+            .parent()
+            .ok_or("the target folder has no name")?
+            .join("suites");
+        fs::create_dir_all(&folder)
+            .map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+        let workshop = Self {
+            initramfs: folder.join("load-initramfs.gz"),
+            project,
+            image,
+            folder,
+        };
+        for payload in PAYLOADS {
+            workshop.flatten(payload)?;
+        }
+        workshop.pack_load()?;
+        Ok(workshop)
+    }
+
+    fn flatten(&self, name: &str) -> Result<(), String> {
+        let elf = self
+            .project
+            .cargo_build("penumbra-payloads", name, &[])
+            .map_err(|p| sentence(&p))?;
+        let mut objcopy = self.project.llvm("llvm-objcopy").map_err(|p| sentence(&p))?;
+        objcopy.args(["-O", "binary"]).arg(elf).arg(self.payload(name));
+        penumbra::toolchain::run(&mut objcopy).map_err(|p| sentence(&p))
+    }
+
+    fn pack_load(&self) -> Result<(), String> {
+        let path = self.cached("busybox/busybox");
+        let busybox = fs::read(&path).map_err(|error| {
+            format!("cannot read {}: {error}; `tools/dev setup` fetches it", path.display())
+        })?;
+        let contents = Contents {
+            busybox,
+            script: Some(LOAD.as_bytes().to_vec()),
+            files: Vec::new(),
+        };
+        let bytes = initramfs::build(&contents)?;
+        fs::write(&self.initramfs, bytes)
+            .map_err(|error| format!("cannot write {}: {error}", self.initramfs.display()))
+    }
+
+    /// The project.
+    #[must_use]
+    pub fn project(&self) -> &Project {
+        &self.project
+    }
+
+    /// The image of EL2 and the manager.
+    #[must_use]
+    pub fn image(&self) -> &Path {
+        &self.image
+    }
+
+    /// A flat payload.
+    #[must_use]
+    pub fn payload(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.bin"))
+    }
+
+    /// A file of the tests' own folder.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The initramfs with the load script.
+    #[must_use]
+    pub fn initramfs(&self) -> &Path {
+        &self.initramfs
+    }
+
+    /// A file that `tools/dev` keeps for arm64 guests.
+    #[must_use]
+    pub fn cached(&self, path: &str) -> PathBuf {
+        self.project.root().join(".cache/arm64").join(path)
+    }
+
+    /// Packs a scenario, given as TOML text, into a bundle named after the test.
+    ///
+    /// # Errors
+    /// What is wrong with the scenario, in the words of `penumbra image`.
+    pub fn bundle(&self, name: &str, toml: &str, cores: u8) -> Result<PathBuf, String> {
+        let path = self.folder.join(format!("{name}.toml"));
+        fs::write(&path, toml).map_err(|error| format!("cannot write a scenario: {error}"))?;
+        let said = |problems: penumbra::problem::Problems| {
+            let list: Vec<String> = problems.list.into_iter().map(|p| p.message).collect();
+            list.join("; ")
+        };
+        let scenario = Scenario::open(&path).map_err(said)?;
+        let bytes = image::bundle(&scenario, cores).map_err(said)?;
+        let bundle = self.folder.join(format!("{name}.bundle"));
+        fs::write(&bundle, bytes).map_err(|error| format!("cannot write a bundle: {error}"))?;
+        Ok(bundle)
+    }
+
+    /// QEMU's command line for a board with Penumbra.
+    #[must_use]
+    pub fn command(&self, setup: &Setup, bundle: Option<&Path>) -> Command {
+        let machine = Machine {
+            cores: setup.cores,
+            gic: setup.gic,
+            cpu: setup.cpu.into(),
+            ram_bytes: setup.ram_mib << 20,
+            el2: setup.el2,
+        };
+        let mut command = qemu::command(&machine, &self.image, bundle);
+        command.args(&setup.arguments);
+        command
+    }
+
+    /// Starts a board with a scenario.
+    ///
+    /// # Errors
+    /// The scenario is refused or QEMU does not start.
+    pub fn boot(&self, name: &str, toml: &str, setup: &Setup) -> Result<Board, String> {
+        let bundle = self.bundle(name, toml, setup.cores)?;
+        Board::start(self.command(setup, Some(&bundle)))
+    }
+}
