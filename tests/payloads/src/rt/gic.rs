@@ -1,6 +1,6 @@
 //! What both interrupt controllers have in common, by INTID.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use super::{cpu, gicv2, gicv3, io, layout};
 use crate::mrs;
@@ -19,10 +19,21 @@ pub const SPECIAL: u32 = 1020;
 
 static SPURIOUS: AtomicU32 = AtomicU32::new(0);
 
-/// The version, from ID_AA64PFR0_EL1.GIC.
+/// 0: not asked yet, else 2 or 3.
+static VERSION: AtomicU8 = AtomicU8::new(0);
+
+/// The version, from ID_AA64PFR0_EL1.GIC. The register is read once: under a hypervisor that is a
+/// trap, which must not count among the costs of an interrupt.
 #[must_use]
 pub fn version() -> Version {
-    if mrs!("id_aa64pfr0_el1") >> 24 & 0xf == 0 { Version::V2 } else { Version::V3 }
+    match VERSION.load(Ordering::Relaxed) {
+        2 => return Version::V2,
+        3 => return Version::V3,
+        _ => {}
+    }
+    let found = mrs!("id_aa64pfr0_el1") >> 24 & 0xf;
+    VERSION.store(if found == 0 { 2 } else { 3 }, Ordering::Relaxed);
+    if found == 0 { Version::V2 } else { Version::V3 }
 }
 
 /// A register array of the distributor with one bit for each INTID.
