@@ -166,14 +166,14 @@ fn set_leaf(entry: &AtomicU64, value: u64) {
 }
 
 /// Level 3, within 2 MiB.
-fn map_pages(table: &Table, base: u64, end: u64, kind: Kind) -> Result<(), MapError> {
-    let mut at = base;
-    while at < end {
-        let (entry, next) = entry(table, at, PAGE_SIZE)?;
-        set_leaf(entry, at | kind.attributes() | TABLE_OR_PAGE);
-        at = next;
+fn map_pages(table: &Table, base: u64, end: u64, kind: Kind) {
+    let first = ((base / PAGE_SIZE) & 511) as usize;
+    let pages = (end.wrapping_sub(base) / PAGE_SIZE) as usize;
+    let mut leaf = base | kind.attributes() | TABLE_OR_PAGE;
+    for entry in table.0.iter().skip(first).take(pages) {
+        set_leaf(entry, leaf);
+        leaf = leaf.wrapping_add(PAGE_SIZE);
     }
-    Ok(())
 }
 
 /// Level 2, within 1 GiB: blocks where they fit and no pages are, else pages.
@@ -185,7 +185,7 @@ fn map_blocks(table: &Table, base: u64, end: u64, kind: Kind) -> Result<(), MapE
         if whole && !matches!(below(entry), Below::Table(_)) {
             set_leaf(entry, at | kind.attributes());
         } else if let Some(table) = table_under(entry)? {
-            map_pages(table, at, next.min(end), kind)?;
+            map_pages(table, at, next.min(end), kind);
         }
         at = next;
     }

@@ -61,6 +61,16 @@ fn number(bytes: &[u8], index: usize, count: usize) -> Option<u64> {
     }
 }
 
+/// Devices that EL2 uses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Device {
+    Uart,
+    GicV2,
+    GicV3,
+    Psci,
+    Other,
+}
+
 /// The properties of a node that matter here, raw.
 #[derive(Clone, Copy, Default)]
 struct Node<'t> {
@@ -129,8 +139,23 @@ impl<'t> Node<'t> {
         (0..).map_while(move |n| self.reg(cells, n))
     }
 
-    fn is(&self, compatible: &str) -> bool {
-        lists(self.compatible, compatible)
+    /// What it is, by the first string of its `compatible` that means something here.
+    fn device(&self) -> Device {
+        // Most nodes of QEMU's tree are these.
+        if self.compatible == Some(b"virtio,mmio\0") {
+            return Device::Other;
+        }
+        let strings = self.compatible.unwrap_or_default().split(|&byte| byte == 0);
+        strings
+            .filter_map(|string| match string {
+                b"arm,pl011" => Some(Device::Uart),
+                b"arm,gic-v3" => Some(Device::GicV3),
+                b"arm,cortex-a15-gic" | b"arm,gic-400" => Some(Device::GicV2),
+                b"arm,psci-1.0" | b"arm,psci-0.2" => Some(Device::Psci),
+                _ => None,
+            })
+            .next()
+            .unwrap_or(Device::Other)
     }
 
     fn enabled(&self) -> bool {
@@ -144,11 +169,6 @@ fn small(value: Option<&[u8]>, default: usize) -> usize {
         .and_then(|value| cell(value, 0))
         .and_then(|value| usize::try_from(value).ok())
         .unwrap_or(default)
-}
-
-/// Whether a list of strings ending in zero bytes holds `wanted`.
-fn lists(value: Option<&[u8]>, wanted: &str) -> bool {
-    value.is_some_and(|value| value.split(|&b| b == 0).any(|s| s == wanted.as_bytes()))
 }
 
 /// PL011s that are remembered until stdout is known.
@@ -220,22 +240,20 @@ impl<'t> Found<'t> {
                     self.reserve(Node::read(&child).regs(node.cells()))?;
                 }
             }
-            _ if lists(node.device_type, "memory") && node.enabled() => {
-                for range in node.regs(cells) {
+            _ if node.device_type == Some(b"memory\0") => {
+                for range in node.regs(cells).filter(|_| node.enabled()) {
                     self.ram
                         .push(range)
                         .map_err(|()| "the board has more than 8 ranges of RAM")?;
                 }
             }
-            _ if node.is("arm,pl011") && node.enabled() => self.take_uart(&node, cells),
-            _ if node.is("arm,gic-v3") => self.gic = gic_v3(&node, cells),
-            _ if node.is("arm,cortex-a15-gic") || node.is("arm,gic-400") => {
-                self.gic = gic_v2(&node, cells);
-            }
-            _ if node.is("arm,psci-1.0") || node.is("arm,psci-0.2") => {
-                self.psci_by_smc = lists(node.method, "smc");
-            }
-            _ => {}
+            _ => match node.device() {
+                Device::Uart if node.enabled() => self.take_uart(&node, cells),
+                Device::GicV2 => self.gic = gic_v2(&node, cells),
+                Device::GicV3 => self.gic = gic_v3(&node, cells),
+                Device::Psci => self.psci_by_smc = node.method == Some(b"smc\0"),
+                Device::Uart | Device::Other => {}
+            },
         }
         Ok(())
     }
@@ -243,7 +261,7 @@ impl<'t> Found<'t> {
     fn take_cpus(&mut self, cpus: &FdtNode<'_, 't>, address_cells: usize) {
         for cpu in cpus.children() {
             let cpu = Node::read(&cpu);
-            if !lists(cpu.device_type, "cpu") || !cpu.enabled() {
+            if cpu.device_type != Some(b"cpu\0") || !cpu.enabled() {
                 continue;
             }
             let Some(mpidr) = cpu.reg.and_then(|reg| number(reg, 0, address_cells)) else {
