@@ -22,7 +22,7 @@
 //! fills a TLB between an edit and its flush, and no stage-1 break is ever visible.
 
 //!
-//! Not here yet: re-layout with data aliases, samples, and 1 GiB leaves over level-2 tables that
+//! Not here yet: undoing a re-layout, samples, and 1 GiB leaves over level-2 tables that
 //! were themselves coalesced. Nothing at EL2 calls this module yet. tests/oracle holds it against a
 //! machine that runs on the guest's tables alone.
 
@@ -32,6 +32,7 @@ mod coalesce;
 mod demote;
 mod node;
 mod pool;
+mod relayout;
 mod space;
 mod store;
 mod survey;
@@ -41,10 +42,12 @@ use penumbra_vmsa::{Ipa, Level};
 use crate::stage2::Stage2Error;
 use node::Nodes;
 use pool::Pool;
+use relayout::Aliases;
 use space::Spaces;
 
 pub use access::Access;
 pub use node::Form;
+pub use relayout::{FrameMover, Relayout};
 pub use space::{Refusal, SpaceId};
 pub use store::Stored;
 pub use survey::{Region, SurveyStep};
@@ -82,8 +85,10 @@ pub enum ShadowError {
     Full,
     /// The guest has no table there.
     NoTable,
-    /// The guest's table does not lie in RAM that can be write-protected.
+    /// The guest's table, or a page to move, does not lie in RAM that may be write-protected or moved.
     NotRam,
+    /// The region is not full of leaves with equal attributes.
+    NotUniform,
     /// It is shadowed already.
     Already,
     /// A stage-2 edit failed.
@@ -111,6 +116,10 @@ pub struct Counters {
     pub demoted: u64,
     /// Nodes given up for want of room.
     pub evicted: u64,
+    /// Pages exchanged for a re-layout.
+    pub moved: u64,
+    /// Regions that one leaf stands for through an alias.
+    pub relaid: u64,
 }
 
 /// The compound page tables of one VM, of fixed capacity. Used under the VM's lock.
@@ -119,6 +128,7 @@ pub struct Compound<const SPACES: usize, const NODES: usize, const BLOCKS: usize
     spaces: Spaces<SPACES>,
     nodes: Nodes<NODES>,
     pool: Pool<BLOCKS>,
+    aliases: Aliases,
     counters: Counters,
 }
 
@@ -130,6 +140,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             spaces: Spaces::new(),
             nodes: Nodes::new(),
             pool: Pool::new(),
+            aliases: Aliases::new(),
             counters: Counters {
                 mirrored: 0,
                 structural: 0,
@@ -137,6 +148,8 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
                 coalesced: 0,
                 demoted: 0,
                 evicted: 0,
+                moved: 0,
+                relaid: 0,
             },
         }
     }

@@ -37,8 +37,8 @@ mod thin;
 mod tlb;
 
 pub use compound::{
-    ALIAS_BASE, Access, Compound, Counters, Form, POOL_BASE, Parked, Refusal, Region, ShadowError,
-    SpaceId, Stored, SurveyStep, WINDOW_BIT,
+    ALIAS_BASE, Access, Compound, Counters, Form, FrameMover, POOL_BASE, Parked, Refusal, Region,
+    Relayout, ShadowError, SpaceId, Stored, SurveyStep, WINDOW_BIT,
 };
 pub use memory::TableMemory;
 pub use stage1::{

@@ -12,7 +12,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
-use penumbra_paging::{Flushed, IPA_SPACE_BYTES, TableMemory, TlbScope, TlbSink, TlbWork};
+use penumbra_paging::{
+    Flushed, FrameMover, IPA_SPACE_BYTES, TableMemory, TlbScope, TlbSink, TlbWork,
+};
 use penumbra_vmsa::{
     CONTIGUOUS_BYTES, CONTIGUOUS_ENTRIES, Level, PAGE_SIZE, Pa, Stage1Desc, Stage2Desc, bits,
 };
@@ -64,11 +66,13 @@ pub enum Mutation {
     SplitBlocks,
     /// Invalid descriptors become valid in mirrors.
     FillHoles,
+    /// Pages are moved while they are mapped.
+    MoveMapped,
 }
 
 impl Mutation {
     /// Everything but [`Mutation::Honest`].
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::SkipProtect,
         Self::SkipFlush,
         Self::SkipParkedFlush,
@@ -82,6 +86,7 @@ impl Mutation {
         Self::KeepRuns,
         Self::SplitBlocks,
         Self::FillHoles,
+        Self::MoveMapped,
     ];
 }
 
@@ -166,6 +171,11 @@ pub struct World {
     mutation: Mutation,
     delayed: Option<(u64, u64)>,
     split: Option<u64>,
+    /// Which page of RAM, by its first PA, lies in a frame, and the reverse; absent: its own.
+    inside: HashMap<u64, u64>,
+    places: HashMap<u64, u64>,
+    /// A page is being moved.
+    pub moving: bool,
     /// What went wrong.
     pub violations: Vec<String>,
 }
@@ -217,6 +227,9 @@ impl World {
             mutation,
             delayed: None,
             split: None,
+            inside: HashMap::new(),
+            places: HashMap::new(),
+            moving: false,
             violations: Vec::new(),
         })))
     }
@@ -238,7 +251,30 @@ impl World {
             .or_insert_with(|| vec![0; 512])[index] = raw;
     }
 
-    /// PA of an IPA of RAM.
+    /// Where a page of RAM, given by its first PA, is now.
+    fn place(&self, home: u64) -> u64 {
+        let page = frame_of(home);
+        self.places.get(&page).copied().unwrap_or(page) | (home & (PAGE_SIZE - 1))
+    }
+
+    fn inside(&self, pa: u64) -> u64 {
+        self.inside.get(&pa).copied().unwrap_or(pa)
+    }
+
+    /// Reads a word of the guest's RAM, wherever it is now.
+    #[must_use]
+    pub fn guest_word(&self, ipa: u64) -> u64 {
+        Self::ram(ipa).map_or(0, |home| self.word(self.place(home)))
+    }
+
+    /// Writes a word of the guest's RAM, wherever it is now.
+    pub fn guest_put(&mut self, ipa: u64, raw: u64) {
+        if let Some(home) = Self::ram(ipa) {
+            self.put(self.place(home), raw);
+        }
+    }
+
+    /// PA of an IPA of RAM, before anything was moved.
     #[must_use]
     pub fn ram(ipa: u64) -> Option<u64> {
         (RAM_IPA..RAM_IPA + RAM_BYTES)
@@ -294,7 +330,8 @@ impl World {
             .filter(|pa| ram.contains(pa))
             .collect();
         for pa in pages {
-            self.outputs(true, pa - RAM_PA + RAM_IPA);
+            let home = self.inside(pa);
+            self.outputs(true, home - RAM_PA + RAM_IPA);
         }
         for compound in [true, false] {
             for context in 0..self.contexts.len() {
@@ -349,6 +386,8 @@ impl World {
         limits: u64,
         va: u64,
     ) {
+        // The guest's machine names frames by what they hold; ours by where they are.
+        let table = if compound { table } else { self.place(table) };
         self.watched_frames.insert(table);
         let index = level.index(va);
         let raw = self.word(table + index * 8);
@@ -454,8 +493,14 @@ impl World {
                     continue;
                 };
                 let theirs: BTreeSet<_> = guests.leaves.iter().map(|&(leaf, _)| leaf).collect();
+                let seen = |outcome: Outcome| match outcome {
+                    Outcome::Leaf(pa, bits, global) => {
+                        Outcome::Leaf(self.inside.get(&pa).copied().unwrap_or(pa), bits, global)
+                    }
+                    fault => fault,
+                };
                 for &(leaf, bytes) in &ours.leaves {
-                    if !theirs.contains(&leaf) {
+                    if !theirs.contains(&seen(leaf)) {
                         self.violations.push(format!(
                             "{va:#x} in {context}: {leaf:x?} of {bytes:#x} bytes is held, the guest \
                              has {theirs:x?}"
@@ -463,6 +508,7 @@ impl World {
                     }
                 }
                 for now in &ours.now {
+                    let now = &seen(*now);
                     if !guests.now.contains(now) && !theirs.contains(now) {
                         self.violations.push(format!(
                             "{va:#x} in {context}: {now:x?} now, the guest {:x?}",
@@ -583,6 +629,7 @@ impl World {
             Mutation::ForgetLimits if pool && raw & 3 == 3 => Some(raw & !(0xf << 59)),
             Mutation::KeepRuns if pool && raw & 1 != 0 => Some(raw | old & bits::CONTIGUOUS),
             Mutation::FillHoles if pool && raw & 1 == 0 && raw != 0 => Some(raw | 3 | bits::AF),
+            Mutation::MoveMapped if self.moving && !pool && raw == 0 => None,
             // A 2 MiB block, and only one: there is one scratch table.
             Mutation::SplitBlocks
                 if pool
@@ -631,6 +678,7 @@ impl World {
     fn race_now(&mut self) {
         let Some((pa, value)) = self.race else { return };
         let page = frame_of(pa) - RAM_PA + RAM_IPA;
+        let pa = self.place(pa);
         let held = self.outputs(true, page);
         if held.iter().any(|&(_, writable)| writable) && !self.parked {
             self.put(pa, value);
@@ -668,6 +716,43 @@ impl TableMemory for Handle {
     }
 
     fn publish(&mut self) {}
+}
+
+impl FrameMover for Handle {
+    fn exchange(&mut self, a: Pa, b: Pa) {
+        let mut world = self.0.borrow_mut();
+        let (a, b) = (a.raw(), b.raw());
+        let moved = |pa: u64| pa == a || pa == b;
+        let in_leaf = world
+            .ours
+            .cells
+            .values()
+            .flat_map(|cell| &cell.leaves)
+            .any(|&(leaf, _)| matches!(leaf, Outcome::Leaf(pa, ..) if moved(pa)));
+        let held = world
+            .ours
+            .stage2
+            .values()
+            .flatten()
+            .any(|&(pa, _)| moved(pa));
+        if in_leaf || held {
+            world
+                .violations
+                .push(format!("{a:#x} or {b:#x} is held while it moves"));
+        }
+        let (in_a, in_b) = (world.inside(a), world.inside(b));
+        world.inside.insert(a, in_b);
+        world.inside.insert(b, in_a);
+        world.places.insert(in_a, b);
+        world.places.insert(in_b, a);
+        let (words_a, words_b) = (world.frames.remove(&a), world.frames.remove(&b));
+        if let Some(words) = words_a {
+            world.frames.insert(b, words);
+        }
+        if let Some(words) = words_b {
+            world.frames.insert(a, words);
+        }
+    }
 }
 
 impl TlbSink for Handle {

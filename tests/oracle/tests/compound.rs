@@ -10,8 +10,8 @@ use penumbra_oracle::compound::{
     Context, GuestTlbi, Handle, Mutation, POOL_PA, RAM_BYTES, RAM_IPA, RAM_PA, STAGE2_ROOT, World,
 };
 use penumbra_paging::{
-    Access, Compound, Counters, Mapping, Parked, ShadowError, SpaceId, Stage1Regs, Stage2, Stored,
-    SurveyStep,
+    Access, Compound, Counters, Mapping, Parked, Relayout, ShadowError, SpaceId, Stage1Regs,
+    Stage2, Stored, SurveyStep,
 };
 use penumbra_vmsa::{
     Half, Ipa, Level, PAGE_SIZE, Pa, Stage, Stage2Attrs, Tcr, Ttbr, Va, bits, requires_bbm,
@@ -48,6 +48,14 @@ fn probes() -> Vec<u64> {
     }
     probes
 }
+
+/// Regions of the booted guest: context, VA, page of the table.
+const TARGETS: [(usize, u64, usize); 4] = [
+    (2, 1 << 21, 12),
+    (0, (1 << 30) | (7 << 21), 14),
+    (0, 1 << 21, 8),
+    (2, 1 << 21, 6),
+];
 
 /// What a guest writes into a table.
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +119,22 @@ enum Op {
     Survey {
         context: usize,
     },
+    /// Shadows a region of the booted guest and, if it still can, begins to re-lay it out.
+    Relayout {
+        user: bool,
+        partner: u8,
+    },
+    /// Shadows a region of the booted guest and stores to its table.
+    Aim {
+        target: usize,
+        index: usize,
+        value: Value,
+        soften: bool,
+    },
+    /// Pages to move, in eighths of the region.
+    Move {
+        eighths: u8,
+    },
 }
 
 fn attrs() -> impl Strategy<Value = u16> {
@@ -149,6 +173,12 @@ fn op() -> impl Strategy<Value = Op> {
         2 => context().prop_map(|context| Op::Revive { context }),
         1 => (0..PAGES).prop_map(|page| Op::Forget { page }),
         1 => context().prop_map(|context| Op::Survey { context }),
+        4 => (any::<bool>(), 0..4_u8).prop_map(|(user, partner)| Op::Relayout { user, partner }),
+        8 => (0..TARGETS.len(), 0..INDICES.len(), value(), any::<bool>()).prop_map(
+            |(target, index, value, soften)| Op::Aim { target, index, value, soften }
+        ),
+        8 => (1..9_u8).prop_map(|eighths| Op::Move { eighths }),
+
     ]
 }
 
@@ -222,7 +252,7 @@ fn boot(world: &Handle) {
         (3, 1, 8, 0b0001),
         (3, 7, 9, 0b1010),
         (4, 0, 10, 0),
-        (4, 7, 7, 0),
+        (4, 7, 14, 0b1000),
         (6, 0, 11, 0),
         (6, 1, 12, 0),
         (6, 7, 13, 0b0100),
@@ -249,6 +279,12 @@ fn boot(world: &Handle) {
             page_at(RAM_IPA + (6 << 20) + (index << 12), not_global),
         );
         put(11, index, page_at(RAM_IPA + (2 << 20) + (index << 12), 0));
+        // A user region whose pages lie anywhere, some of them in partners of re-layouts.
+        put(
+            14,
+            index,
+            page_at(RAM_IPA + (20 << 20) + ((index * 5 % 1024) << 12), 1 << 6),
+        );
         put(
             12,
             index,
@@ -273,6 +309,7 @@ struct Rig {
     compound: Compound<4, 20, 1>,
     spaces: [Option<SpaceId>; ROOTS],
     audited: bool,
+    work: Option<Relayout>,
 }
 
 macro_rules! vm {
@@ -325,6 +362,7 @@ impl Rig {
             stage2,
             compound: Compound::new(),
             spaces: [None; ROOTS],
+            work: None,
             audited: mutation == Mutation::Honest,
         };
         let pool = Pa::truncated(POOL_PA);
@@ -336,7 +374,7 @@ impl Rig {
     }
 
     fn word(&self, ipa: u64) -> u64 {
-        self.world.0.borrow().word(World::ram(ipa).unwrap())
+        self.world.0.borrow().guest_word(ipa)
     }
 
     /// Runs a structural edit with the other vCPUs parked.
@@ -357,7 +395,7 @@ impl Rig {
                 .unwrap();
             if writable.attrs.access.writes() {
                 let mut world = self.world.0.borrow_mut();
-                world.put(World::ram(ipa).unwrap(), value);
+                world.guest_put(ipa, value);
                 world.refill();
                 return;
             }
@@ -495,6 +533,29 @@ impl Rig {
                 });
             }
             Op::Survey { context } => self.survey(context),
+            Op::Relayout { user, partner } => {
+                let (context, va, _) = TARGETS[usize::from(user)];
+                self.aim(context, va)?;
+                let Some(space) = self.spaces[context] else {
+                    return Ok(());
+                };
+                let partner = Ipa::truncated(RAM_IPA + ((20 + u64::from(partner) * 2) << 20));
+                let vm: &Access<'_, _, _> = vm!(self, memory, tlb);
+                let va = Va::truncated(va);
+                self.work = Some(self.compound.relayout(vm, space, va, partner, !user)?);
+            }
+            Op::Aim {
+                target,
+                index,
+                value,
+                soften,
+            } => {
+                let (context, va, which) = TARGETS[target];
+                self.aim(context, va)?;
+                let raw = raw_of(level_of(which), value);
+                self.guest_store(which, INDICES[index], raw, true, soften);
+            }
+            Op::Move { eighths } => self.relayout_some(eighths)?,
         }
         Ok(())
     }
@@ -563,10 +624,52 @@ impl Rig {
             self.compound
                 .demote_page(vm!(self, memory, tlb), at, &parked);
         }
-        self.world
-            .0
-            .borrow_mut()
-            .put(World::ram(ipa).unwrap(), value);
+        self.world.0.borrow_mut().guest_put(ipa, value);
+    }
+    /// Shadows the level-3 table of a region, if it is not so already.
+    fn aim(&mut self, context: usize, va: u64) -> Result<(), ShadowError> {
+        self.plant(context, None)?;
+        let (mut memory, mut tlb) = (self.world.clone(), self.world.clone());
+        let Some(space) = self.spaces[context] else {
+            return Ok(());
+        };
+        self.parked(|rig, parked| {
+            let vm = vm!(rig, memory, tlb);
+            let _ = rig.compound.revive(vm, space, parked);
+            let _ = rig
+                .compound
+                .shadow(vm, space, Va::truncated(va), Level::L3, parked);
+        });
+        Ok(())
+    }
+
+    /// Moves pages; the walkers look on for the first and the last few.
+    fn relayout_some(&mut self, eighths: u8) -> Result<(), ShadowError> {
+        let (mut memory, mut tlb) = (self.world.clone(), self.world.clone());
+        let Some(mut work) = self.work.take() else {
+            return Ok(());
+        };
+        let pages = u64::from(eighths) * 64;
+        for page in 0..pages {
+            self.world.0.borrow_mut().parked = page > 3 && page < pages - 3;
+            self.world.0.borrow_mut().moving = true;
+            let done = self
+                .compound
+                .relayout_step(vm!(self, memory, tlb), &mut work);
+            self.world.0.borrow_mut().moving = false;
+            if !matches!(done, Ok(false)) {
+                self.world.0.borrow_mut().parked = false;
+                self.world.0.borrow_mut().refill();
+                done?;
+                return self.parked(|rig, parked| {
+                    rig.compound
+                        .relayout_finish(vm!(rig, memory, tlb), &work, parked)
+                });
+            }
+        }
+        self.world.0.borrow_mut().refill();
+        self.work = Some(work);
+        Ok(())
     }
 
     fn survey(&mut self, context: usize) {
@@ -632,12 +735,15 @@ trait WordOf {
 
 impl WordOf for Handle {
     fn word_of(&self, ipa: u64) -> u64 {
-        World::ram(ipa).map_or(0, |pa| self.0.borrow().word(pa))
+        self.0.borrow().guest_word(ipa)
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(penumbra_oracle::cases(64)))]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(penumbra_oracle::cases(64))
+    })]
     #[test]
     fn compound_is_what_the_guest_could_have_had(
         thin in any::<bool>(),
@@ -668,8 +774,11 @@ fn the_sequences_reach_what_there_is_to_reach() {
         sum.coalesced += counters.coalesced;
         sum.demoted += counters.demoted;
         sum.evicted += counters.evicted;
+        sum.moved += counters.moved;
+        sum.relaid += counters.relaid;
     }
     println!("{sum:?}");
+    assert!(sum.moved > 100 && sum.relaid > 1, "{sum:?}");
     assert!(
         sum.mirrored > 50 && sum.structural > 10 && sum.shadowed > 50,
         "{sum:?}"

@@ -420,7 +420,10 @@ impl Rig {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(penumbra_oracle::cases(64)))]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(penumbra_oracle::cases(64))
+    })]
     #[test]
     fn edits_do_what_the_model_does(ops in prop::collection::vec(ops(), 1..40)) {
         let mut rig = Rig::new(Mutation::Honest);

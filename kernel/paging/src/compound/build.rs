@@ -227,8 +227,12 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         vm: &Access<'_, M, T>,
         page: Ipa,
     ) -> Result<PoolFrame, ShadowError> {
-        if !self.is_watched(page) && vm.table_ram(page).is_none() {
-            return Err(ShadowError::NotRam);
+        if !self.is_watched(page) {
+            let leaf = vm.table_ram(page).ok_or(ShadowError::NotRam)?;
+            // Protection would have to cover the data alias as well.
+            if self.aliases.of(leaf.pa_of(page)).is_some() {
+                return Err(ShadowError::NotRam);
+            }
         }
         if self.nodes.is_full() {
             return Err(ShadowError::Full);

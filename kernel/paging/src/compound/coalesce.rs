@@ -3,7 +3,9 @@
 //! Merging is safe towards the guest's own TLB maintenance, which then clears more than it asked for;
 //! splitting a guest's block never is, so nothing here makes a leaf smaller.
 
-use penumbra_vmsa::{CONTIGUOUS_ENTRIES, Level, Pa, Stage1Desc, TABLE_ENTRIES, TableLimits, bits};
+use penumbra_vmsa::{
+    CONTIGUOUS_ENTRIES, Ipa, Level, Pa, Stage1Desc, TABLE_ENTRIES, TableLimits, bits,
+};
 
 use super::IGNORED;
 use crate::memory::{TableMemory, entry};
@@ -27,7 +29,16 @@ pub(super) fn leaf_for<M: TableMemory + ?Sized>(
             return None;
         }
     }
-    let Stage1Desc::Leaf { ipa, mut attrs, .. } = Stage1Desc::decode(level, first) else {
+    let Stage1Desc::Leaf { ipa, .. } = Stage1Desc::decode(level, first) else {
+        return None;
+    };
+    as_block(level, first, ipa, limits)
+}
+
+/// The leaf of the level above `level` that maps `ipa` as the leaf `raw` would under `limits`.
+pub(super) fn as_block(level: Level, raw: u64, ipa: Ipa, limits: TableLimits) -> Option<u64> {
+    let above = level.above()?;
+    let Stage1Desc::Leaf { mut attrs, .. } = Stage1Desc::decode(level, raw & !IGNORED) else {
         return None;
     };
     attrs.user &= !limits.no_user;

@@ -94,6 +94,19 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
     ) {
         let page = page.align_down(PAGE_SIZE);
         self.demote_page(vm, page, parked);
+        let frame = vm
+            .stage2
+            .lookup(vm.memory, page)
+            .map(|leaf| leaf.pa_of(page));
+        if let Some(alias) = frame.ok().and_then(|frame| self.aliases.of(frame)) {
+            let node = self
+                .nodes
+                .iter()
+                .find(|(_, node)| node.alias == Some(alias));
+            if let Some((node, _)) = node {
+                self.demote_node(vm, node, parked);
+            }
+        }
         if let Some((id, _)) = self.spaces.find(page) {
             self.drop_space(vm, id, parked);
         }
@@ -147,6 +160,9 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             let id = self.nodes.deepest(top);
             let node = self.nodes.get(id);
             self.nodes.remove(id);
+            if let Some(alias) = node.alias {
+                self.drop_alias(vm, alias);
+            }
             if let Some(frame) = node.mirror {
                 self.pool.give(vm.memory, frame);
             }

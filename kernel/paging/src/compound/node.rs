@@ -3,6 +3,7 @@
 use penumbra_vmsa::{Ipa, Level};
 
 use super::pool::PoolFrame;
+use super::relayout::AliasId;
 
 /// A node, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub(super) struct Node {
     pub(super) slot: u16,
     /// The mirror; `None` where a leaf in the parent stands for the table.
     pub(super) mirror: Option<PoolFrame>,
+    /// The data alias that the leaf goes through, of a re-laid-out region.
+    pub(super) alias: Option<AliasId>,
     first_child: Option<NodeId>,
     next_sibling: Option<NodeId>,
     next_in_bucket: Option<NodeId>,
@@ -48,6 +51,7 @@ impl Node {
         parent: None,
         slot: 0,
         mirror: None,
+        alias: None,
         first_child: None,
         next_sibling: None,
         next_in_bucket: None,

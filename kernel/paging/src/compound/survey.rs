@@ -195,9 +195,12 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         let ours = above
             .mirror
             .map(|frame| vm.memory.load(entry(self.pool.pa(frame), slot)));
-        let leaf = vm
-            .table_pa(next)
-            .and_then(|table| leaf_for(vm.memory, table, node.level, limits));
+        let leaf = match node.alias {
+            Some(_) => Self::alias_leaf(vm, node, limits),
+            None => vm
+                .table_pa(next)
+                .and_then(|t| leaf_for(vm.memory, t, node.level, limits)),
+        };
         next == node.guest && ours.is_some() && ours == leaf
     }
 }

@@ -256,6 +256,41 @@ impl Stage2 {
         Ok(())
     }
 
+    /// Exchanges the frames of two pages, attributes unchanged, with `exchange` called for their
+    /// contents while no guest can reach them: break both, flush, exchange, make.
+    ///
+    /// # Errors
+    /// `Misaligned`, `OutOfRange`, `NotMapped` (not two pages of their own: split first).
+    pub fn exchange_pages<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        tlb: &mut T,
+        a: Ipa,
+        b: Ipa,
+        exchange: impl FnOnce(&mut M, Pa, Pa),
+    ) -> Result<(), Stage2Error> {
+        let page = |slot: &Slot| {
+            let leaf = slot.level == Level::L3 && slot.kind() == bits::Kind::Leaf;
+            leaf && slot.raw & bits::CONTIGUOUS == 0
+        };
+        let at_a = self.slot(memory, Range::new(a, PAGE_SIZE)?.start);
+        let at_b = self.slot(memory, Range::new(b, PAGE_SIZE)?.start);
+        if a == b || !page(&at_a) || !page(&at_b) {
+            return Err(Stage2Error::NotMapped);
+        }
+        memory.store(at_a.entry, 0);
+        memory.store(at_b.entry, 0);
+        let work = self.work(TlbScope::Vm);
+        let _flushed = tlb.flush(work);
+        let address = bits::TABLE_ADDRESS;
+        let (pa_a, pa_b) = (at_a.raw & address, at_b.raw & address);
+        exchange(memory, Pa::truncated(pa_a), Pa::truncated(pa_b));
+        memory.store(at_a.entry, at_a.raw & !address | pa_b);
+        memory.store(at_b.entry, at_b.raw & !address | pa_a);
+        memory.publish();
+        Ok(())
+    }
+
     /// Tables that splitting at both ends of a range takes at most.
     fn tables_to_split<M: TableMemory + ?Sized>(&self, memory: &M, range: Range) -> u32 {
         let mut tables: u32 = 0;
