@@ -31,7 +31,7 @@ const PLATFORM: Rule = Rule::Only(&[
     "log",
 ]);
 
-const RULES: [(&str, Rule); 16] = [
+const RULES: [(&str, Rule); 20] = [
     ("penumbra-abi", Rule::Only(&[])),
     ("penumbra-vmsa", Rule::Only(&[])),
     ("penumbra-bundle", Rule::Only(&["sha2"])),
@@ -83,6 +83,16 @@ const RULES: [(&str, Rule); 16] = [
     ("penumbra-layer-check", Rule::Host(&[])),
     ("penumbra-oracle", Rule::Host(&[])),
     ("penumbra-suites", Rule::Host(&["penumbra"])),
+    (
+        "penumbra-walkscope",
+        Rule::Host(&["penumbra", "penumbra-walkscope-model"]),
+    ),
+    ("penumbra-walkscope-model", Rule::Host(&[])),
+    (
+        "penumbra-walkscope-plugin",
+        Rule::Host(&["penumbra-walkscope-model"]),
+    ),
+    ("penumbra-walkscope-workload", Rule::Host(&[])),
 ];
 
 /// Every arrow that no rule allows, as sentences.

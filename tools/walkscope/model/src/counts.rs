@@ -1,0 +1,163 @@
+//! What is counted, by region of the address space.
+
+use crate::mmu::Miss;
+use crate::path::Path;
+use crate::regime::Regime;
+
+/// Where an access goes. User memory is told apart by its descriptor, because addresses do not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Region {
+    /// Lower half of the upper VA range: Linux's linear map of RAM.
+    KernelLinear,
+    /// Upper half of the upper VA range: image, modules, vmalloc, fixmap.
+    KernelOther,
+    /// Lower VA range, read-only or executable: mostly files.
+    UserReadOnly,
+    /// Lower VA range, writable: mostly anonymous memory.
+    UserWritable,
+    /// Stage 1 is off.
+    Flat,
+}
+
+/// All regions, in the order of [`Counts::regions`].
+pub const REGIONS: [Region; 5] = [
+    Region::KernelLinear,
+    Region::KernelOther,
+    Region::UserReadOnly,
+    Region::UserWritable,
+    Region::Flat,
+];
+
+impl Region {
+    /// The region of an address, by the path of its walk.
+    #[must_use]
+    pub fn of(regime: &Regime, va: u64, path: &Path) -> Self {
+        if !regime.stage1() {
+            Self::Flat
+        } else if va >> 55 & 1 != 0 {
+            let bits = regime.va_bits(true).clamp(25, 52);
+            if va >> (bits - 1) & 1 == 0 {
+                Self::KernelLinear
+            } else {
+                Self::KernelOther
+            }
+        } else if path.leaf.writable && !path.leaf.user_execute {
+            Self::UserWritable
+        } else {
+            Self::UserReadOnly
+        }
+    }
+
+    /// Name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KernelLinear => "kernel_linear",
+            Self::KernelOther => "kernel_other",
+            Self::UserReadOnly => "user_read_only",
+            Self::UserWritable => "user_writable",
+            Self::Flat => "flat",
+        }
+    }
+
+    fn index(self) -> usize {
+        REGIONS
+            .iter()
+            .position(|&region| region == self)
+            .unwrap_or(0)
+    }
+}
+
+/// Misses of the main TLB and what they read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Misses.
+    pub misses: u64,
+    /// Of them, for instruction fetches.
+    pub fetch_misses: u64,
+    /// Stage-1 descriptors read.
+    pub stage1_reads: u64,
+    /// Stage-2 descriptors read.
+    pub stage2_reads: u64,
+}
+
+impl Tally {
+    /// All descriptors read.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.stage1_reads + self.stage2_reads
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.misses += other.misses;
+        self.fetch_misses += other.fetch_misses;
+        self.stage1_reads += other.stage1_reads;
+        self.stage2_reads += other.stage2_reads;
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        Self {
+            misses: self.misses - before.misses,
+            fetch_misses: self.fetch_misses - before.fetch_misses,
+            stage1_reads: self.stage1_reads - before.stage1_reads,
+            stage2_reads: self.stage2_reads - before.stage2_reads,
+        }
+    }
+}
+
+/// The counts of one column.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// By region, in the order of [`REGIONS`].
+    pub regions: [Tally; 5],
+    /// Misses of the micro-TLBs that the main TLB served.
+    pub main_hits: u64,
+    /// Main-TLB hits that a fresh walk contradicts; counted only when verification is on.
+    pub stale: u64,
+}
+
+impl Counts {
+    /// Notes a miss.
+    pub fn miss(&mut self, region: Region, fetch: bool, miss: Miss) {
+        if let Some(tally) = self.regions.get_mut(region.index()) {
+            tally.misses += 1;
+            tally.fetch_misses += u64::from(fetch);
+            tally.stage1_reads += u64::from(miss.stage1_reads);
+            tally.stage2_reads += u64::from(miss.stage2_reads);
+        }
+    }
+
+    /// All regions together.
+    #[must_use]
+    pub fn total(&self) -> Tally {
+        let mut total = Tally::default();
+        for tally in &self.regions {
+            total.add(tally);
+        }
+        total
+    }
+
+    /// What came after `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let mut difference = Self {
+            main_hits: self.main_hits - before.main_hits,
+            stale: self.stale - before.stale,
+            ..Self::default()
+        };
+        let pairs = self.regions.iter().zip(&before.regions);
+        for (slot, (now, then)) in difference.regions.iter_mut().zip(pairs) {
+            *slot = now.since(then);
+        }
+        difference
+    }
+
+    /// Adds another column's or window's counts.
+    pub fn add(&mut self, other: &Self) {
+        for (tally, more) in self.regions.iter_mut().zip(&other.regions) {
+            tally.add(more);
+        }
+        self.main_hits += other.main_hits;
+        self.stale += other.stale;
+    }
+}

@@ -1,0 +1,6 @@
+//! Validation: counts that follow from arithmetic, TLBI semantics, and a second model.
+
+mod arithmetic;
+mod invalidation;
+mod reference;
+mod space;
