@@ -172,7 +172,8 @@ pub struct VmStatus {
     pub cause: CrashCause,
     /// The vCPU that stopped the VM.
     pub vcpu: u8,
-    /// A vCPU waits for frames (thin): feed the stock with `VmStockAdd`.
+    /// The stock is empty and a vCPU waits for frames (thin), or it is low: feed it with
+    /// `VmStockAdd`.
     pub wants_stock: bool,
     /// 2 MiB frames in the VM's stock.
     pub stock_frames: u64,

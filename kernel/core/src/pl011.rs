@@ -163,7 +163,7 @@ impl Pl011 {
 
     /// What a guest reads at `offset`. Registers that do not exist read as zero.
     #[inline]
-    pub(crate) fn read(&mut self, offset: u64, time: Time) -> u32 {
+    pub(crate) fn read(&mut self, offset: u64, time: impl FnOnce() -> Time) -> u32 {
         match offset {
             reg::FR => self.flags(time),
             reg::DR => self.rx.pop().map_or(0, u32::from),
@@ -193,7 +193,7 @@ impl Pl011 {
 
     /// What a guest's write does. Registers that do not exist ignore it.
     #[inline]
-    pub(crate) fn write(&mut self, offset: u64, value: u32, time: Time) {
+    pub(crate) fn write(&mut self, offset: u64, value: u32, time: impl FnOnce() -> Time) {
         if offset == reg::DR {
             self.transmit(value.to_le_bytes()[0], time);
         } else {
@@ -269,10 +269,10 @@ impl Pl011 {
     }
 
     #[inline]
-    fn flags(&mut self, time: Time) -> u32 {
+    fn flags(&mut self, time: impl FnOnce() -> Time) -> u32 {
         let mut flags = flag::MODEM;
         if self.tx.is_full() {
-            self.check_stall(time);
+            self.check_stall(time());
         }
         flags |= if self.tx.is_full() && !self.stalled {
             flag::TXFF
@@ -297,7 +297,7 @@ impl Pl011 {
     }
 
     #[inline]
-    fn transmit(&mut self, byte: u8, time: Time) {
+    fn transmit(&mut self, byte: u8, time: impl FnOnce() -> Time) {
         if self.control & CR_LBE != 0 {
             self.rx.push(byte);
             self.latched |= interrupt::TX;
@@ -313,7 +313,7 @@ impl Pl011 {
         }
         self.tx.push(byte);
         if self.tx.is_full() && !self.stalled {
-            self.full_since = time.now.max(1);
+            self.full_since = time().now.max(1);
             self.latched &= !interrupt::TX;
         } else {
             self.latched |= interrupt::TX;
@@ -360,8 +360,8 @@ mod tests {
 
     fn fill(device: &mut Pl011) {
         for _ in 0..TX_BYTES {
-            assert_eq!(device.read(reg::FR, NOW) & flag::TXFF, 0);
-            device.write(reg::DR, b'x'.into(), NOW);
+            assert_eq!(device.read(reg::FR, || NOW) & flag::TXFF, 0);
+            device.write(reg::DR, b'x'.into(), || NOW);
         }
     }
 
@@ -369,15 +369,15 @@ mod tests {
     fn linux_finds_the_peripheral() {
         let mut device = device();
         let id: u32 = (0..4)
-            .map(|n| device.read(0xfe0 + 4 * n, NOW) << (8 * n))
+            .map(|n| device.read(0xfe0 + 4 * n, || NOW) << (8 * n))
             .sum();
         // amba_id of drivers for the PL011: 0x0004_1011 under mask 0x000f_ffff.
         assert_eq!(id & 0x000f_ffff, 0x0004_1011);
         let cell: u32 = (0..4)
-            .map(|n| device.read(0xff0 + 4 * n, NOW) << (8 * n))
+            .map(|n| device.read(0xff0 + 4 * n, || NOW) << (8 * n))
             .sum();
         assert_eq!(cell, 0xb105_f00d);
-        assert_eq!(device.read(reg::CR, NOW), 0x300);
+        assert_eq!(device.read(reg::CR, || NOW), 0x300);
     }
 
     #[test]
@@ -385,14 +385,14 @@ mod tests {
         let mut device = device();
         assert_eq!(device.receive(b"ab"), 2);
         assert!(!device.level());
-        device.write(reg::IMSC, interrupt::RX, NOW);
+        device.write(reg::IMSC, interrupt::RX, || NOW);
         assert!(device.level());
-        device.write(reg::ICR, u32::MAX, NOW);
+        device.write(reg::ICR, u32::MAX, || NOW);
         assert!(device.level());
-        assert_eq!(device.read(reg::DR, NOW), b'a'.into());
-        assert_eq!(device.read(reg::DR, NOW), b'b'.into());
+        assert_eq!(device.read(reg::DR, || NOW), b'a'.into());
+        assert_eq!(device.read(reg::DR, || NOW), b'b'.into());
         assert!(!device.level());
-        assert_eq!(device.read(reg::FR, NOW) & flag::RXFE, flag::RXFE);
+        assert_eq!(device.read(reg::FR, || NOW) & flag::RXFE, flag::RXFE);
         assert_eq!(device.receive(&[0; 300]), RX_BYTES);
     }
 
@@ -401,14 +401,14 @@ mod tests {
         let mut device = device();
         fill(&mut device);
         assert_eq!(
-            device.read(reg::FR, NOW) & (flag::TXFF | flag::TXFE),
+            device.read(reg::FR, || NOW) & (flag::TXFF | flag::TXFE),
             flag::TXFF
         );
-        assert_eq!(device.read(reg::RIS, NOW) & interrupt::TX, 0);
+        assert_eq!(device.read(reg::RIS, || NOW) & interrupt::TX, 0);
         let mut out = [0; 40];
         assert_eq!(device.drain(&mut out), 40);
-        assert_eq!(device.read(reg::FR, NOW) & flag::TXFF, 0);
-        assert_eq!(device.read(reg::RIS, NOW) & interrupt::TX, interrupt::TX);
+        assert_eq!(device.read(reg::FR, || NOW) & flag::TXFF, 0);
+        assert_eq!(device.read(reg::RIS, || NOW) & interrupt::TX, interrupt::TX);
         assert_eq!(device.lost_bytes(), 0);
     }
 
@@ -416,22 +416,25 @@ mod tests {
     fn a_dead_manager_stops_nobody() {
         let mut device = device();
         fill(&mut device);
-        assert_ne!(device.read(reg::FR, later(PATIENCE_MS)) & flag::TXFF, 0);
-        assert_eq!(device.read(reg::FR, later(PATIENCE_MS + 1)) & flag::TXFF, 0);
-        device.write(reg::DR, b'y'.into(), later(PATIENCE_MS + 1));
+        assert_ne!(device.read(reg::FR, || later(PATIENCE_MS)) & flag::TXFF, 0);
+        assert_eq!(
+            device.read(reg::FR, || later(PATIENCE_MS + 1)) & flag::TXFF,
+            0
+        );
+        device.write(reg::DR, b'y'.into(), || later(PATIENCE_MS + 1));
         assert_eq!(device.lost_bytes(), 1);
         let mut out = [0; TX_BYTES];
         assert_eq!(device.drain(&mut out), TX_BYTES);
         assert_eq!(out[TX_BYTES - 1], b'y');
         fill(&mut device);
-        assert_ne!(device.read(reg::FR, NOW) & flag::TXFF, 0);
+        assert_ne!(device.read(reg::FR, || NOW) & flag::TXFF, 0);
     }
 
     #[test]
     fn a_writer_that_ignores_the_flag_loses_its_own_bytes() {
         let mut device = device();
         fill(&mut device);
-        device.write(reg::DR, b'z'.into(), NOW);
+        device.write(reg::DR, b'z'.into(), || NOW);
         assert_eq!(device.lost_bytes(), 1);
         let mut out = [0; TX_BYTES];
         device.drain(&mut out);
@@ -441,9 +444,9 @@ mod tests {
     #[test]
     fn loop_back_returns_what_is_sent() {
         let mut device = device();
-        device.write(reg::CR, 0x381, NOW);
-        device.write(reg::DR, b'l'.into(), NOW);
-        assert_eq!(device.read(reg::DR, NOW), b'l'.into());
+        device.write(reg::CR, 0x381, || NOW);
+        device.write(reg::DR, b'l'.into(), || NOW);
+        assert_eq!(device.read(reg::DR, || NOW), b'l'.into());
         assert!(!device.has_output());
     }
 
@@ -451,8 +454,8 @@ mod tests {
     fn every_offset_answers() {
         let mut device = device();
         for offset in 0..=0xfff {
-            device.write(offset, u32::MAX, NOW);
-            device.read(offset, NOW);
+            device.write(offset, u32::MAX, || NOW);
+            device.read(offset, || NOW);
         }
     }
 }

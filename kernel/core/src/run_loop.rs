@@ -41,7 +41,7 @@ pub fn run<M: Machine>(system: &'static System, machine: &mut M) -> ! {
 struct Resident {
     id: VcpuId,
     vcpu: MutexGuard<'static, Vcpu>,
-    place: Place,
+    place: &'static Place,
 }
 
 /// What a core knows of itself.
@@ -199,10 +199,17 @@ impl RunLoop {
         true
     }
 
-    fn load<M: Machine>(&mut self, id: VcpuId, vcpu: &mut Vcpu, place: Place, machine: &mut M) {
+    fn load<M: Machine>(
+        &mut self,
+        id: VcpuId,
+        vcpu: &mut Vcpu,
+        place: &'static Place,
+        machine: &mut M,
+    ) {
         self.set_deadline_of(id, NEVER);
         vcpu.id = id;
         vcpu.place = Some(place);
+        vcpu.core = Some(self.core);
         vcpu.controls = controls::for_vcpu(self.system, self.board, id, machine);
         controls::trap_fp(&mut vcpu.controls, self.fp != Some(id));
         if vcpu.uses_debug && self.debug != Some(id) {
@@ -384,7 +391,7 @@ impl RunLoop {
             Blocked::Restart(_) => vcpu.blocked = Blocked::No,
         }
         if vcpu.physical_timer.expiry().is_some() {
-            exit::drive_physical_timer(vcpu, *place, machine, now);
+            exit::drive_physical_timer(vcpu, place, machine, now);
         }
         let others = place.vm.gic.flush(id.index(), &mut vcpu.gic, machine);
         let (vm, me) = (id.vm(), id.index());

@@ -131,6 +131,7 @@ pub struct System {
     slots: [Mutex<Vcpu>; MAX_VCPUS],
     shared: [VcpuShared; MAX_VCPUS],
     cores: [CoreShared; MAX_CPUS],
+    places: [Once<Place>; MAX_VCPUS],
     pub(crate) frames: FrameTable,
     pub(crate) events: Sources,
     pub(crate) manager: Manager,
@@ -148,6 +149,7 @@ impl System {
             slots: [const { Mutex::new(Vcpu::vacant()) }; MAX_VCPUS],
             shared: [const { VcpuShared::new() }; MAX_VCPUS],
             cores: [const { CoreShared::new() }; MAX_CPUS],
+            places: [const { Once::new() }; MAX_VCPUS],
             frames: FrameTable::new(),
             events: Sources::new(),
             manager: Manager::new(),
@@ -214,15 +216,15 @@ impl System {
         self.cores.get(cpu.get())
     }
 
-    /// All that a pinned vCPU belongs to.
-    pub(crate) fn place(&'static self, id: VcpuId) -> Option<Place> {
-        let shared = self.shared(id)?;
-        Some(Place {
+    /// All that a vCPU belongs to.
+    pub(crate) fn place(&'static self, id: VcpuId) -> Option<&'static Place> {
+        let place = Place {
             system: self,
             vm: self.vm(id.vm())?,
-            shared,
-            core: self.core(shared.core()?)?,
-        })
+            shared: self.shared(id)?,
+            board: self.board()?,
+        };
+        Some(self.places.get(id.number())?.call_once(|| place))
     }
 
     /// Makes a vCPU run, or look at its interrupts if it runs already.

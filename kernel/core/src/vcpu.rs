@@ -8,7 +8,7 @@ use penumbra_vmsa::{CpuIndex, VmId};
 
 use crate::cores::CoreShared;
 use crate::machine::{Controls, DebugFrame, FpFrame, GprFrame, SysregFrame};
-use crate::system::System;
+use crate::system::{BoardState, System};
 use crate::timer::PhysicalTimer;
 use crate::vgic::CpuInterface;
 use crate::vm::Vm;
@@ -120,13 +120,25 @@ pub enum Deferred {
     Off,
 }
 
-/// Where a vCPU belongs. Set when its VM is created.
-#[derive(Clone, Copy, Debug)]
+/// What [`exit::first`](crate::exit::first) leaves of an exit to [`exit::fast`](crate::exit::fast).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Left {
+    /// All of it.
+    Everything,
+    /// An interrupt that is acknowledged already.
+    Acknowledged(u32),
+    /// Nothing, but the core wants to look around.
+    Answered,
+}
+
+/// What a vCPU belongs to, whichever VM it is part of. The system keeps one for each number.
+#[derive(Debug)]
 pub struct Place {
     pub(crate) system: &'static System,
     pub(crate) vm: &'static Vm,
     pub(crate) shared: &'static VcpuShared,
-    pub(crate) core: &'static CoreShared,
+    pub(crate) board: &'static BoardState,
 }
 
 /// State of a vCPU. It belongs to one core at a time: the one that holds its slot's lock.
@@ -140,9 +152,12 @@ pub struct Vcpu {
     pub sysregs: SysregFrame,
     /// Traps and identity.
     pub controls: Controls,
-    pub(crate) place: Option<Place>,
+    pub(crate) place: Option<&'static Place>,
+    /// The core where it is resident.
+    pub(crate) core: Option<&'static CoreShared>,
     pub(crate) id: VcpuId,
     pub(crate) deferred: Deferred,
+    pub(crate) left: Left,
     pub(crate) blocked: Blocked,
     /// It has used debug registers, so they go with it.
     pub(crate) uses_debug: bool,
@@ -162,8 +177,10 @@ const VACANT: Vcpu = Vcpu {
     sysregs: SysregFrame::ZERO,
     controls: Controls::ZERO,
     place: None,
+    core: None,
     id: VcpuId::MANAGER,
     deferred: Deferred::Nothing,
+    left: Left::Everything,
     blocked: Blocked::No,
     uses_debug: false,
     os_lock: false,
@@ -184,6 +201,7 @@ impl Vcpu {
     pub(crate) fn vacate(&mut self) {
         self.clone_from_vacant();
         self.place = None;
+        self.core = None;
         self.id = VcpuId::MANAGER;
         self.controls = Controls::ZERO;
     }
@@ -193,6 +211,7 @@ impl Vcpu {
         self.gpr = GprFrame::ZERO;
         self.sysregs = SysregFrame::ZERO;
         self.deferred = Deferred::Nothing;
+        self.left = Left::Everything;
         self.blocked = Blocked::No;
         self.uses_debug = false;
         self.gic = CpuInterface::new();
@@ -210,6 +229,12 @@ impl Vcpu {
         self.sysregs.pstate = PSTATE_RESET;
         self.sysregs.sctlr_el1 = SCTLR_EL1_RESET;
         self.os_lock = true;
+    }
+
+    /// Whether the core has been asked to look around.
+    #[inline]
+    pub(crate) fn wants_attention(&self) -> bool {
+        self.core.is_some_and(CoreShared::wants_attention)
     }
 
     /// Counts one event.

@@ -19,7 +19,6 @@ global_asm!(
 
 global_asm!(
     include_str!("vectors.S"),
-    EC_HVC64 = const 0x16,
     EXIT_SYNC = const ExitKind::Sync as u64,
     EXIT_IRQ = const ExitKind::Irq as u64,
     EXIT_SERROR = const ExitKind::Serror as u64,

@@ -36,20 +36,24 @@ pub(crate) fn run(hardware: &mut Hardware, vcpu: &mut Vcpu) -> ExitKind {
 
 const _: () = assert!(ExitKind::Sync as u64 == 0 && ExitKind::Irq as u64 == 1);
 
-/// A call by HVC or SMC; X19 to X29 of the guest are live in the registers.
+/// Any exit; X18 to X30 of the guest are live in the registers.
 ///
 /// # Safety
-/// Called by the vectors only, with the pointers that [`run`] gave.
+/// Called by the vectors only, with the pointers that [`run`] gave and the number of an [`ExitKind`].
 #[unsafe(no_mangle)]
-unsafe extern "C" fn penumbra_fast_call(vcpu: *mut Vcpu, hardware: *mut Hardware) -> u32 {
+unsafe extern "C" fn penumbra_first_exit(
+    vcpu: *mut Vcpu,
+    hardware: *mut Hardware,
+    kind: ExitKind,
+) -> u32 {
     // SAFETY: `run` holds the only reference and waits for this exit.
     let vcpu = unsafe { &mut *vcpu };
     // SAFETY: as above.
     let hardware = unsafe { &mut *hardware };
-    u32::from(exit::fast_call(vcpu, hardware))
+    u32::from(exit::first(vcpu, hardware, kind))
 }
 
-/// Any other exit; all registers of the guest are in the frame.
+/// An exit that the first look left; all registers of the guest are in the frame.
 ///
 /// # Safety
 /// Called by the vectors only, with the pointers that [`run`] gave and the number of an [`ExitKind`].

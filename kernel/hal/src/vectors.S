@@ -15,10 +15,10 @@
     b       .Lepitaph
 .endm
 
-// Saves X0 to X17; X0 = vCPU.
+// Saves X0 to X17; X0 = vCPU, X1 = the hal's core.
 .macro save_arguments
     stp     x0, x1, [sp]
-    ldr     x0, [sp, #16]
+    ldp     x0, x1, [sp, #16]
     stp     x2, x3, [x0, #(8 * 2)]
     stp     x4, x5, [x0, #(8 * 4)]
     stp     x6, x7, [x0, #(8 * 6)]
@@ -31,23 +31,40 @@
     stp     x2, x3, [x0]
 .endm
 
-// A slot holds 32 instructions. HVC64 and SMC64 differ in the lowest bit of EC, bit 26.
-.macro lower_sync
-.balign 128
-    save_arguments
-    mrs     x2, esr_el2
-    lsr     w2, w2, #27
-    cmp     w2, #({EC_HVC64} >> 1)
-    b.eq    .Lcall
-    mov     x2, #{EXIT_SYNC}
+// Loads X0 to X17 of the vCPU at X0 and enters it.
+.macro enter_arguments
+    ldp     x2, x3, [x0, #(8 * 2)]
+    ldp     x4, x5, [x0, #(8 * 4)]
+    ldp     x6, x7, [x0, #(8 * 6)]
+    ldp     x8, x9, [x0, #(8 * 8)]
+    ldp     x10, x11, [x0, #(8 * 10)]
+    ldp     x12, x13, [x0, #(8 * 12)]
+    ldp     x14, x15, [x0, #(8 * 14)]
+    ldp     x16, x17, [x0, #(8 * 16)]
+    ldp     x0, x1, [x0]
+    eret
+    dsb     nsh                             // no speculation past ERET
+    isb
+.endm
+
+// Tries the short answer, which leaves X19 to X29 where they are.
+.macro answer, kind
+    stp     x18, x30, [sp]
+    mov     x2, #\kind
+    bl      penumbra_first_exit             // -> W0: enter the guest again
+    ldp     x18, x30, [sp]
+    cbz     w0, 1f
+    ldr     x0, [sp, #16]
+    enter_arguments
+1:  mov     x2, #\kind
     b       .Lexit
 .endm
 
-.macro lower, kind
+// A slot holds 32 instructions.
+.macro lower, where
 .balign 128
     save_arguments
-    mov     x2, #\kind
-    b       .Lexit
+    b       \where
 .endm
 
 .balign 2048
@@ -61,30 +78,25 @@ penumbra_vectors:
     current_level 5
     current_level 6
     current_level 7
-    lower_sync                              // lower EL, AArch64
-    lower   {EXIT_IRQ}
-    lower   {EXIT_IRQ}                      // FIQ: nothing is routed here, taken as an interrupt
-    lower   {EXIT_SERROR}
-    lower_sync                              // lower EL, AArch32 (EL0 programs only)
-    lower   {EXIT_IRQ}
-    lower   {EXIT_IRQ}
-    lower   {EXIT_SERROR}
+    lower   .Lsync                          // lower EL, AArch64
+    lower   .Lirq
+    lower   .Lirq                           // FIQ: nothing is routed here, taken as an interrupt
+    lower   .Lserror
+    lower   .Lsync                          // lower EL, AArch32 (EL0 programs only)
+    lower   .Lirq
+    lower   .Lirq
+    lower   .Lserror
 .balign 128
 
-// A call: X19 to X29 stay where they are, X18 and X30 go to the scratch words. In: X0 = vCPU.
-.Lcall:
-    stp     x18, x30, [sp]
-    ldr     x1, [sp, #24]
-    bl      penumbra_fast_call              // -> W0: enter the guest again
-    ldp     x18, x30, [sp]
-    cbz     w0, 1f
-    ldr     x0, [sp, #16]
-    b       .Lenter_arguments
-1:  ldr     x0, [sp, #16]
-    mov     x2, #{EXIT_SYNC}
+.Lsync:
+    answer  {EXIT_SYNC}
+.Lirq:
+    answer  {EXIT_IRQ}
+.Lserror:
+    mov     x2, #{EXIT_SERROR}
 
-// Any other exit. In: X0 = vCPU, X2 = kind.
 .Lexit:
+    ldp     x0, x1, [sp, #16]
     stp     x19, x20, [x0, #(8 * 19)]
     stp     x21, x22, [x0, #(8 * 21)]
     stp     x23, x24, [x0, #(8 * 23)]
@@ -92,7 +104,6 @@ penumbra_vectors:
     stp     x27, x28, [x0, #(8 * 27)]
     stp     x29, x30, [x0, #(8 * 29)]
     str     x18, [x0, #(8 * 18)]
-    ldr     x1, [sp, #24]
     mov     x19, x2
     bl      penumbra_fast_exit              // -> W0: enter the guest again
     cbz     w0, .Lleave
@@ -105,21 +116,8 @@ penumbra_vectors:
     ldp     x27, x28, [x0, #(8 * 27)]
     ldp     x29, x30, [x0, #(8 * 29)]
     ldr     x18, [x0, #(8 * 18)]
-.Lenter_arguments:
-    ldp     x2, x3, [x0, #(8 * 2)]
-    ldp     x4, x5, [x0, #(8 * 4)]
-    ldp     x6, x7, [x0, #(8 * 6)]
-    ldp     x8, x9, [x0, #(8 * 8)]
-    ldp     x10, x11, [x0, #(8 * 10)]
-    ldp     x12, x13, [x0, #(8 * 12)]
-    ldp     x14, x15, [x0, #(8 * 14)]
-    ldp     x16, x17, [x0, #(8 * 16)]
-    ldp     x0, x1, [x0]
-    eret
-    dsb     nsh                             // no speculation past ERET
-    isb
+    enter_arguments
 
-// Back to the caller of penumbra_guest_run.
 .Lleave:
     mov     x0, x19
     ldp     x19, x20, [sp, #32]

@@ -16,7 +16,7 @@ use crate::vm::Device;
 /// A data abort.
 pub(super) fn data(
     vcpu: &mut Vcpu,
-    place: Place,
+    place: &'static Place,
     machine: &mut impl Machine,
     abort: DataAbort,
 ) -> Flow {
@@ -27,7 +27,8 @@ pub(super) fn data(
     if let Some((device, offset)) = place.vm.devices.find(ipa, place.vm.vcpu_count()) {
         if let Ok(access) = abort.access() {
             vcpu.count(Counter::Mmio);
-            return device_access(vcpu, place, machine, (device, offset), access);
+            device_access(vcpu, place, machine, (device, offset), access);
+            return None;
         }
         return elsewhere(vcpu, place, machine, abort, Some(ipa));
     }
@@ -43,7 +44,7 @@ pub(super) fn data(
 /// An instruction abort.
 pub(super) fn instruction(
     vcpu: &mut Vcpu,
-    place: Place,
+    place: &'static Place,
     machine: &mut impl Machine,
     abort: InstructionAbort,
 ) -> Flow {
@@ -76,7 +77,7 @@ pub(super) fn instruction(
 /// An access that no device and no memory answers.
 fn elsewhere(
     vcpu: &mut Vcpu,
-    place: Place,
+    place: &'static Place,
     machine: &mut impl Machine,
     abort: DataAbort,
     ipa: Option<Ipa>,
@@ -103,7 +104,7 @@ fn elsewhere(
 }
 
 /// Two TLB entries for one address: drop what the VM has cached and try again.
-fn conflict(place: Place, machine: &mut impl Machine) -> Flow {
+fn conflict(place: &'static Place, machine: &mut impl Machine) -> Flow {
     place.shared.count(Counter::Exits);
     place.vm.memory.lock().flush_all(machine);
     None
@@ -115,7 +116,12 @@ enum Touched {
     No,
 }
 
-fn first_touch(vcpu: &mut Vcpu, place: Place, machine: &mut impl Machine, ipa: Ipa) -> Touched {
+fn first_touch(
+    vcpu: &mut Vcpu,
+    place: &'static Place,
+    machine: &mut impl Machine,
+    ipa: Ipa,
+) -> Touched {
     let touched = touch(place.vm, machine, ipa);
     match touched {
         Touch::NotMemory => Touched::No,
@@ -123,11 +129,13 @@ fn first_touch(vcpu: &mut Vcpu, place: Place, machine: &mut impl Machine, ipa: I
             vcpu.count(Counter::Population);
             Touched::Yes(None)
         }
+        Touch::MappedStockLow => {
+            vcpu.count(Counter::Population);
+            ask_for_stock(vcpu, place, machine);
+            Touched::Yes(None)
+        }
         Touch::WantsStock => {
-            let number = u64::try_from(vcpu.id.vm()).unwrap_or(u64::MAX);
-            if let Some(vm) = VmId::new(number, penumbra_abi::MAX_VMS) {
-                place.system.raise(Source::Stock, vm, machine);
-            }
+            ask_for_stock(vcpu, place, machine);
             Touched::Yes(Some(Deferred::Block(Blocked::Stock)))
         }
         Touch::OverQuota => Touched::Yes(crash(
@@ -141,18 +149,26 @@ fn first_touch(vcpu: &mut Vcpu, place: Place, machine: &mut impl Machine, ipa: I
     }
 }
 
-fn device_access(
+fn ask_for_stock(vcpu: &Vcpu, place: &'static Place, machine: &mut impl Machine) {
+    let number = u64::try_from(vcpu.id.vm()).unwrap_or(u64::MAX);
+    if let Some(vm) = VmId::new(number, penumbra_abi::MAX_VMS) {
+        place.system.raise(Source::Stock, vm, machine);
+    }
+}
+
+/// Carries out a load or store of an emulated device.
+pub(super) fn device_access(
     vcpu: &mut Vcpu,
-    place: Place,
+    place: &'static Place,
     machine: &mut impl Machine,
     (device, offset): (Device, u64),
     access: MmioAccess,
-) -> Flow {
+) {
     let frame = match device {
         Device::Uart => {
             uart::access(vcpu, place, machine, offset, access);
             machine.skip_instruction();
-            return None;
+            return;
         }
         Device::Distributor => Frame::Distributor,
         Device::Redistributors => Frame::Redistributors,
@@ -172,11 +188,10 @@ fn device_access(
             MmioRead::Value(value) => {
                 vcpu.gpr.set(access.register(), access.loaded(value));
                 machine.skip_instruction();
-                return None;
+                return;
             }
             MmioRead::Retry(set) => set,
         }
     };
     notify(vcpu, place, machine, set);
-    None
 }

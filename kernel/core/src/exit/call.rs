@@ -21,7 +21,7 @@ const MITIGATIONS: Mitigations = Mitigations {
 /// Answers a call. PC is behind the instruction.
 pub(super) fn made(
     vcpu: &mut Vcpu,
-    place: Place,
+    place: &'static Place,
     machine: &mut impl Machine,
     immediate: u16,
 ) -> Flow {
@@ -52,7 +52,12 @@ pub(super) fn made(
     }
 }
 
-fn psci(vcpu: &mut Vcpu, place: Place, machine: &mut impl Machine, request: Request) -> Flow {
+fn psci(
+    vcpu: &mut Vcpu,
+    place: &'static Place,
+    machine: &mut impl Machine,
+    request: Request,
+) -> Flow {
     let reply = match request {
         Request::Done(reply) => reply.to_bits(),
         Request::CpuOn {
@@ -96,7 +101,7 @@ fn psci(vcpu: &mut Vcpu, place: Place, machine: &mut impl Machine, request: Requ
 }
 
 /// The vCPU of the caller's VM with this affinity.
-fn sibling(vcpu: &Vcpu, place: Place, target: Affinity) -> Option<VcpuId> {
+fn sibling(vcpu: &Vcpu, place: &'static Place, target: Affinity) -> Option<VcpuId> {
     let index = usize::try_from(target.raw()).ok()?;
     if index >= place.vm.vcpu_count() {
         return None;
@@ -107,7 +112,7 @@ fn sibling(vcpu: &Vcpu, place: Place, target: Affinity) -> Option<VcpuId> {
 
 fn cpu_on(
     vcpu: &Vcpu,
-    place: Place,
+    place: &'static Place,
     machine: &mut impl Machine,
     (target, entry, context): (Affinity, u64, u64),
 ) -> Return {
@@ -139,7 +144,7 @@ fn cpu_on(
     }
 }
 
-fn affinity_info(vcpu: &Vcpu, place: Place, target: Affinity, lowest_level: u8) -> u64 {
+fn affinity_info(vcpu: &Vcpu, place: &'static Place, target: Affinity, lowest_level: u8) -> u64 {
     let mut found = None;
     for index in 0..place.vm.vcpu_count() {
         let affinity = Affinity::from_mpidr(u64::try_from(index).unwrap_or(u64::MAX));
@@ -158,7 +163,7 @@ fn affinity_info(vcpu: &Vcpu, place: Place, target: Affinity, lowest_level: u8) 
     found.map_or(Return::InvalidParameters.to_bits(), |state| state as u64)
 }
 
-fn cpu_off(vcpu: &Vcpu, place: Place, machine: &mut impl Machine) -> Flow {
+fn cpu_off(vcpu: &Vcpu, place: &'static Place, machine: &mut impl Machine) -> Flow {
     if place.vm.on.fetch_sub(1, Ordering::SeqCst) == 1 {
         stop(
             vcpu,

@@ -12,7 +12,7 @@ use crate::vcpu::{Place, Vcpu};
 /// Lets the vCPU take `exception` to EL1.
 pub(super) fn exception(
     vcpu: &mut Vcpu,
-    place: Place,
+    place: &'static Place,
     machine: &mut impl Machine,
     exception: Exception,
 ) -> Flow {
@@ -22,14 +22,12 @@ pub(super) fn exception(
 /// As [`exception`], for an access to `ipa`.
 pub(super) fn at(
     vcpu: &mut Vcpu,
-    place: Place,
+    place: &'static Place,
     machine: &mut impl Machine,
     exception: Exception,
     ipa: Option<Ipa>,
 ) -> Flow {
-    let Some(board) = place.system.board() else {
-        return crash(vcpu, place, machine, CrashCause::Internal, ipa);
-    };
+    let board = place.board;
     let from = Interrupted {
         pc: machine.guest(GuestRegister::Pc),
         pstate: machine.guest(GuestRegister::Pstate),
@@ -77,7 +75,11 @@ pub(super) const fn abort(far: u64, far_is_unknown: bool, on_table_walk: bool) -
 
 /// Stops a VM whose vCPU takes exceptions at its own vector without end. Such a loop stays inside
 /// EL1 (its vectors are not mapped by its own stage 1), so nothing but a look now and then finds it.
-pub(crate) fn check_vector_loop(vcpu: &mut Vcpu, place: Place, machine: &mut impl Machine) {
+pub(crate) fn check_vector_loop(
+    vcpu: &mut Vcpu,
+    place: &'static Place,
+    machine: &mut impl Machine,
+) {
     /// EL1 with SP_EL1.
     const EL1H: u64 = 0b0101;
     /// The vector of synchronous exceptions from EL1 with SP_EL1.

@@ -8,18 +8,49 @@ use crate::vcpu::{Counter, Deferred, Place, Vcpu};
 /// INTIDs from here on say that there is no interrupt (IHI 0069 H, 2.2 "INTIDs").
 const SPECIAL: u32 = 1020;
 
-/// An interrupt is pending while the vCPU is resident, whether it runs or not.
-#[inline]
-pub(crate) fn taken(vcpu: &mut Vcpu, place: Place, machine: &mut impl Machine) -> Flow {
-    let number = machine.acknowledge();
-    if number == intid::VIRTUAL_TIMER {
-        machine.drop_priority(number);
-        place.shared.count(Counter::Interrupts);
-        let me = vcpu.id.index();
-        let set = place.vm.gic.inject_vtimer(me, &mut vcpu.gic, machine);
+/// The virtual timer of a running guest was acknowledged.
+#[inline(always)]
+pub(super) fn virtual_timer(vcpu: &mut Vcpu, place: &'static Place, machine: &mut impl Machine) {
+    let me = vcpu.id.index();
+    machine.drop_priority(intid::VIRTUAL_TIMER);
+    place.shared.count(Counter::Interrupts);
+    let set = place.vm.gic.inject_vtimer(me, &mut vcpu.gic, machine);
+    if !set.is_empty() {
         notify(vcpu, place, machine, set.without(me));
-        return None;
     }
+}
+
+/// The kick was acknowledged by which another core tells this one that there is something to see.
+#[inline(always)]
+pub(super) fn kick(vcpu: &mut Vcpu, place: &'static Place, machine: &mut impl Machine) {
+    let me = vcpu.id.index();
+    machine.drop_priority(intid::KICK);
+    machine.deactivate(intid::KICK);
+    place.shared.count(Counter::Interrupts);
+    let set = place.vm.gic.flush(me, &mut vcpu.gic, machine);
+    if !set.is_empty() {
+        notify(vcpu, place, machine, set.without(me));
+    }
+}
+
+/// An interrupt is pending while the vCPU is resident, whether it runs or not.
+pub(crate) fn taken(vcpu: &mut Vcpu, place: &'static Place, machine: &mut impl Machine) -> Flow {
+    let number = machine.acknowledge();
+    match number {
+        intid::VIRTUAL_TIMER => virtual_timer(vcpu, place, machine),
+        intid::KICK => kick(vcpu, place, machine),
+        _ => return acknowledged(vcpu, place, machine, number),
+    }
+    None
+}
+
+/// An interrupt other than the frequent ones was acknowledged.
+pub(super) fn acknowledged(
+    vcpu: &mut Vcpu,
+    place: &'static Place,
+    machine: &mut impl Machine,
+    number: u32,
+) -> Flow {
     if number >= SPECIAL {
         return None;
     }
@@ -27,17 +58,10 @@ pub(crate) fn taken(vcpu: &mut Vcpu, place: Place, machine: &mut impl Machine) -
     if let Some(flow) = common(place.system, machine, number) {
         return flow;
     }
-    let me = vcpu.id.index();
-    match number {
-        intid::KICK => {
-            let set = place.vm.gic.flush(me, &mut vcpu.gic, machine);
-            notify(vcpu, place, machine, set.without(me));
-        }
-        intid::MAINTENANCE => {
-            let set = place.vm.gic.on_maintenance(me, &mut vcpu.gic, machine);
-            notify(vcpu, place, machine, set.without(me));
-        }
-        _ => {}
+    if number == intid::MAINTENANCE {
+        let me = vcpu.id.index();
+        let set = place.vm.gic.on_maintenance(me, &mut vcpu.gic, machine);
+        notify(vcpu, place, machine, set.without(me));
     }
     None
 }

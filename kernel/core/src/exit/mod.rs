@@ -1,6 +1,6 @@
 //! What happens when a guest stops executing, fastest answers first.
 //!
-//! [`fast_call`] answers the cheapest calls with most registers still live, [`fast`] everything that
+//! [`first`] answers what is frequent with half of the registers still live, [`fast`] everything that
 //! needs no scheduling. What is left is a [`Deferred`] that the run loop reads.
 //!
 //! Who is to blame picks the answer:
@@ -16,17 +16,19 @@
 
 mod abort;
 mod call;
+mod first;
 mod inject;
 mod interrupt;
 mod sysreg;
 mod uart;
 
 use penumbra_abi::{CrashCause, StopReason};
+use penumbra_trap::condition;
 use penumbra_trap::esr::{Esr, TrapCause, Wait};
 use penumbra_trap::inject::Exception;
-use penumbra_trap::{condition, psci, smccc};
 use penumbra_vmsa::{Ipa, VmId};
 
+pub use first::first;
 pub(crate) use inject::check_vector_loop;
 pub(crate) use interrupt::{taken as interrupt, taken_idle as interrupt_idle};
 pub(crate) use sysreg::drive_physical_timer;
@@ -35,34 +37,12 @@ pub(crate) use uart::{check_stall, drain, receive};
 use crate::events::Source;
 use crate::machine::{Core, ExitKind, GuestRegister, Machine, PhysicalInterrupts};
 use crate::system::System;
-use crate::vcpu::{Blocked, Counter, Deferred, Place, Vcpu};
+use crate::vcpu::{Blocked, Counter, Deferred, Left, Place, Vcpu};
 use crate::vgic::{Hardware, VcpuSet};
 use crate::vm::Report;
 
 /// How an exit ends: `None` resumes the guest, else the run loop has to do something first.
 type Flow = Option<Deferred>;
-
-/// Handles the cheapest calls (HVC and SMC of the 64-bit state). Only X0 to X18 and X30 are in the
-/// frame, the others are live; of the frame only X0 to X17 may change. Returns whether the guest is to
-/// be entered again at once; if not, the hal saves the rest and calls [`fast`].
-#[inline]
-pub fn fast_call(vcpu: &mut Vcpu, machine: &mut impl Machine) -> bool {
-    const SMCCC_VERSION: u64 = 0x8000_0000;
-    const PSCI_VERSION: u64 = 0x8400_0000;
-    let reply = match vcpu.gpr.get(0) & 0xffff_ffff {
-        SMCCC_VERSION => smccc::VERSION,
-        PSCI_VERSION => psci::VERSION,
-        _ => return false,
-    };
-    match Esr::new(machine.syndrome().esr).cause() {
-        TrapCause::Hvc64(0) => {}
-        TrapCause::Smc64(0) => machine.skip_instruction(),
-        _ => return false,
-    }
-    vcpu.gpr.set(0, reply);
-    vcpu.count(Counter::Calls);
-    true
-}
 
 /// Handles an exit that needs no scheduling. All general-purpose registers are in the frame.
 /// Returns whether the guest is to be entered again at once.
@@ -70,13 +50,13 @@ pub fn fast(vcpu: &mut Vcpu, machine: &mut impl Machine, kind: ExitKind) -> bool
     let Some(place) = vcpu.place else {
         return false;
     };
-    let flow = match kind {
-        ExitKind::Irq => interrupt::taken(vcpu, place, machine),
-        ExitKind::Sync => synchronous(vcpu, place, machine),
-        ExitKind::Serror => crash(vcpu, place, machine, CrashCause::Serror, None),
+    let flow = match core::mem::replace(&mut vcpu.left, Left::Everything) {
+        Left::Everything => unanswered(vcpu, place, machine, kind),
+        Left::Acknowledged(intid) => interrupt::acknowledged(vcpu, place, machine, intid),
+        Left::Answered => None,
     };
     match flow {
-        None if !place.core.wants_attention() => true,
+        None if !vcpu.wants_attention() => true,
         None => {
             vcpu.deferred = Deferred::Nothing;
             false
@@ -88,7 +68,21 @@ pub fn fast(vcpu: &mut Vcpu, machine: &mut impl Machine, kind: ExitKind) -> bool
     }
 }
 
-fn synchronous(vcpu: &mut Vcpu, place: Place, machine: &mut impl Machine) -> Flow {
+/// An exit from its beginning.
+fn unanswered(
+    vcpu: &mut Vcpu,
+    place: &'static Place,
+    machine: &mut impl Machine,
+    kind: ExitKind,
+) -> Flow {
+    match kind {
+        ExitKind::Irq => interrupt::taken(vcpu, place, machine),
+        ExitKind::Sync => synchronous(vcpu, place, machine),
+        ExitKind::Serror => crash(vcpu, place, machine, CrashCause::Serror, None),
+    }
+}
+
+fn synchronous(vcpu: &mut Vcpu, place: &'static Place, machine: &mut impl Machine) -> Flow {
     let esr = Esr::new(machine.syndrome().esr);
     match esr.cause() {
         TrapCause::SysReg(access) => sysreg::accessed(vcpu, place, machine, access),
@@ -106,7 +100,7 @@ fn synchronous(vcpu: &mut Vcpu, place: Place, machine: &mut impl Machine) -> Flo
 }
 
 /// WFI and its relatives. Whatever the reason, a return at once would be allowed.
-fn waits(vcpu: &mut Vcpu, place: Place, machine: &mut impl Machine, wait: Wait) -> Flow {
+fn waits(vcpu: &mut Vcpu, place: &'static Place, machine: &mut impl Machine, wait: Wait) -> Flow {
     vcpu.count(Counter::Waits);
     machine.skip_instruction();
     match wait {
@@ -117,7 +111,7 @@ fn waits(vcpu: &mut Vcpu, place: Place, machine: &mut impl Machine, wait: Wait) 
 }
 
 /// Blocks until an interrupt, unless there is one.
-fn suspend(vcpu: &Vcpu, place: Place, machine: &mut impl Machine) -> Flow {
+fn suspend(vcpu: &Vcpu, place: &'static Place, machine: &mut impl Machine) -> Flow {
     let deliverable = place
         .vm
         .gic
@@ -130,7 +124,7 @@ fn suspend(vcpu: &Vcpu, place: Place, machine: &mut impl Machine) -> Flow {
 }
 
 /// Exception classes off the beaten track.
-fn rare(vcpu: &mut Vcpu, place: Place, machine: &mut impl Machine, esr: Esr) -> Flow {
+fn rare(vcpu: &mut Vcpu, place: &'static Place, machine: &mut impl Machine, esr: Esr) -> Flow {
     place.shared.count(Counter::Exits);
     match esr.cause() {
         TrapCause::Coprocessor
@@ -165,7 +159,7 @@ fn rare(vcpu: &mut Vcpu, place: Place, machine: &mut impl Machine, esr: Esr) -> 
 /// Stops the vCPU's VM for what the vCPU did.
 fn crash(
     vcpu: &mut Vcpu,
-    place: Place,
+    place: &'static Place,
     machine: &mut impl Machine,
     cause: CrashCause,
     ipa: Option<Ipa>,
@@ -177,7 +171,7 @@ fn crash(
 /// Stops the vCPU's VM.
 fn stop(
     vcpu: &Vcpu,
-    place: Place,
+    place: &'static Place,
     machine: &mut impl Machine,
     (reason, cause): (StopReason, CrashCause),
     ipa: Option<Ipa>,
@@ -216,7 +210,7 @@ pub(crate) fn announce_stop<M: PhysicalInterrupts + Core>(
 #[inline]
 pub(crate) fn notify<M: Hardware + Core>(
     vcpu: &mut Vcpu,
-    place: Place,
+    place: &'static Place,
     machine: &mut M,
     set: VcpuSet,
 ) {

@@ -14,12 +14,12 @@ use crate::vgic::SgiRegister;
 /// Carries out MSR or MRS.
 pub(super) fn accessed(
     vcpu: &mut Vcpu,
-    place: Place,
+    place: &'static Place,
     machine: &mut impl Machine,
     access: SysRegAccess,
 ) -> Flow {
     vcpu.count(Counter::SystemRegisters);
-    let board = place.system.board()?;
+    let board = place.board;
     let rt = access.rt();
     let value = match classify(access, &board.features) {
         Action::Id(register) => board.id.get(register.index()).copied().unwrap_or(0),
@@ -57,7 +57,7 @@ pub(super) fn accessed(
 /// The physical timer.
 fn timer(
     vcpu: &mut Vcpu,
-    place: Place,
+    place: &'static Place,
     machine: &mut impl Machine,
     (register, access): (TimerReg, SysRegAccess),
 ) -> Flow {
@@ -89,7 +89,7 @@ fn timer(
 /// Sets the line of the physical timer as the time says.
 pub(crate) fn drive_physical_timer(
     vcpu: &mut Vcpu,
-    place: Place,
+    place: &'static Place,
     machine: &mut impl Machine,
     now: u64,
 ) {
@@ -104,7 +104,7 @@ pub(crate) fn drive_physical_timer(
 /// Debug registers. The first access makes them this vCPU's, and is repeated.
 fn debug(
     vcpu: &mut Vcpu,
-    place: Place,
+    place: &'static Place,
     machine: &mut impl Machine,
     (register, access): (DebugReg, SysRegAccess),
 ) -> Flow {

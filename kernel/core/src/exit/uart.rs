@@ -15,12 +15,12 @@ use crate::vm::{Uart, Vm};
 /// A guest's load or store at `offset`.
 pub(super) fn access(
     vcpu: &mut Vcpu,
-    place: Place,
+    place: &'static Place,
     machine: &mut impl Machine,
     offset: u64,
     access: MmioAccess,
 ) {
-    let time = time(place.system, machine);
+    let time = || time(place.system, machine);
     // Registers are words; a narrower access moves the bytes that it names.
     let shift = (offset & 3) << 3;
     let register = offset & !3;

@@ -39,7 +39,7 @@ type Arguments = [u64; 7];
 /// Answers a call of the manager.
 pub(crate) fn made(
     vcpu: &mut Vcpu,
-    place: Place,
+    place: &'static Place,
     machine: &mut impl Machine,
     call: Call,
 ) -> Option<Deferred> {
@@ -63,7 +63,7 @@ pub(crate) fn made(
 }
 
 /// `Wait`: the values are filled in when it ends.
-fn wait(vcpu: &mut Vcpu, place: Place, arguments: Arguments) -> Option<Deferred> {
+fn wait(vcpu: &mut Vcpu, place: &'static Place, arguments: Arguments) -> Option<Deferred> {
     let [deadline, ..] = arguments;
     vcpu.blocked = Blocked::Events(deadline);
     if manager::end_wait(place.system, vcpu, false) {

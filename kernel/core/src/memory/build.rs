@@ -240,9 +240,6 @@ impl Memory {
         if self.built.bytes != 0 || !self.regions.iter().any(|region| region.thin) {
             return Err(Error::BadState);
         }
-        if self.stocked >= MAX_STOCK {
-            return Err(Error::NoSlot);
-        }
         // With each frame a table for it, and two for the levels above.
         let wanted = self.stocked.saturating_add(3).min(MAX_SPARE);
         while self.spare.count() < wanted {
@@ -250,6 +247,9 @@ impl Memory {
             if !self.spare.push(table) {
                 break;
             }
+        }
+        if self.stocked >= MAX_STOCK {
+            return Err(Error::NoSlot);
         }
         let Some(frame) = self.next_frame(machine, frames, vm)? else {
             return Ok(false);

@@ -32,6 +32,8 @@ pub(crate) const MAX_REGIONS: usize = 4;
 const MAX_GRANTS: usize = 8;
 /// Zeroed frames that a thin VM can have in stock.
 const MAX_STOCK: usize = 16;
+/// With fewer frames in stock the manager is asked for more, while the VM runs on.
+const LOW_STOCK: usize = 4;
 /// First IPA that no guest may use: the window of the compound table lies there.
 pub(crate) const GUEST_END: u64 = 1 << 39;
 /// Pages of a frame.
@@ -97,6 +99,8 @@ const NO_STAGE2: Stage2 = match Stage2::new(Pa::truncated(0)) {
 pub(crate) enum Touch {
     /// The page is there now, or was there already: repeat the access.
     Mapped,
+    /// Likewise, and the stock should be refilled before it is empty.
+    MappedStockLow,
     /// It is not RAM, or not mapped and never will be.
     NotMemory,
     /// The stock is empty.
@@ -228,6 +232,9 @@ impl Memory {
             .reserve_region(&mut tables, base, frame, Stage2Attrs::RAM)
         {
             Ok(()) => match self.stage2.touch(&mut tables, ipa) {
+                Ok(Touched::Populated { .. } | Touched::Present) if self.is_stock_low() => {
+                    Touch::MappedStockLow
+                }
                 Ok(Touched::Populated { .. } | Touched::Present) => Touch::Mapped,
                 Ok(Touched::Vacant) | Err(_) => Touch::Failed,
             },
@@ -240,6 +247,11 @@ impl Memory {
                 }
             }
         }
+    }
+
+    /// Whether the manager should add to the stock, and may.
+    fn is_stock_low(&self) -> bool {
+        self.stocked < LOW_STOCK && self.held.saturating_add(FRAME_BYTES) <= self.quota
     }
 
     fn take_stock(&mut self) -> Option<Pa> {

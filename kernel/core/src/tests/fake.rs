@@ -379,10 +379,7 @@ impl Machine for Fake {
             let Some((kind, over)) = self.until_exit(vcpu) else {
                 return ExitKind::Irq;
             };
-            let synchronous = kind == ExitKind::Sync;
-            let class = self.syndrome.esr >> 26;
-            let back = (synchronous && class == 0x16 && exit::fast_call(vcpu, self))
-                || exit::fast(vcpu, self, kind);
+            let back = exit::first(vcpu, self, kind) || exit::fast(vcpu, self, kind);
             if !back && matches!(vcpu.deferred, Deferred::Block(_)) {
                 // What it waited for is in its registers when it goes on.
                 self.shared
