@@ -22,7 +22,7 @@
 //! fills a TLB between an edit and its flush, and no stage-1 break is ever visible.
 
 //!
-//! Not here yet: undoing a re-layout, samples, and 1 GiB leaves over level-2 tables that
+//! Not here yet: samples, and 1 GiB leaves over level-2 tables that
 //! were themselves coalesced. Nothing at EL2 calls this module yet. tests/oracle holds it against a
 //! machine that runs on the guest's tables alone.
 
@@ -33,6 +33,7 @@ mod demote;
 mod node;
 mod pool;
 mod relayout;
+mod settle;
 mod space;
 mod store;
 mod survey;
@@ -48,6 +49,7 @@ use space::Spaces;
 pub use access::Access;
 pub use node::Form;
 pub use relayout::{FrameMover, Relayout};
+pub use settle::Home;
 pub use space::{Refusal, SpaceId};
 pub use store::Stored;
 pub use survey::{Region, SurveyStep};
@@ -205,3 +207,6 @@ const fn translates_alike(level: Level, a: u64, b: u64) -> bool {
         _ => a == b,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,22 @@
 //! handler takes the VM's lock, finds the leaf mapped ([`Touch::Present`], `AlreadyMapped`, or
 //! [`Stage2::lookup`] says so) and resumes the guest.
 //!
+//! # Compound table
+//! [`Compound`] mirrors a guest's stage-1 tables where that pays and leaves the rest nested:
+//!
+//! | call | does | others |
+//! |---|---|---|
+//! | [`Compound::plant`], [`Compound::revive`] | a root of ours, and the IPA for TTBRx | run / parked |
+//! | [`Compound::shadow`] | mirrors a table, or lets one leaf stand for it | parked |
+//! | [`Compound::store`] | a guest's store to a watched page, mirrored | run |
+//! | [`Compound::soften`], [`Compound::demote_page`], [`Compound::evict`], [`Compound::drop_space`] | gives the guest's tables their place back | parked |
+//! | [`Compound::forget_page`] | before a page of the guest changes hands: **must** be called | parked |
+//! | [`Compound::relayout`], [`Compound::relayout_step`], [`Compound::relayout_finish`] | moves frames so that one leaf can do | run, run, parked |
+//! | [`Compound::bring_home`], [`Compound::settle`] | undoes moves and splits | run |
+//! | [`Compound::survey`], [`Compound::audit`] | reads | run / parked |
+//!
+//! *Parked* means that the caller shows a [`Parked`]. Nothing at EL2 calls this part yet.
+//!
 //! # Guest stage 1
 //! [`Stage1Regs::translate`] answers what hardware would for an access; [`Stage1Regs::walk`] finds the
 //! leaf and the descriptors that led there.
@@ -37,8 +53,8 @@ mod thin;
 mod tlb;
 
 pub use compound::{
-    ALIAS_BASE, Access, Compound, Counters, Form, FrameMover, POOL_BASE, Parked, Refusal, Region,
-    Relayout, ShadowError, SpaceId, Stored, SurveyStep, WINDOW_BIT,
+    ALIAS_BASE, Access, Compound, Counters, Form, FrameMover, Home, POOL_BASE, Parked, Refusal,
+    Region, Relayout, ShadowError, SpaceId, Stored, SurveyStep, WINDOW_BIT,
 };
 pub use memory::TableMemory;
 pub use stage1::{

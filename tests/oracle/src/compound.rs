@@ -8,16 +8,19 @@
 //! what the other holds and could take; leaves of two sizes for one address are a conflict unless
 //! the guest made it itself; and no TLB may hold a watched page as writable.
 
+mod handle;
+mod mutation;
+
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
-use penumbra_paging::{
-    Flushed, FrameMover, IPA_SPACE_BYTES, TableMemory, TlbScope, TlbSink, TlbWork,
-};
+use penumbra_paging::{IPA_SPACE_BYTES, TlbScope};
 use penumbra_vmsa::{
-    CONTIGUOUS_BYTES, CONTIGUOUS_ENTRIES, Level, PAGE_SIZE, Pa, Stage1Desc, Stage2Desc, bits,
+    CONTIGUOUS_BYTES, CONTIGUOUS_ENTRIES, Level, PAGE_SIZE, Stage1Desc, Stage2Desc, bits,
 };
+
+pub use mutation::Mutation;
 
 /// First IPA of the guest's RAM.
 pub const RAM_IPA: u64 = 0x4000_0000;
@@ -31,64 +34,6 @@ const POOL_BYTES: u64 = 2 << 20;
 /// PA of the root of stage 2.
 pub const STAGE2_ROOT: u64 = 0x80_0000;
 const FIRST_TABLE: u64 = 0x1000_0000;
-/// The pool frame that a mutation uses for tables of its own.
-const SCRATCH: u64 = POOL_PA + POOL_BYTES - PAGE_SIZE;
-
-/// A way to break the service, to see that the oracle notices.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mutation {
-    /// None.
-    #[default]
-    Honest,
-    /// Watched pages stay writable.
-    SkipProtect,
-    /// The service's flushes do nothing.
-    SkipFlush,
-    /// Flushes with the other vCPUs parked do nothing.
-    SkipParkedFlush,
-    /// A page is made read-only only after it was copied.
-    CopyBeforeProtect,
-    /// Mirrors do not follow stores.
-    SkipMirror,
-    /// The guest's table does not get the store.
-    LoseStore,
-    /// Mirrors forget nG.
-    ForgetNotGlobal,
-    /// Mirrors set the access flag.
-    ForgetAccessFlag,
-    /// Mirrors forget AP\[2\].
-    ForgetReadOnly,
-    /// Links forget the hierarchical permissions.
-    ForgetLimits,
-    /// A contiguous hint stays for ever.
-    KeepRuns,
-    /// Mirrors hold a guest's 2 MiB block as 512 pages.
-    SplitBlocks,
-    /// Invalid descriptors become valid in mirrors.
-    FillHoles,
-    /// Pages are moved while they are mapped.
-    MoveMapped,
-}
-
-impl Mutation {
-    /// Everything but [`Mutation::Honest`].
-    pub const ALL: [Self; 14] = [
-        Self::SkipProtect,
-        Self::SkipFlush,
-        Self::SkipParkedFlush,
-        Self::CopyBeforeProtect,
-        Self::SkipMirror,
-        Self::LoseStore,
-        Self::ForgetNotGlobal,
-        Self::ForgetAccessFlag,
-        Self::ForgetReadOnly,
-        Self::ForgetLimits,
-        Self::KeepRuns,
-        Self::SplitBlocks,
-        Self::FillHoles,
-        Self::MoveMapped,
-    ];
-}
 
 /// A context: what a vCPU has in its registers.
 #[derive(Clone, Copy, Debug)]
@@ -257,6 +202,12 @@ impl World {
         self.places.get(&page).copied().unwrap_or(page) | (home & (PAGE_SIZE - 1))
     }
 
+    /// Whether everything lies in its own frame.
+    #[must_use]
+    pub fn is_home(&self) -> bool {
+        self.inside.iter().all(|(pa, home)| pa == home)
+    }
+
     fn inside(&self, pa: u64) -> u64 {
         self.inside.get(&pa).copied().unwrap_or(pa)
     }
@@ -340,6 +291,7 @@ impl World {
                 }
             }
         }
+        self.conflicts();
     }
 
     fn machine(&mut self, compound: bool) -> &mut Machine {
@@ -373,7 +325,6 @@ impl World {
                 self.read(compound, &mut cell, level, table, limits, va);
             }
         }
-        self.conflict(compound, context, va, &cell);
         self.machine(compound).cells.insert(key, cell);
     }
 
@@ -462,28 +413,31 @@ impl World {
         }
     }
 
-    /// Two leaves of different size for one address, of the service's making.
-    fn conflict(&mut self, compound: bool, context: usize, va: u64, cell: &Cell) {
+    /// Looks for leaves of different size held for one address that are not of the guest's making.
+    fn conflicts(&mut self) {
         let sizes = |cell: &Cell| -> BTreeSet<u64> {
             cell.leaves.iter().map(|&(_, bytes)| bytes).collect()
         };
-        let guests = self
-            .guests
-            .cells
-            .get(&(context, va))
-            .map(sizes)
-            .unwrap_or_default();
-        if compound && sizes(cell).len() > 1 && guests.len() < 2 {
-            let what = format!("{va:#x} in {context}: sizes {:x?}", sizes(cell));
-            // The guest's own machine fills after ours: judged when all is settled.
-            self.violations.push(format!("conflict? {what}"));
+        for (key, ours) in &self.ours.cells {
+            let guests = self.guests.cells.get(key).map(sizes).unwrap_or_default();
+            if sizes(ours).len() > 1 && guests.len() < 2 {
+                self.violations
+                    .push(format!("{:#x} in {}: {:x?}", key.1, key.0, ours.leaves));
+            }
+        }
+        for (page, held) in &self.ours.stage2 {
+            if held
+                .iter()
+                .any(|&(pa, _)| held.iter().any(|&(other, _)| pa != other))
+            {
+                self.violations
+                    .push(format!("stage 2 of {page:#x} may be held as {held:x?}"));
+            }
         }
     }
 
     /// What the compound machine may do that the guest's own could not.
     pub fn check(&mut self, watched: impl Fn(u64) -> bool) {
-        self.violations
-            .retain(|violation| !violation.starts_with("conflict?"));
         for context in 0..self.contexts.len() {
             for &va in &self.probes {
                 let key = (context, va);
@@ -515,13 +469,6 @@ impl World {
                             guests.now
                         ));
                     }
-                }
-                let sizes = |cell: &Cell| -> BTreeSet<u64> {
-                    cell.leaves.iter().map(|&(_, bytes)| bytes).collect()
-                };
-                if sizes(ours).len() > 1 && sizes(guests).len() < 2 {
-                    self.violations
-                        .push(format!("{va:#x} in {context}: {:x?}", ours.leaves));
                 }
             }
         }
@@ -596,168 +543,5 @@ impl World {
         }
         self.ours.cells.clear();
         self.refill();
-    }
-
-    /// Whether an address is one of the pool's.
-    fn in_pool(at: u64) -> bool {
-        (POOL_PA..POOL_PA + POOL_BYTES).contains(&at)
-    }
-
-    /// The store that a broken service would have made; `None` for none at all.
-    fn mutate(&mut self, at: u64, raw: u64) -> Option<u64> {
-        let old = self.word(at);
-        let pool = Self::in_pool(at);
-        let leaf = raw & bits::VALID != 0 && raw & bits::AF != 0;
-        match self.mutation {
-            Mutation::SkipProtect | Mutation::CopyBeforeProtect
-                if !pool && World::is_stage2(at) && old & bits::VALID != 0 =>
-            {
-                let reduces = old >> 6 & 3 == 3 && raw >> 6 & 3 == 1 && raw & bits::VALID != 0;
-                if !reduces {
-                    return Some(raw);
-                }
-                if self.mutation == Mutation::CopyBeforeProtect {
-                    self.delayed = Some((at, raw));
-                }
-                None
-            }
-            Mutation::SkipMirror if pool && self.storing => None,
-            Mutation::LoseStore if !pool && self.storing => None,
-            Mutation::ForgetNotGlobal if pool && leaf => Some(raw & !bits::NOT_GLOBAL),
-            Mutation::ForgetAccessFlag if pool && raw & 1 != 0 => Some(raw | bits::AF),
-            Mutation::ForgetReadOnly if pool && leaf => Some(raw & !(1 << 7)),
-            Mutation::ForgetLimits if pool && raw & 3 == 3 => Some(raw & !(0xf << 59)),
-            Mutation::KeepRuns if pool && raw & 1 != 0 => Some(raw | old & bits::CONTIGUOUS),
-            Mutation::FillHoles if pool && raw & 1 == 0 && raw != 0 => Some(raw | 3 | bits::AF),
-            Mutation::MoveMapped if self.moving && !pool && raw == 0 => None,
-            // A 2 MiB block, and only one: there is one scratch table.
-            Mutation::SplitBlocks
-                if pool
-                    && raw & 3 == 1
-                    && raw >> 21 & 0x1ff != 0
-                    && self.split.is_none_or(|split| split == raw) =>
-            {
-                self.split = Some(raw);
-                for index in 0..512 {
-                    self.put(SCRATCH + index * 8, (raw | 2) + (index << 12));
-                }
-                Some((penumbra_paging::POOL_BASE + SCRATCH - POOL_PA) | bits::TABLE)
-            }
-            _ => Some(raw),
-        }
-    }
-
-    fn is_stage2(at: u64) -> bool {
-        (FIRST_TABLE..RAM_IPA).contains(&at)
-    }
-
-    fn store(&mut self, at: u64, raw: u64) {
-        let Some(raw) = self.mutate(at, raw) else {
-            return;
-        };
-        self.put(at, raw);
-        if Self::in_pool(at) && at & 0xff8 == 0xff8 {
-            self.copied();
-        }
-        if self.watched_frames.contains(&frame_of(at)) {
-            self.refill();
-        }
-    }
-
-    /// The last word of a mirror was written: now a late protection, and a racing store, take effect.
-    fn copied(&mut self) {
-        if let Some((at, raw)) = self.delayed.take() {
-            self.race_now();
-            self.put(at, raw);
-        } else {
-            self.race_now();
-        }
-    }
-
-    /// Lets the racing vCPU store, if a TLB of its may hold the page as writable.
-    fn race_now(&mut self) {
-        let Some((pa, value)) = self.race else { return };
-        let page = frame_of(pa) - RAM_PA + RAM_IPA;
-        let pa = self.place(pa);
-        let held = self.outputs(true, page);
-        if held.iter().any(|&(_, writable)| writable) && !self.parked {
-            self.put(pa, value);
-            self.race = None;
-        }
-    }
-}
-
-impl TableMemory for Handle {
-    fn alloc_table(&mut self) -> Option<Pa> {
-        let mut world = self.0.borrow_mut();
-        let raw = world.free.pop().unwrap_or_else(|| {
-            world.next += PAGE_SIZE;
-            world.next
-        });
-        world.frames.remove(&raw);
-        world.live.insert(raw);
-        Some(Pa::truncated(raw))
-    }
-
-    fn free_table(&mut self, table: Pa) {
-        let mut world = self.0.borrow_mut();
-        if !world.live.remove(&table.raw()) {
-            world.violations.push(format!("{table:?} freed twice"));
-        }
-        world.free.push(table.raw());
-    }
-
-    fn load(&self, entry: Pa) -> u64 {
-        self.0.borrow().word(entry.raw())
-    }
-
-    fn store(&mut self, entry: Pa, raw: u64) {
-        self.0.borrow_mut().store(entry.raw(), raw);
-    }
-
-    fn publish(&mut self) {}
-}
-
-impl FrameMover for Handle {
-    fn exchange(&mut self, a: Pa, b: Pa) {
-        let mut world = self.0.borrow_mut();
-        let (a, b) = (a.raw(), b.raw());
-        let moved = |pa: u64| pa == a || pa == b;
-        let in_leaf = world
-            .ours
-            .cells
-            .values()
-            .flat_map(|cell| &cell.leaves)
-            .any(|&(leaf, _)| matches!(leaf, Outcome::Leaf(pa, ..) if moved(pa)));
-        let held = world
-            .ours
-            .stage2
-            .values()
-            .flatten()
-            .any(|&(pa, _)| moved(pa));
-        if in_leaf || held {
-            world
-                .violations
-                .push(format!("{a:#x} or {b:#x} is held while it moves"));
-        }
-        let (in_a, in_b) = (world.inside(a), world.inside(b));
-        world.inside.insert(a, in_b);
-        world.inside.insert(b, in_a);
-        world.places.insert(in_a, b);
-        world.places.insert(in_b, a);
-        let (words_a, words_b) = (world.frames.remove(&a), world.frames.remove(&b));
-        if let Some(words) = words_a {
-            world.frames.insert(b, words);
-        }
-        if let Some(words) = words_b {
-            world.frames.insert(a, words);
-        }
-    }
-}
-
-impl TlbSink for Handle {
-    fn flush(&mut self, work: TlbWork) -> Flushed {
-        self.0.borrow_mut().flush(work.scope());
-        work.completed()
     }
 }

@@ -296,7 +296,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         Ok(raw)
     }
 
-    fn may_move<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+    pub(super) fn may_move<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &self,
         vm: &Access<'_, M, T>,
         page: Ipa,

@@ -1,312 +1,24 @@
-//! Random guests and random decisions to shadow and demote, against the guest's own machine.
-
-#![expect(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "a test: its panic is a finding"
-)]
+//! A VM under test: the service, the machines that watch it, and what each operation does.
 
 use penumbra_oracle::compound::{
     Context, GuestTlbi, Handle, Mutation, POOL_PA, RAM_BYTES, RAM_IPA, RAM_PA, STAGE2_ROOT, World,
 };
 use penumbra_paging::{
-    Access, Compound, Counters, Mapping, Parked, Relayout, ShadowError, SpaceId, Stage1Regs,
-    Stage2, Stored, SurveyStep,
+    Access, Compound, Home, Mapping, Parked, Relayout, ShadowError, SpaceId, Stage1Regs, Stage2,
+    Stored, SurveyStep,
 };
 use penumbra_vmsa::{
     Half, Ipa, Level, PAGE_SIZE, Pa, Stage, Stage2Attrs, Tcr, Ttbr, Va, bits, requires_bbm,
 };
-use proptest::prelude::*;
-use proptest::strategy::ValueTree;
-use proptest::test_runner::TestRunner;
 
-/// Guest table pages: three roots, four level-2 tables, eight level-3 tables.
-const PAGES: usize = 15;
-const ROOTS: usize = 3;
-const INDICES: [u64; 9] = [0, 1, 2, 7, 15, 16, 17, 31, 511];
+use crate::guest::{
+    INDICES, Op, ROOTS, TARGETS, Value, boot, level_of, out_of, page, probes, raw_of,
+};
 
-fn page(which: usize) -> u64 {
-    RAM_IPA + 0x20_0000 + which as u64 * 0x3000
-}
-
-fn level_of(which: usize) -> Level {
-    match which {
-        0..3 => Level::L1,
-        3..7 => Level::L2,
-        _ => Level::L3,
-    }
-}
-
-fn probes() -> Vec<u64> {
-    let mut probes = Vec::new();
-    for high in [0, 1] {
-        for middle in [0, 1, 7] {
-            for low in [0, 1, 15, 16, 31, 511] {
-                probes.push(high << 30 | middle << 21 | low << 12);
-            }
-        }
-    }
-    probes
-}
-
-/// Regions of the booted guest: context, VA, page of the table.
-const TARGETS: [(usize, u64, usize); 4] = [
-    (2, 1 << 21, 12),
-    (0, (1 << 30) | (7 << 21), 14),
-    (0, 1 << 21, 8),
-    (2, 1 << 21, 6),
-];
-
-/// What a guest writes into a table.
-#[derive(Clone, Copy, Debug)]
-enum Value {
-    Zero,
-    Junk,
-    Table { to: usize, limits: u8 },
-    Leaf { out: u8, attrs: u16 },
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Op {
-    /// One store; `decodable` stores are emulated, others demote.
-    Store {
-        page: usize,
-        index: usize,
-        value: Value,
-        decodable: bool,
-        soften: bool,
-    },
-    /// A table full of leaves in a row.
-    Fill {
-        page: usize,
-        out: u8,
-        attrs: u16,
-    },
-    /// Sixteen leaves in a row.
-    FillRun {
-        page: usize,
-        run: u8,
-        out: u8,
-        attrs: u16,
-    },
-    Tlbi {
-        kind: u8,
-        probe: usize,
-        asid: u16,
-    },
-    Plant {
-        context: usize,
-        race: Option<(u8, u8)>,
-    },
-    Shadow {
-        context: usize,
-        probe: usize,
-        level: u8,
-    },
-    DemotePage {
-        page: usize,
-    },
-    Evict,
-    Drop {
-        context: usize,
-    },
-    Revive {
-        context: usize,
-    },
-    Forget {
-        page: usize,
-    },
-    Survey {
-        context: usize,
-    },
-    /// Shadows a region of the booted guest and, if it still can, begins to re-lay it out.
-    Relayout {
-        user: bool,
-        partner: u8,
-    },
-    /// Shadows a region of the booted guest and stores to its table.
-    Aim {
-        target: usize,
-        index: usize,
-        value: Value,
-        soften: bool,
-    },
-    /// Pages to move, in eighths of the region.
-    Move {
-        eighths: u8,
-    },
-}
-
-fn attrs() -> impl Strategy<Value = u16> {
-    // Mostly plain, so that tables line up now and then.
-    prop_oneof![3 => Just(0), 1 => Just(1), 2 => 0..512_u16]
-}
-
-fn value() -> impl Strategy<Value = Value> {
-    prop_oneof![
-        1 => Just(Value::Zero),
-        1 => Just(Value::Junk),
-        3 => (0..PAGES, 0..16_u8).prop_map(|(to, limits)| Value::Table { to, limits }),
-        3 => (0..32_u8, attrs()).prop_map(|(out, attrs)| Value::Leaf { out, attrs }),
-    ]
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let context = || 0..ROOTS;
-    let probe = || 0..36_usize;
-    prop_oneof![
-        24 => (0..PAGES, 0..INDICES.len(), value(), prop::bool::weighted(0.9), any::<bool>())
-            .prop_map(|(page, index, value, decodable, soften)| {
-                Op::Store { page, index, value, decodable, soften }
-            }),
-        2 => (3..PAGES, 0..32_u8, attrs()).prop_map(|(page, out, attrs)| Op::Fill { page, out, attrs }),
-        1 => (7..PAGES, 0..2_u8, 0..32_u8, attrs())
-            .prop_map(|(page, run, out, attrs)| Op::FillRun { page, run, out, attrs }),
-        6 => (0..4_u8, probe(), 1..3_u16).prop_map(|(kind, probe, asid)| Op::Tlbi { kind, probe, asid }),
-        6 => (context(), prop::option::of((0..9_u8, 0..32_u8)))
-            .prop_map(|(context, race)| Op::Plant { context, race }),
-        24 => (context(), probe(), 2..4_u8)
-            .prop_map(|(context, probe, level)| Op::Shadow { context, probe, level }),
-        1 => (0..PAGES).prop_map(|page| Op::DemotePage { page }),
-        2 => Just(Op::Evict),
-        1 => context().prop_map(|context| Op::Drop { context }),
-        2 => context().prop_map(|context| Op::Revive { context }),
-        1 => (0..PAGES).prop_map(|page| Op::Forget { page }),
-        1 => context().prop_map(|context| Op::Survey { context }),
-        4 => (any::<bool>(), 0..4_u8).prop_map(|(user, partner)| Op::Relayout { user, partner }),
-        8 => (0..TARGETS.len(), 0..INDICES.len(), value(), any::<bool>()).prop_map(
-            |(target, index, value, soften)| Op::Aim { target, index, value, soften }
-        ),
-        8 => (1..9_u8).prop_map(|eighths| Op::Move { eighths }),
-
-    ]
-}
-
-/// Attribute bits of a leaf from a small number: AF unless bit 8 is set.
-fn leaf_bits(attrs: u16) -> u64 {
-    let attrs = u64::from(attrs);
-    let bit = |from: u32, to: u32| (attrs >> from & 1) << to;
-    (!attrs >> 8 & 1) << 10
-        | 3 << 8
-        | bit(0, 11)
-        | bit(1, 7)
-        | bit(2, 6)
-        | bit(3, 2)
-        | bit(4, 54)
-        | bit(5, 53)
-        | bit(6, 55)
-        | (attrs >> 7 & attrs >> 6 & 1) << 52
-}
-
-fn raw_of(level: Level, value: Value) -> u64 {
-    match value {
-        Value::Zero => 0,
-        Value::Junk => 0xdead_beef_0000 | bits::AF,
-        Value::Table { to, limits } if level != Level::L3 => {
-            // No limits three times out of four.
-            let limits = if limits < 12 {
-                0
-            } else {
-                u64::from(limits & 3) << 61 | 1 << 59
-            };
-            page(to) | limits | bits::TABLE
-        }
-        Value::Table { to, .. } => page(to) | leaf_bits(0) | bits::TABLE,
-        Value::Leaf { out, attrs } => {
-            let kind = if level == Level::L3 {
-                bits::TABLE
-            } else {
-                bits::VALID
-            };
-            out_of(level, out) | leaf_bits(attrs) | kind
-        }
-    }
-}
-
-fn out_of(level: Level, out: u8) -> u64 {
-    match level {
-        Level::L3 => RAM_IPA + 0x20_0000 + u64::from(out) * PAGE_SIZE,
-        Level::L2 => RAM_IPA + (u64::from(out) << 21),
-        _ => RAM_IPA,
-    }
-}
-
-/// A guest as it may look after boot: shared tables, a linear map, blocks, runs.
-fn boot(world: &Handle) {
-    let mut world = world.0.borrow_mut();
-    let mut put = |which: usize, index: u64, raw: u64| {
-        world.put(World::ram(page(which) + index * 8).unwrap(), raw);
-    };
-    for which in 0..PAGES {
-        put(which, 0, 0);
-    }
-    let table = |to: usize, limits: u64| page(to) | limits << 59 | bits::TABLE;
-    for (which, index, to, limits) in [
-        (0, 0, 3, 0),
-        (0, 1, 4, 0),
-        (1, 0, 3, 0),
-        (1, 1, 5, 0b0100),
-        (2, 0, 6, 0),
-        (2, 1, 3, 0b1000),
-        (3, 0, 7, 0),
-        (3, 1, 8, 0b0001),
-        (3, 7, 9, 0b1010),
-        (4, 0, 10, 0),
-        (4, 7, 14, 0b1000),
-        (6, 0, 11, 0),
-        (6, 1, 12, 0),
-        (6, 7, 13, 0b0100),
-    ] {
-        put(which, index, table(to, limits));
-    }
-    let not_global = 1_u64 << 11;
-    let page_at = |ipa: u64, bits_of: u64| ipa | leaf_bits(0) | bits_of | bits::TABLE;
-    put(
-        4,
-        1,
-        (RAM_IPA + (4 << 20)) | leaf_bits(0) | not_global | bits::VALID,
-    );
-    for index in 0..512 {
-        put(
-            5,
-            index,
-            (RAM_IPA + (index << 21)) | leaf_bits(0) | not_global | bits::VALID,
-        );
-        // Two tables in a row, and one in runs of 16 that lie crosswise.
-        put(
-            8,
-            index,
-            page_at(RAM_IPA + (6 << 20) + (index << 12), not_global),
-        );
-        put(11, index, page_at(RAM_IPA + (2 << 20) + (index << 12), 0));
-        // A user region whose pages lie anywhere, some of them in partners of re-layouts.
-        put(
-            14,
-            index,
-            page_at(RAM_IPA + (20 << 20) + ((index * 5 % 1024) << 12), 1 << 6),
-        );
-        put(
-            12,
-            index,
-            page_at(RAM_IPA + (8 << 20) + ((index ^ 0x10) << 12), 1 << 54),
-        );
-    }
-    for index in [0, 1, 15, 16, 31, 511] {
-        put(7, index, page_at(RAM_IPA + ((index * 7) << 12), not_global));
-        put(9, index, page_at(RAM_IPA + ((index * 5) << 12), 1 << 6));
-        put(10, index, page_at(page(3 + index as usize % 8), 1 << 7));
-        put(
-            13,
-            index,
-            page_at(page(index as usize % PAGES), 1 << 6 | not_global),
-        );
-    }
-}
-
-struct Rig {
+pub(crate) struct Rig {
     world: Handle,
     stage2: Stage2,
-    compound: Compound<4, 20, 1>,
+    pub(crate) compound: Compound<4, 20, 1>,
     spaces: [Option<SpaceId>; ROOTS],
     audited: bool,
     work: Option<Relayout>,
@@ -322,7 +34,7 @@ macro_rules! vm {
     };
 }
 
-fn regs() -> Stage1Regs {
+pub(crate) fn regs() -> Stage1Regs {
     let cached = 0b11_01_01;
     let tcr = 25 | 25 << 16 | cached << 8 | cached << 24 | 2 << 30 | 2 << 32;
     Stage1Regs {
@@ -334,7 +46,7 @@ fn regs() -> Stage1Regs {
 }
 
 impl Rig {
-    fn new(mutation: Mutation, thin: bool) -> Self {
+    pub(crate) fn new(mutation: Mutation, thin: bool) -> Self {
         let contexts: Vec<_> = (0..ROOTS)
             .map(|which| Context {
                 asid: if which == 1 { 2 } else { 1 },
@@ -453,7 +165,7 @@ impl Rig {
         self.store(ipa, new, decodable, soften);
     }
 
-    fn apply(&mut self, op: Op) -> Result<(), ShadowError> {
+    pub(crate) fn apply(&mut self, op: Op) -> Result<(), ShadowError> {
         let (mut memory, mut tlb) = (self.world.clone(), self.world.clone());
         match op {
             Op::Store {
@@ -643,6 +355,45 @@ impl Rig {
         Ok(())
     }
 
+    /// Undoes all re-layout: every page goes home, and stage 2 has its blocks again.
+    fn go_home(&mut self) -> Result<(), String> {
+        let (mut memory, mut tlb) = (self.world.clone(), self.world.clone());
+        if self.compound.counters().moved == 0 {
+            return Ok(());
+        }
+        let (ipa, pa) = (Ipa::truncated(RAM_IPA), Pa::truncated(RAM_PA));
+        let home = Home {
+            ipa,
+            pa,
+            bytes: RAM_BYTES,
+        };
+        self.world.0.borrow_mut().parked = true;
+        for page in (0..RAM_BYTES).step_by(PAGE_SIZE as usize) {
+            let ipa = Ipa::truncated(RAM_IPA + page);
+            // A cycle is no longer than what two regions have in pages, many times over.
+            let mut steps = 0..4096;
+            while !self
+                .compound
+                .bring_home(vm!(self, memory, tlb), ipa, &home)
+                .unwrap()
+            {
+                steps.next().ok_or("a page never comes home")?;
+            }
+            let leaf = self.stage2.lookup(&self.world, ipa).unwrap();
+            assert_eq!(leaf.pa_of(ipa).raw(), RAM_PA + page);
+        }
+        for region in (0..RAM_BYTES).step_by(2 << 20) {
+            let ipa = Ipa::truncated(RAM_IPA + region);
+            if !self.compound.settle(vm!(self, memory, tlb), ipa) {
+                return Err(format!("{ipa:?} is no block again"));
+            }
+        }
+        if !self.world.0.borrow().is_home() {
+            return Err("a page's contents are elsewhere".into());
+        }
+        Ok(())
+    }
+
     /// Moves pages; the walkers look on for the first and the last few.
     fn relayout_some(&mut self, eighths: u8) -> Result<(), ShadowError> {
         let (mut memory, mut tlb) = (self.world.clone(), self.world.clone());
@@ -697,7 +448,7 @@ impl Rig {
         }
     }
 
-    fn run(&mut self, ops: &[Op]) -> Result<(), String> {
+    pub(crate) fn run(&mut self, ops: &[Op]) -> Result<(), String> {
         for (step, &op) in ops.iter().enumerate() {
             let _ = self.apply(op);
             let fail = |what: &str| Err(format!("step {step}, {op:?}: {what}"));
@@ -719,6 +470,7 @@ impl Rig {
         for context in 0..ROOTS {
             self.drop_space(context);
         }
+        self.go_home()?;
         if (self.compound.node_count(), self.compound.pool_frames().0) != (0, 0) {
             return Err("nodes or pool frames leak".into());
         }
@@ -727,7 +479,7 @@ impl Rig {
 }
 
 /// Fills start where 512 entries of the level above begin.
-const CONGRUENT: u64 = 16;
+pub(crate) const CONGRUENT: u64 = 16;
 
 trait WordOf {
     fn word_of(&self, ipa: u64) -> u64;
@@ -737,70 +489,4 @@ impl WordOf for Handle {
     fn word_of(&self, ipa: u64) -> u64 {
         self.0.borrow().guest_word(ipa)
     }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::with_cases(penumbra_oracle::cases(64))
-    })]
-    #[test]
-    fn compound_is_what_the_guest_could_have_had(
-        thin in any::<bool>(),
-        ops in prop::collection::vec(op(), 1..120),
-    ) {
-        let result = Rig::new(Mutation::Honest, thin).run(&ops);
-        prop_assert!(result.is_ok(), "{}", result.unwrap_err());
-    }
-}
-
-/// Random sequences, the same in every run.
-fn sequences(count: usize) -> impl Iterator<Item = Vec<Op>> {
-    let mut runner = TestRunner::deterministic();
-    let strategy = prop::collection::vec(op(), 60);
-    (0..count).map(move |_| strategy.new_tree(&mut runner).unwrap().current())
-}
-
-#[test]
-fn the_sequences_reach_what_there_is_to_reach() {
-    let mut sum = Counters::default();
-    for ops in sequences(24) {
-        let mut rig = Rig::new(Mutation::Honest, false);
-        rig.run(&ops).unwrap();
-        let counters = rig.compound.counters();
-        sum.mirrored += counters.mirrored;
-        sum.structural += counters.structural;
-        sum.shadowed += counters.shadowed;
-        sum.coalesced += counters.coalesced;
-        sum.demoted += counters.demoted;
-        sum.evicted += counters.evicted;
-        sum.moved += counters.moved;
-        sum.relaid += counters.relaid;
-    }
-    println!("{sum:?}");
-    assert!(sum.moved > 100 && sum.relaid > 1, "{sum:?}");
-    assert!(
-        sum.mirrored > 50 && sum.structural > 10 && sum.shadowed > 50,
-        "{sum:?}"
-    );
-    assert!(
-        sum.coalesced > 10 && sum.demoted > 50 && sum.evicted > 3,
-        "{sum:?}"
-    );
-}
-
-#[test]
-fn the_oracle_notices_each_mutation() {
-    let mut missed = Vec::new();
-    for mutation in Mutation::ALL {
-        let found = sequences(64).enumerate().find_map(|(count, ops)| {
-            let mut rig = Rig::new(mutation, false);
-            rig.run(&ops).err().map(|violation| (count, violation))
-        });
-        match found {
-            Some((count, violation)) => println!("{mutation:?}, sequence {count}: {violation}"),
-            None => missed.push(mutation),
-        }
-    }
-    assert!(missed.is_empty(), "nobody noticed {missed:?}");
 }

@@ -1,0 +1,234 @@
+//! Unit tests of what the oracle does not look at: refusals, capacity, and what a page costs.
+
+use penumbra_vmsa::{Half, MIB, Pa, Stage2Attrs, Tcr, Ttbr, Va, bits};
+
+use super::*;
+use crate::fake::{FakeMemory, FakeTlb};
+use crate::stage1::Stage1Regs;
+use crate::{Mapping, Stage2, TableMemory};
+
+// RAM of the guest: IPA 0 to 1 MiB, at PA 0, which the fake takes for always there.
+const ROOT: u64 = 0x1_0000;
+const LEVEL2: u64 = 0x1_1000;
+const LEVEL3: u64 = 0x1_2000;
+
+struct Rig {
+    memory: FakeMemory,
+    tlb: FakeTlb,
+    stage2: Stage2,
+    compound: Compound<2, 4, 1>,
+}
+
+macro_rules! vm {
+    ($rig:expr) => {
+        &mut Access {
+            stage2: &mut $rig.stage2,
+            memory: &mut $rig.memory,
+            tlb: &mut $rig.tlb,
+        }
+    };
+}
+
+impl Rig {
+    fn new() -> Self {
+        let mut rig = Self {
+            memory: FakeMemory::default(),
+            tlb: FakeTlb::default(),
+            stage2: Stage2::new(Pa::truncated(0x2000)).unwrap(),
+            compound: Compound::new(),
+        };
+        // The fake knows frames below 1 MiB as always live; the pool's 2 MiB have to be added.
+        let ram = Mapping::new(Ipa::truncated(0), Pa::truncated(0), MIB, Stage2Attrs::RAM);
+        rig.stage2.map(&mut rig.memory, ram).unwrap();
+        for frame in 0..512 {
+            rig.memory.live.insert(64 * MIB + frame * 4096);
+        }
+        rig.compound
+            .add_pool_block(vm!(rig), Pa::truncated(64 * MIB))
+            .unwrap();
+        rig
+    }
+
+    fn audit(&mut self) -> u32 {
+        let vm: &Access<'_, _, _> = vm!(self);
+        self.compound.audit(vm)
+    }
+
+    fn write(&mut self, at: u64, raw: u64) {
+        self.memory.store(Pa::truncated(at), raw);
+    }
+}
+
+fn regs() -> Stage1Regs {
+    let cached = 0b11_01_01;
+    let tcr = 25 | 25 << 16 | cached << 8 | cached << 24 | 2 << 30 | 2 << 32;
+    Stage1Regs {
+        sctlr: 0b101,
+        tcr: Tcr::new(tcr),
+        ttbr0: Ttbr::new(ROOT),
+        ttbr1: Ttbr::new(ROOT),
+    }
+}
+
+#[test]
+fn unsuitable_registers_are_refused_with_the_reason() {
+    let good = regs();
+    let with_tcr = |change: u64| Stage1Regs {
+        tcr: Tcr::new(good.tcr.raw() ^ change),
+        ..good
+    };
+    let cases = [
+        (
+            Stage1Regs {
+                sctlr: 0b100,
+                ..good
+            },
+            Refusal::Off,
+        ),
+        (
+            Stage1Regs {
+                sctlr: 0b001,
+                ..good
+            },
+            Refusal::Off,
+        ),
+        (
+            Stage1Regs {
+                sctlr: 0b101 | 1 << 25,
+                ..good
+            },
+            Refusal::BigEndian,
+        ),
+        (with_tcr(1 << 14), Refusal::Granule),
+        (with_tcr(1), Refusal::RootSize),
+        (with_tcr(3 << 32), Refusal::OutputSize),
+        (with_tcr(1 << 8), Refusal::Uncached),
+        (with_tcr(1 << 39), Refusal::HardwareFlags),
+        (
+            Stage1Regs {
+                ttbr0: Ttbr::new(ROOT | 1),
+                ..good
+            },
+            Refusal::CommonNotPrivate,
+        ),
+        (
+            Stage1Regs {
+                ttbr0: Ttbr::new(1 << 38),
+                ..good
+            },
+            Refusal::RootAddress,
+        ),
+    ];
+    for (regs, refusal) in cases {
+        let mut rig = Rig::new();
+        let planted = rig.compound.plant(vm!(rig), &regs, Half::Low);
+        assert_eq!(planted, Err(ShadowError::Refused(refusal)));
+        assert!(!rig.compound.is_watched(Ipa::truncated(ROOT)));
+    }
+}
+
+#[test]
+fn a_root_answers_at_its_alias_and_knows_it_again() {
+    let mut rig = Rig::new();
+    rig.write(ROOT, LEVEL2 | bits::TABLE);
+    let (space, alias) = rig.compound.plant(vm!(rig), &regs(), Half::Low).unwrap();
+    assert_eq!(alias.raw(), ROOT | WINDOW_BIT);
+    // What the guest reads back, and writes again.
+    let again = Stage1Regs {
+        ttbr0: Ttbr::new(alias.raw()),
+        ..regs()
+    };
+    assert_eq!(
+        rig.compound.plant(vm!(rig), &again, Half::Low),
+        Ok((space, alias))
+    );
+    let other = rig.compound.plant(vm!(rig), &regs(), Half::High);
+    assert_eq!(other, Err(ShadowError::Refused(Refusal::Geometry)));
+    let shown = rig.stage2.lookup(&rig.memory, alias).unwrap();
+    assert_eq!(shown.attrs, Stage2Attrs::READ_ONLY);
+    assert_eq!(rig.memory.load(shown.pa), LEVEL2 | bits::TABLE);
+    assert_eq!(rig.audit(), 0);
+}
+
+#[test]
+fn what_cannot_be_shadowed_changes_nothing() {
+    let mut rig = Rig::new();
+    // Slots: a table in the window, one in nothing, a leaf, a good one.
+    rig.write(ROOT, POOL_BASE | bits::TABLE);
+    rig.write(ROOT + 8, 0x4000_0000 | bits::TABLE);
+    rig.write(ROOT + 16, bits::AF | bits::VALID);
+    rig.write(ROOT + 24, LEVEL2 | bits::TABLE);
+    rig.write(LEVEL2, LEVEL3 | bits::TABLE);
+    let parked = Parked::all_others();
+    let (space, _) = rig.compound.plant(vm!(rig), &regs(), Half::Low).unwrap();
+    for (slot, error) in [
+        (0, ShadowError::NotRam),
+        (1, ShadowError::NotRam),
+        (2, ShadowError::NoTable),
+    ] {
+        let va = Va::truncated(slot << 30);
+        let shadowed = rig.compound.shadow(vm!(rig), space, va, Level::L3, &parked);
+        assert_eq!(shadowed, Err(error));
+    }
+    let va = Va::truncated(3 << 30);
+    assert_eq!(
+        rig.compound.shadow(vm!(rig), space, va, Level::L3, &parked),
+        Ok(Form::Mirror)
+    );
+    let again = rig.compound.shadow(vm!(rig), space, va, Level::L3, &parked);
+    assert_eq!(again, Err(ShadowError::Already));
+    assert_eq!(rig.compound.node_count(), 3);
+    assert_eq!(rig.audit(), 0);
+    rig.compound.drop_space(vm!(rig), space, &parked);
+    assert_eq!(
+        (rig.compound.node_count(), rig.compound.pool_frames()),
+        (0, (0, 512))
+    );
+    for page in [ROOT, LEVEL2, LEVEL3] {
+        let leaf = rig
+            .stage2
+            .lookup(&rig.memory, Ipa::truncated(page))
+            .unwrap();
+        assert!(leaf.attrs.access.writes());
+    }
+}
+
+#[test]
+fn a_full_table_of_nodes_evicts_what_is_worth_least() {
+    let mut rig = Rig::new();
+    rig.write(ROOT, LEVEL2 | bits::TABLE);
+    for slot in 0..3 {
+        rig.write(LEVEL2 + slot * 8, (LEVEL3 + slot * 0x1000) | bits::TABLE);
+    }
+    let parked = Parked::all_others();
+    let (space, _) = rig.compound.plant(vm!(rig), &regs(), Half::Low).unwrap();
+    let va = |slot: u64| Va::truncated(slot << 21);
+    for slot in 0..2 {
+        let form = rig
+            .compound
+            .shadow(vm!(rig), space, va(slot), Level::L3, &parked);
+        assert_eq!(form, Ok(Form::Mirror));
+    }
+    let full = rig
+        .compound
+        .shadow(vm!(rig), space, va(2), Level::L3, &parked);
+    assert_eq!(full, Err(ShadowError::Full));
+    rig.compound.set_worth(space, va(0), Level::L3, 9);
+    assert!(rig.compound.evict(vm!(rig), &parked));
+    assert!(rig.compound.is_watched(Ipa::truncated(LEVEL3)));
+    assert!(!rig.compound.is_watched(Ipa::truncated(LEVEL3 + 0x1000)));
+    let form = rig
+        .compound
+        .shadow(vm!(rig), space, va(2), Level::L3, &parked);
+    assert_eq!(form, Ok(Form::Mirror));
+    assert_eq!(rig.audit(), 0);
+}
+
+#[test]
+fn the_audit_finds_a_mirror_that_is_off() {
+    let mut rig = Rig::new();
+    rig.write(ROOT, LEVEL2 | bits::TABLE);
+    let _ = rig.compound.plant(vm!(rig), &regs(), Half::Low).unwrap();
+    rig.write(ROOT + 80, 0x1234_5000 | bits::AF | bits::VALID);
+    assert_eq!(rig.audit(), 1);
+}
