@@ -1,11 +1,12 @@
 //! One core: [`Machine`] and the traits it is made of, forwarded to the modules that do the work.
 
-use penumbra_core::Vcpu;
 use penumbra_core::machine::{
     Board, BoardMemory, Controls, Core, DebugFrame, ExitKind, FpFrame, GuestRegister,
     GuestRegisters, Machine, PhysicalInterrupts, Residency, Syndrome, SysregFrame, Translations,
     VirtualInterface, VirtualInterfaceFrame,
 };
+use penumbra_core::system::BootError;
+use penumbra_core::{BootFacts, System, Vcpu, run_loop};
 use penumbra_vmsa::{CpuIndex, Ipa, Pa};
 
 use crate::gic::{Gic, GicCore};
@@ -32,6 +33,25 @@ impl Hardware {
             board_gic,
             ids: IdTable::read(),
         }
+    }
+}
+
+/// The core logic is generic over its machine. These two make it here, where the vectors' entry
+/// points make it too, so that the image holds it once and not a second time for the platform.
+impl Hardware {
+    /// [`System::boot`] on the boot core.
+    ///
+    /// # Errors
+    /// As `System::boot`.
+    #[inline(never)]
+    pub fn boot(&mut self, system: &'static System, facts: &BootFacts) -> Result<(), BootError> {
+        system.boot(self, facts)
+    }
+
+    /// [`run_loop::run`] on this core.
+    #[inline(never)]
+    pub fn serve(&mut self, system: &'static System) -> ! {
+        run_loop::run(system, self)
     }
 }
 

@@ -5,7 +5,7 @@
 //! `unsafe`. Nothing here decides anything: policy is in `penumbra-core` and above.
 //!
 //! A platform's binary calls [`boot::begin`] once, adds what it learned from the device tree, and
-//! ends every core in [`penumbra_core::run_loop::run`] with that core's [`Hardware`].
+//! ends every core in [`Hardware::serve`].
 #![no_std]
 #![cfg(target_arch = "aarch64")]
 

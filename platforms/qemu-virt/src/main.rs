@@ -9,7 +9,7 @@ use core::panic::PanicInfo;
 
 use penumbra_abi::GicVersion;
 use penumbra_core::system::MAX_RAM_RANGES;
-use penumbra_core::{BootFacts, PaRange, System, run_loop};
+use penumbra_core::{BootFacts, PaRange, System};
 use penumbra_hal::boot::{self, EarlyBoot};
 use penumbra_hal::gic::{Gic, GicV2, GicV3, RedistributorRegion};
 use penumbra_hal::mmio::Mmio;
@@ -39,7 +39,7 @@ extern "C" fn penumbra_main(tree: usize) -> ! {
     match start(early, tree) {
         Ok(mut hardware) => {
             secondary::release();
-            run_loop::run(&SYSTEM, &mut hardware)
+            hardware.serve(&SYSTEM)
         }
         Err(sentence) => epitaph::fatal(sentence),
     }
@@ -49,7 +49,7 @@ extern "C" fn penumbra_main(tree: usize) -> ! {
 #[unsafe(no_mangle)]
 extern "C" fn penumbra_secondary_main(index: usize) -> ! {
     let mut hardware = secondary::enter(index);
-    run_loop::run(&SYSTEM, &mut hardware)
+    hardware.serve(&SYSTEM)
 }
 
 #[panic_handler]
@@ -79,8 +79,8 @@ fn start(mut early: EarlyBoot, tree: usize) -> Result<Hardware, &'static str> {
         facts.ram.bytes() / MIB
     );
     let facts = boot_facts(&facts, &free, tree_range, cpus, gic.version());
-    SYSTEM
-        .boot(&mut hardware, &facts)
+    hardware
+        .boot(&SYSTEM, &facts)
         .map_err(|_| "there is no free RAM for the manager")?;
     Ok(hardware)
 }
