@@ -107,6 +107,16 @@ impl Scope {
         if let Some(seat) = self.seats.get_mut(core)
             && seat.regime != regime
         {
+            if seat.regime.stage1() != regime.stage1() {
+                // Flat entries do not serve once stage 1 is on, nor the other way round.
+                let invalidation = Invalidation {
+                    operation: Operation::Vmid { stage2: false },
+                    vmid: seat.space.vmid,
+                };
+                for mmu in &mut seat.mmus {
+                    mmu.invalidate(&invalidation);
+                }
+            }
             seat.regime = regime;
             seat.space = regime.space();
             seat.forget();

@@ -1,0 +1,27 @@
+//! A QEMU TCG plugin that feeds every fetch and data access of EL0 and EL1, every TLBI and every change of
+//! a translation register to `penumbra-walkscope-model`, and writes what was counted as JSON.
+//!
+//! Options: `out=FILE`; `ram=FILE:BASE`, the file behind the guest's RAM and its address (hexadecimal);
+//! `smp=N`; `cores=a53+a72`; `modes=as-is+native+4k+2m+1g`; `set=CORE:PARAMETER:VALUE` (repeatable);
+//! `verify=on` compares each TLB hit with a fresh walk.
+//!
+//! A guest executes `HINT #(64 + t)` before and `HINT #(96 + t)` after what is to be measured as test
+//! `t`. Run QEMU with `-icount`: then one thread runs all cores, and two runs give the same counts.
+//!
+//! [`ffi`] declares QEMU's interface, [`decode`] finds the instructions of interest, [`state`] counts,
+//! [`plugin`] holds the callbacks, [`ram`] reads tables, [`output`] writes.
+
+mod decode;
+mod options;
+mod state;
+
+#[cfg(not(test))]
+mod ffi;
+#[cfg(not(test))]
+mod output;
+#[cfg(not(test))]
+mod plugin;
+#[cfg(not(test))]
+mod ram;
+#[cfg(not(test))]
+mod registers;

@@ -1,0 +1,154 @@
+//! Everything that is counted, and the windows of tests.
+
+use std::collections::BTreeMap;
+
+use penumbra_walkscope_model::Counts;
+#[cfg(not(test))]
+use penumbra_walkscope_model::Scope;
+
+use crate::decode::Written;
+
+/// Cores at most.
+pub(crate) const CORES: usize = 16;
+/// Reasons of exits: an exception class (0 to 63), an interrupt, anything else.
+pub(crate) const REASONS: usize = 66;
+/// Index of interrupts among the reasons.
+pub(crate) const INTERRUPT: usize = 64;
+
+/// Instructions of a VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Instructions {
+    pub(crate) el0: u64,
+    pub(crate) el1: u64,
+}
+
+/// Running totals of the machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Totals {
+    /// By VMID.
+    pub(crate) guests: BTreeMap<u16, Instructions>,
+    /// EL2 instructions of each core.
+    pub(crate) el2: [u64; CORES],
+    /// Exits to EL2 of each core, by reason.
+    pub(crate) exits: [[u64; REASONS]; CORES],
+    /// Writes by EL1 of TTBR0, TTBR1, CONTEXTIDR, and SCTLR or TCR.
+    pub(crate) writes: [u64; 4],
+    /// TLBIs by EL1.
+    pub(crate) tlbi: u64,
+    /// Counts of each column by VMID.
+    pub(crate) columns: BTreeMap<u16, Vec<Counts>>,
+}
+
+impl Totals {
+    pub(crate) const fn new() -> Self {
+        Self {
+            guests: BTreeMap::new(),
+            el2: [0; CORES],
+            exits: [[0; REASONS]; CORES],
+            writes: [0; 4],
+            tlbi: 0,
+            columns: BTreeMap::new(),
+        }
+    }
+
+    /// Notes a write by EL1.
+    pub(crate) fn write(&mut self, written: Written) {
+        let [ttbr0, ttbr1, context, control] = &mut self.writes;
+        match written {
+            Written::Ttbr0 => *ttbr0 += 1,
+            Written::Ttbr1 => *ttbr1 += 1,
+            Written::ContextId => *context += 1,
+            Written::Control => *control += 1,
+            Written::Stage2 => {}
+        }
+    }
+
+    /// Notes an exit.
+    pub(crate) fn exit(&mut self, core: usize, reason: usize) {
+        if let Some(count) = self.exits.get_mut(core).and_then(|row| row.get_mut(reason)) {
+            *count += 1;
+        }
+    }
+
+    #[cfg(not(test))]
+    /// With the columns as they stand in the models.
+    pub(crate) fn with(&self, scope: &Scope) -> Self {
+        let columns = scope.partitions().iter().cloned().collect();
+        Self {
+            columns,
+            ..self.clone()
+        }
+    }
+
+    /// What came after `before`.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        let mut difference = self.clone();
+        for (vmid, now) in &mut difference.guests {
+            if let Some(then) = before.guests.get(vmid) {
+                now.el0 -= then.el0;
+                now.el1 -= then.el1;
+            }
+        }
+        for (now, then) in difference.el2.iter_mut().zip(&before.el2) {
+            *now -= then;
+        }
+        let rows = difference
+            .exits
+            .iter_mut()
+            .flatten()
+            .zip(before.exits.iter().flatten());
+        for (now, then) in rows {
+            *now -= then;
+        }
+        for (now, then) in difference.writes.iter_mut().zip(&before.writes) {
+            *now -= then;
+        }
+        difference.tlbi -= before.tlbi;
+        for (vmid, now) in &mut difference.columns {
+            let Some(then) = before.columns.get(vmid) else {
+                continue;
+            };
+            for (now, then) in now.iter_mut().zip(then) {
+                *now = now.since(then);
+            }
+        }
+        difference
+    }
+}
+
+#[cfg(not(test))]
+/// A window that was closed.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    pub(crate) test: usize,
+    /// The core and VMID that executed the closing marker.
+    pub(crate) core: usize,
+    pub(crate) vmid: u16,
+    pub(crate) totals: Totals,
+    /// Bytes that the main TLB of each column covers when the window closes.
+    pub(crate) reach: Vec<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_a_difference() {
+        let mut totals = Totals::new();
+        totals.guests.insert(1, Instructions { el0: 5, el1: 6 });
+        let before = totals.clone();
+        totals.guests.insert(1, Instructions { el0: 15, el1: 6 });
+        totals.guests.insert(2, Instructions { el0: 1, el1: 0 });
+        totals.exit(3, INTERRUPT);
+        totals.write(Written::Ttbr1);
+        totals.tlbi = 4;
+        let window = totals.since(&before);
+        assert_eq!(window.guests[&1], Instructions { el0: 10, el1: 0 });
+        assert_eq!(window.guests[&2], Instructions { el0: 1, el1: 0 });
+        assert_eq!(
+            (window.exits[3][INTERRUPT], window.writes, window.tlbi),
+            (1, [0, 1, 0, 0], 4)
+        );
+    }
+}
