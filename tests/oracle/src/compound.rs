@@ -4,9 +4,9 @@
 //! Both hoard: for each *probe* (an address in a *context*, that is, a root and an ASID) they keep
 //! every leaf, every table in a walk cache and every stage-2 translation that hardware could have
 //! read at any moment since a TLBI that covers it. The claim: whatever the compound machine may do,
-//! the guest's own machine might have done. So what it holds, and every fault that it could take, must be among
-//! what the other holds and could take; leaves of two sizes for one address are a conflict unless
-//! the guest made it itself; and no TLB may hold a watched page as writable.
+//! the guest's own machine might have done. So what it holds, and every fault that it could take,
+//! must be among what the other holds and could take; leaves of two sizes for one address are a
+//! conflict unless the guest made it itself; and no TLB may hold a watched page as writable.
 
 mod handle;
 mod mutation;
@@ -269,6 +269,11 @@ impl World {
 
     /// Fills everything that both machines may fill now.
     pub fn refill(&mut self) {
+        self.refill_machines(&[true, false]);
+    }
+
+    /// Fills after a store that only the walkers of one machine can see.
+    fn refill_machines(&mut self, machines: &[bool]) {
         if self.parked {
             return;
         }
@@ -284,7 +289,7 @@ impl World {
             let home = self.inside(pa);
             self.outputs(true, home - RAM_PA + RAM_IPA);
         }
-        for compound in [true, false] {
+        for &compound in machines {
             for context in 0..self.contexts.len() {
                 for probe in 0..self.probes.len() {
                     self.fill(compound, context, self.probes[probe]);

@@ -127,7 +127,9 @@ impl World {
             self.copied();
         }
         if self.watched_frames.contains(&frame_of(at)) {
-            self.refill();
+            // The guest's own machine reads neither the pool nor the real stage 2.
+            let ours_only = Self::in_pool(at) || at < RAM_PA;
+            self.refill_machines(if ours_only { &[true] } else { &[true, false] });
         }
     }
 
