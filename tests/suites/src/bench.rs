@@ -1,4 +1,314 @@
-//! (in work)
-use crate::workshop::Workshop;
-pub fn events(_: &Workshop) -> Result<bool, String> { Ok(true) }
-pub fn boot(_: &Workshop) -> Result<bool, String> { Ok(true) }
+//! Measurements: what events and Linux's boot cost outside the guest, in instructions.
+//!
+//! QEMU runs with `-icount`, so a run gives the same figures each time, and with the eventscope
+//! plugin, which counts. The table is printed beside the peers' figures; `target/bench/NAME.json`
+//! has the same for programs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::peers::{EVENTS, Event, PEERS};
+use crate::workshop::{Setup, Workshop};
+
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// What eventscope wrote.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Lines of tests, by number.
+    tests: BTreeMap<u64, Value>,
+    /// Totals when each VMID first ran, in order.
+    firsts: Vec<Value>,
+    total: Value,
+}
+
+impl Counts {
+    fn read(path: &Path) -> Result<Self, String> {
+        let text = fs::read_to_string(path)
+            .map_err(|error| format!("eventscope wrote nothing: {error}"))?;
+        let mut counts = Self::default();
+        for line in text.lines() {
+            let value: Value = serde_json::from_str(line)
+                .map_err(|error| format!("eventscope wrote \"{line}\": {error}"))?;
+            if let Some(test) = number(&value, "test") {
+                counts.tests.insert(test, value);
+            } else if value.get("first").is_some() {
+                counts.firsts.push(value);
+            } else if value.get("total").is_some() {
+                counts.total = value;
+            }
+        }
+        Ok(counts)
+    }
+}
+
+fn number(value: &Value, key: &str) -> Option<u64> {
+    value.get(key).and_then(Value::as_u64)
+}
+
+/// Builds the plugin; its own crate, because QEMU loads it.
+fn plugin(w: &Workshop) -> Result<PathBuf, String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let target = w.project().output().with_file_name("eventscope");
+    let mut command = Command::new(cargo);
+    command
+        .current_dir(w.project().root())
+        .args(["build", "--quiet", "--release", "-p", "penumbra-eventscope", "--target-dir"])
+        .arg(&target);
+    penumbra::toolchain::run(&mut command).map_err(|problem| problem.message)?;
+    Ok(target.join("release/libeventscope.so"))
+}
+
+/// Runs a scenario under eventscope until the board is off.
+fn count(
+    w: &Workshop,
+    name: &str,
+    toml: &str,
+    gic: u8,
+    cores: u8,
+    ranges: &[String],
+) -> Result<Counts, String> {
+    let out = w.file(&format!("{name}.json"));
+    // What an earlier run left there is not this run's.
+    let _ = fs::remove_file(&out);
+    let mut option = format!("{},out={},manager=on", plugin(w)?.display(), out.display());
+    for range in ranges {
+        option += &format!(",range={range}");
+    }
+    let arguments = [
+        "-icount",
+        "shift=0,sleep=off",
+        "-seed",
+        "1",
+        "-rtc",
+        "base=2026-01-01,clock=vm",
+        "-plugin",
+        &option,
+        "-d",
+        "plugin",
+    ];
+    let setup = Setup {
+        gic,
+        cores,
+        arguments: arguments.map(str::to_owned).to_vec(),
+        ..Setup::default()
+    };
+    let console = w.boot(name, toml, &setup)?.off(LIMIT)?;
+    if console.contains("FAIL") || console.contains("penumbra: fatal") {
+        return Err(format!("the measured guest failed: {}", console.trim()));
+    }
+    Counts::read(&out)
+}
+
+/// The events that need one guest.
+fn single(w: &Workshop, gic: u8) -> Result<Counts, String> {
+    let toml = format!(
+        "[[guest]]\nname = \"events\"\nvcpus = 2\ncores = [1, 2]\nmemory = \"256 MiB\"\nbacking = \"thin\"\n\
+         kernel = \"{}\"\ncmdline = \"n=200\"\n",
+        w.payload("events").display()
+    );
+    count(w, &format!("events-gicv{gic}"), &toml, gic, 3, &[])
+}
+
+/// Two guests on one core: one waits for its timer, the other always runs.
+fn switches(w: &Workshop, gic: u8) -> Result<Counts, String> {
+    let payload = w.payload("events");
+    let mut toml = String::new();
+    for (name, role) in [("events", "only-switch n=200"), ("partner", "role=partner")] {
+        toml += &format!(
+            "[[guest]]\nname = \"{name}\"\nvcpus = 1\ncores = [1]\nmemory = \"16 MiB\"\n\
+             kernel = \"{}\"\ncmdline = \"{role}\"\n",
+            payload.display()
+        );
+    }
+    count(w, &format!("switches-gicv{gic}"), &toml, gic, 2, &[])
+}
+
+/// One event's figures with one interrupt controller.
+#[derive(Clone, Copy, Debug)]
+struct Figure {
+    median: u64,
+    min: u64,
+    p99: u64,
+}
+
+fn figure(counts: &Counts, event: &Event) -> Option<Figure> {
+    let value = counts.tests.get(&event.test)?;
+    let get = |key| number(value, key).map(|n| n / event.times);
+    Some(Figure { median: get("median")?, min: get("min")?, p99: get("p99")? })
+}
+
+/// Measures the events, prints the table, writes `target/bench/events.json`.
+///
+/// # Errors
+/// A guest that did not come to its end, or a file that cannot be written.
+pub fn events(w: &Workshop) -> Result<bool, String> {
+    let mut columns = Vec::new();
+    for gic in [3, 2] {
+        let mut counts = single(w, gic)?;
+        counts.tests.append(&mut switches(w, gic)?.tests);
+        columns.push((gic, counts));
+    }
+    let mut rows = Vec::new();
+    println!("Instructions outside the guest for each event (median of 200; QEMU virt, cortex-a72).\n");
+    print!("| {:27} |", "event");
+    for peer in PEERS {
+        print!(" {peer:>6} |");
+    }
+    println!(" Penumbra | min..p99 | to reach |  GICv2 |");
+    println!("|{:-<29}|{}---------:|---------:|---------:|-------:|", "", "-------:|".repeat(5));
+    for event in &EVENTS {
+        print!("| {:27} |", event.name);
+        for peer in event.peers {
+            print!(" {:>6} |", peer.map_or("-".into(), |n| n.to_string()));
+        }
+        let figures: Vec<Option<Figure>> =
+            columns.iter().map(|(_, counts)| figure(counts, event)).collect();
+        let text = |f: Option<Figure>| f.map_or("-".into(), |f| f.median.to_string());
+        let [v3, v2] = figures.as_slice() else { continue };
+        let spread = v3.map_or("-".into(), |f| format!("{}..{}", f.min, f.p99));
+        let limit = event.limit.map_or("-".into(), |n| n.to_string());
+        let over = match (v3, event.limit) {
+            (Some(f), Some(limit)) if f.median > limit => "!",
+            _ => "",
+        };
+        println!(" {:>8} | {spread} | {:>8} | {:>6} |", text(*v3) + over, limit, text(*v2));
+        for ((gic, _), figure) in columns.iter().zip(&figures) {
+            if let Some(figure) = figure {
+                // The figures to reach are those of GICv3.
+                let limit = event.limit.filter(|_| *gic == 3);
+                rows.push(row(&format!("{}-gicv{gic}", event.case), "median", figure.median, limit));
+            }
+        }
+    }
+    println!("\n! more than the figure to reach. Peers: GICv3 only, measured with the same guest.");
+    write(w, "events", &rows)?;
+    Ok(true)
+}
+
+fn row(case: &str, metric: &str, value: u64, limit: Option<u64>) -> Value {
+    json!({"case": case, "metric": metric, "value": value, "unit": "instructions", "limit": limit})
+}
+
+fn write(w: &Workshop, name: &str, rows: &[Value]) -> Result<(), String> {
+    let folder = w.project().output().with_file_name("bench");
+    let file = folder.join(format!("{name}.json"));
+    fs::create_dir_all(&folder)
+        .and_then(|()| fs::write(&file, format!("{:#}\n", Value::from(rows))))
+        .map_err(|error| format!("cannot write {}: {error}", file.display()))
+}
+
+/// Where QEMU puts an arm64 Image with text offset 0: the first MiB is kept for the loader.
+const LOAD_ADDRESS: u64 = 0x4020_0000;
+
+/// Address ranges of functions whose symbols have `part` in them.
+fn ranges(w: &Workshop, binary: &str, base: u64, names: &[&str]) -> Result<Vec<String>, String> {
+    let mut nm = w.project().llvm("llvm-nm").map_err(|problem| problem.message)?;
+    nm.arg("-S").arg(w.project().elf(binary));
+    let text = penumbra::toolchain::output(&mut nm).map_err(|problem| problem.message)?;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [address, size, _, symbol] = words.as_slice() else { continue };
+        let Some(name) = names.iter().find(|name| symbol.contains(*name)) else { continue };
+        let parse = |hex: &str| u64::from_str_radix(hex, 16).map_err(|e| e.to_string());
+        let low = parse(address)? + base;
+        let short: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+        found.push(format!("{binary}.{short}:{low:x}:{:x}", low + parse(size)?));
+    }
+    Ok(found)
+}
+
+/// Measures reset to the first guest instruction, and Linux's boot to its first program; prints both
+/// and writes `target/bench/boot.json`.
+///
+/// # Errors
+/// A guest that did not come to its end, or a file that cannot be written.
+pub fn boot(w: &Workshop) -> Result<bool, String> {
+    let mut rows = Vec::new();
+    reset_to_guest(w, &mut rows)?;
+    for gic in [3, 2] {
+        linux(w, gic, &mut rows)?;
+    }
+    write(w, "boot", &rows)?;
+    Ok(true)
+}
+
+fn reset_to_guest(w: &Workshop, rows: &mut Vec<Value>) -> Result<(), String> {
+    let toml = format!(
+        "[[guest]]\nname = \"events\"\nvcpus = 1\ncores = [0]\nmemory = \"16 MiB\"\nbacking = \"thin\"\n\
+         kernel = \"{}\"\ncmdline = \"n=1\"\n",
+        w.payload("events").display()
+    );
+    let mut counted = ranges(
+        w,
+        "penumbra-qemu-virt",
+        LOAD_ADDRESS,
+        &["BoardMemory$GT$4zero", "publish_code", "memcpy", "memset"],
+    )?;
+    counted.extend(ranges(w, "manager", 0, &["compress256", "memcpy"])?);
+    let counts = count(w, "boot-first", &toml, 3, 1, &counted)?;
+    let [manager, guest, ..] = counts.firsts.as_slice() else {
+        return Err("no guest ran".into());
+    };
+    let el2_to_manager = number(manager, "el2").unwrap_or(0);
+    let el2 = number(guest, "el2").unwrap_or(0);
+    let el1: u64 = fields(guest, |key| key.ends_with("_el1"));
+    let apart: u64 = fields(guest, |key| key.starts_with("range_"));
+    println!("Reset to the first guest instruction, one core, a payload of a few pages (instructions):\n");
+    println!("  EL2 until the manager runs           {el2_to_manager:>10}");
+    println!("  EL2 until the guest runs             {el2:>10}");
+    println!("  manager until the guest runs         {el1:>10}");
+    println!("  both                                 {:>10}", el2 + el1);
+    for (key, value) in guest.as_object().into_iter().flatten() {
+        if let (Some(name), Some(value)) = (key.strip_prefix("range_"), value.as_u64()) {
+            println!("    of which {name:28} {value:>8}");
+        }
+    }
+    let rest = (el2 + el1).saturating_sub(apart);
+    println!("  without copies, digests and zeroing  {rest:>10}   (to reach: 400000; Xen 16.8 M, Bao 0.42 M)\n");
+    rows.push(row("reset-to-guest", "all", el2 + el1, None));
+    rows.push(row("reset-to-guest", "without-copies-digests-zeroing", rest, Some(400_000)));
+    Ok(())
+}
+
+fn fields(value: &Value, wanted: impl Fn(&str) -> bool) -> u64 {
+    let object = value.as_object().into_iter().flatten();
+    object.filter(|(key, _)| wanted(key)).filter_map(|(_, value)| value.as_u64()).sum()
+}
+
+/// Linux from its first instruction to its first program, which powers off.
+fn linux(w: &Workshop, gic: u8, rows: &mut Vec<Value>) -> Result<(), String> {
+    for backing in ["reserved", "thin"] {
+        let toml = format!(
+            "[[guest]]\nname = \"linux\"\nvcpus = 1\ncores = [1]\nmemory = \"256 MiB\"\nbacking = \"{backing}\"\n\
+             kernel = \"{}\"\ninitrd = \"{}\"\n\
+             cmdline = \"console=ttyAMA0 nokaslr rdinit=/bin/poweroff -- -f\"\n",
+            w.cached("linux-cloud/vmlinuz").display(),
+            w.initramfs().display()
+        );
+        let counts = count(w, &format!("boot-linux-gicv{gic}-{backing}"), &toml, gic, 2, &[])?;
+        let [_, first, ..] = counts.firsts.as_slice() else {
+            return Err("Linux did not run".into());
+        };
+        let all = |value: &Value| fields(value, |key| key == "el2" || key.contains("_el"));
+        let el2 = number(&counts.total, "el2").unwrap_or(0) - number(first, "el2").unwrap_or(0);
+        let total = all(&counts.total) - all(first);
+        let per_mille_of_mille = el2 * 1_000_000 / total.max(1);
+        println!(
+            "Linux 6.1 boot to its first program, GICv{gic}, {backing}: {total} instructions, EL2 {el2} = {}.{:04} % \
+             (to reach: 0.5 %; Xen 0.09 %, KVM 4.1 %)",
+            per_mille_of_mille / 10_000,
+            per_mille_of_mille % 10_000
+        );
+        let case = format!("linux-boot-gicv{gic}-{backing}");
+        rows.push(row(&case, "all", total, None));
+        rows.push(row(&case, "el2", el2, Some(total / 200)));
+    }
+    Ok(())
+}

@@ -62,14 +62,18 @@ fn sentence(problem: &penumbra::problem::Problem) -> String {
 }
 
 impl Workshop {
-    /// Builds the image, the payloads and the guests' initramfs.
+    /// Builds the image, the payloads and the guests' initramfs. `$PENUMBRA_IMAGE` names an image to
+    /// test instead of building one.
     ///
     /// # Errors
     /// A sentence about what could not be built.
     pub fn open() -> Result<Self, String> {
         let project = Project::find().map_err(|p| sentence(&p))?;
         qemu::check_version(&qemu::program()).map_err(|p| sentence(&p))?;
-        let image = build::build(&project, "qemu-virt").map_err(|p| sentence(&p))?.image;
+        let image = match std::env::var_os("PENUMBRA_IMAGE") {
+            Some(image) => image.into(),
+            None => build::build(&project, "qemu-virt").map_err(|p| sentence(&p))?.image,
+        };
         let output = project.output();
         let folder = output
             .parent()

@@ -37,7 +37,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn scenario(workshop: &Workshop, way: &str) -> String {
-    let backing = if way == "quota" { "backing = \"thin\"\nquota = \"80 MiB\"\n" } else { "" };
+    let backing = if way == "quota" { "backing = \"thin\"\nquota = \"48 MiB\"\n" } else { "" };
     let kernel = workshop.payload("crash");
     guest(
         "crash",
