@@ -1,7 +1,6 @@
 //! Exceptions that EL2 gives to a guest.
 
 use penumbra_abi::CrashCause;
-use penumbra_trap::esr::{Esr, ec};
 use penumbra_trap::inject::{Abort, Exception, Interrupted, enter_el1};
 use penumbra_vmsa::Ipa;
 
@@ -74,7 +73,8 @@ pub(super) const fn abort(far: u64, far_is_unknown: bool, on_table_walk: bool) -
 }
 
 /// Stops a VM whose vCPU takes exceptions at its own vector without end. Such a loop stays inside
-/// EL1 (its vectors are not mapped by its own stage 1), so nothing but a look now and then finds it.
+/// EL1 (its vectors are not mapped by its own stage 1, or are no instructions), so nothing but a look now
+/// and then finds it.
 pub(crate) fn check_vector_loop(
     vcpu: &mut Vcpu,
     place: &'static Place,
@@ -85,11 +85,10 @@ pub(crate) fn check_vector_loop(
     /// The vector of synchronous exceptions from EL1 with SP_EL1.
     const SYNCHRONOUS_EL1H: u64 = 0x200;
     let vector = (machine.guest(GuestRegister::VbarEl1) & !0x7ff).wrapping_add(SYNCHRONOUS_EL1H);
-    let class = Esr::new(machine.guest(GuestRegister::EsrEl1)).class();
+    // The instruction at the vector has taken the last exception, and is where the vCPU is again.
     let loops = machine.guest(GuestRegister::Pc) == vector
         && machine.guest(GuestRegister::ElrEl1) == vector
-        && machine.guest(GuestRegister::Pstate) & 0b1_1111 == EL1H
-        && class == ec::INSTRUCTION_ABORT_SAME;
+        && machine.guest(GuestRegister::Pstate) & 0b1_1111 == EL1H;
     if loops {
         let _ = crash(vcpu, place, machine, CrashCause::VectorLoop, None);
     }
