@@ -119,7 +119,7 @@ fn single(w: &Workshop, gic: u8) -> Result<Counts, String> {
 fn switches(w: &Workshop, gic: u8) -> Result<Counts, String> {
     let payload = w.payload("events");
     let mut toml = String::new();
-    for (name, role) in [("events", "only-switch n=200"), ("partner", "role=partner")] {
+    for (name, role) in [("events", "only-switch n=50"), ("partner", "role=partner")] {
         toml += &format!(
             "[[guest]]\nname = \"{name}\"\nvcpus = 1\ncores = [1]\nmemory = \"16 MiB\"\n\
              kernel = \"{}\"\ncmdline = \"{role}\"\n",
