@@ -97,6 +97,11 @@ fn prepare(words: &[String]) -> Result<(), String> {
     let ram = Ram::open(&options.ram, options.base)?;
     let mut scope = Scope::new(options.columns, options.smp.min(CORES));
     scope.verify = options.verify;
+    // Test 0 is what comes before its closing marker: the boot.
+    let mut open = vec![None; 32];
+    if let Some(first) = open.first_mut() {
+        *first = Some(Totals::new());
+    }
     let mut state = STATE.lock().map_err(|_| "walkscope: no state")?;
     *state = Some(State {
         scope,
@@ -104,7 +109,7 @@ fn prepare(words: &[String]) -> Result<(), String> {
         totals: Totals::new(),
         vmids: [0; CORES],
         levels: [UNKNOWN; CORES],
-        open: vec![None; 32],
+        open,
         windows: Vec::new(),
         out: options.out,
     });

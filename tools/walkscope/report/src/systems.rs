@@ -1,0 +1,205 @@
+//! The workloads, and the systems that they run on.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+/// What a workload is called, by the number of its test.
+pub(crate) const WORKLOADS: [(u64, &str); 13] = [
+    (0, "boot"),
+    (1, "cat 24 MB to a pipe"),
+    (2, "tar to tar (pipe)"),
+    (3, "random pread 64 B, 256 MB"),
+    (4, "random access, mapped file 256 MB"),
+    (5, "random access, anonymous 256 MB, 4 KiB pages"),
+    (6, "random access, anonymous 256 MB, THP"),
+    (7, "fork and exec"),
+    (8, "mmap churn"),
+    (9, "pipes ping-pong"),
+    (10, "shell pipelines"),
+    (11, "find and grep over 400 files"),
+    (12, "check: chase, 16384 pages x 4"),
+];
+
+/// The script that the guest runs at the end of its start-up.
+pub(crate) const SCRIPT: &str = "#!/bin/busybox sh
+# The workloads of walkscope; the numbers are tests.
+w=/opt/walkload
+$w 0 off
+dd if=/dev/zero of=/tmp/data bs=1M count=256 2>/dev/null
+dd if=/tmp/data of=/tmp/part bs=1M count=24 2>/dev/null
+mkdir -p /tmp/tree
+i=0
+while [ $i -lt 400 ]; do
+    head -c 12000 /bin/busybox >/tmp/tree/$i
+    i=$((i + 1))
+done
+$w 1 on; cat /tmp/part | cat >/dev/null; $w 1 off
+$w 2 on; tar -C /tmp -cf - tree | tar -tf - >/dev/null; $w 2 off
+$w 3 pread /tmp/data 268435456 40000
+$w 4 gups 268435456 150000 file /tmp/data
+$w 7 exec 60
+$w 8 churn 1500
+$w 9 pipes 3000
+$w 10 on
+i=0
+while [ $i -lt 40 ]; do
+    echo $i | sed s/1/2/ | cat >/dev/null
+    i=$((i + 1))
+done
+$w 10 off
+$w 11 on; find /tmp/tree -type f | xargs grep -l penumbra >/dev/null; $w 11 off
+$w 12 chase 16384 4
+rm /tmp/data
+$w 5 gups 268435456 150000 small
+$w 6 gups 268435456 150000 huge
+echo walkscope: done
+poweroff -f
+";
+
+/// What runs between the workloads and the board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum System {
+    /// Nothing: Linux at EL1 of a board without EL2.
+    Bare,
+    /// Penumbra with reserved memory.
+    Reserved,
+    /// Penumbra with thin memory.
+    Thin,
+}
+
+impl System {
+    /// Name in tables.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare metal",
+            Self::Reserved => "Penumbra nested, reserved",
+            Self::Thin => "Penumbra nested, thin",
+        }
+    }
+
+    /// Short name, for files.
+    pub(crate) fn short(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Reserved => "reserved",
+            Self::Thin => "thin",
+        }
+    }
+
+    /// Cores of the board: the manager has one of its own.
+    pub(crate) fn cores(self) -> usize {
+        if self == Self::Bare { 1 } else { 2 }
+    }
+
+    /// RAM of the board in MiB; the guest has 1 GiB everywhere.
+    pub(crate) fn ram_mib(self) -> u64 {
+        if self == Self::Bare { 1024 } else { 2048 }
+    }
+}
+
+/// Files that a run needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    pub(crate) plugin: PathBuf,
+    pub(crate) kernel: PathBuf,
+    pub(crate) initramfs: PathBuf,
+    pub(crate) image: PathBuf,
+}
+
+/// QEMU's arguments: the recipe that makes two runs equal, RAM in a file, the plugin.
+pub(crate) fn arguments(
+    system: System,
+    files: &Files,
+    bundle: &str,
+    ram: &str,
+    plugin_options: &str,
+    gic: u8,
+) -> Vec<String> {
+    let megabytes = system.ram_mib();
+    let virtualization = if system == System::Bare { "off" } else { "on" };
+    let mut words: Vec<String> = [
+        "-object",
+        &format!("memory-backend-file,id=m,size={megabytes}M,mem-path={ram},share=on"),
+        "-machine",
+        &format!(
+            "virt,virtualization={virtualization},gic-version={gic},memory-backend=m,dtb-randomness=off"
+        ),
+        "-cpu",
+        "cortex-a72",
+        "-smp",
+        &system.cores().to_string(),
+        "-m",
+        &format!("{megabytes}M"),
+        "-nic",
+        "none",
+        "-display",
+        "none",
+        "-monitor",
+        "none",
+        "-serial",
+        "stdio",
+        "-icount",
+        "shift=0,sleep=off",
+        "-seed",
+        "1",
+        "-rtc",
+        "base=2026-01-01,clock=vm",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let path = |path: &PathBuf| path.to_string_lossy().into_owned();
+    if system == System::Bare {
+        words.extend(["-kernel".into(), path(&files.kernel)]);
+        words.extend(["-initrd".into(), path(&files.initramfs)]);
+        words.extend(["-append".into(), CMDLINE.into()]);
+    } else {
+        words.extend(["-kernel".into(), path(&files.image)]);
+        words.extend(["-initrd".into(), bundle.into()]);
+    }
+    let plugin = path(&files.plugin);
+    let smp = system.cores();
+    words.extend([
+        "-plugin".into(),
+        format!("{plugin},ram={ram}:0x40000000,smp={smp},{plugin_options}"),
+    ]);
+    words
+}
+
+/// The guest's command line.
+pub(crate) const CMDLINE: &str = "console=ttyAMA0 nokaslr";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_workload_of_the_script_has_a_name() {
+        for word in SCRIPT.lines().flat_map(|line| line.split("$w ").skip(1)) {
+            let number: u64 = word.split(' ').next().unwrap().parse().unwrap();
+            assert!(
+                WORKLOADS.iter().any(|(known, _)| *known == number),
+                "{number}"
+            );
+        }
+        for (number, name) in WORKLOADS {
+            assert!(SCRIPT.contains(&format!("$w {number} ")), "{name}");
+        }
+    }
+
+    #[test]
+    fn bare_metal_has_no_el2_and_a_hypervisor_has_a_bundle() {
+        let files = Files {
+            plugin: "p.so".into(),
+            kernel: "k".into(),
+            initramfs: "i".into(),
+            image: "img".into(),
+        };
+        let line = |system| arguments(system, &files, "b", "/r", "out=o", 3).join(" ");
+        let bare = line(System::Bare);
+        assert!(bare.contains("virtualization=off") && bare.contains("-initrd i -append"));
+        let thin = line(System::Thin);
+        assert!(thin.contains("virtualization=on") && thin.contains("-kernel img -initrd b"));
+        assert!(thin.contains("p.so,ram=/r:0x40000000,smp=2,out=o"));
+    }
+}

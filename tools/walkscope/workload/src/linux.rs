@@ -1,0 +1,120 @@
+//! The system calls that the loads make. A call that fails ends the program with status 3.
+
+use core::ffi::CStr;
+
+/// Number of `munmap`.
+pub(crate) const MUNMAP: usize = 215;
+const PIPE2: usize = 59;
+const OPENAT: usize = 56;
+const READ: usize = 63;
+const WRITE: usize = 64;
+const PREAD64: usize = 67;
+const EXIT_GROUP: usize = 94;
+const CLONE: usize = 220;
+const EXECVE: usize = 221;
+const MMAP: usize = 222;
+const MADVISE: usize = 233;
+const WAIT4: usize = 260;
+
+const AT_FDCWD: usize = usize::MAX - 99;
+const READ_WRITE: usize = 2;
+const SIGCHLD: usize = 17;
+
+/// A system call; ends the program if it fails.
+pub(crate) fn syscall(number: usize, arguments: [usize; 6]) -> usize {
+    let [a, b, c, d, e, f] = arguments;
+    let result: isize;
+    // SAFETY: the calls in this program touch only memory that its callers own.
+    unsafe {
+        core::arch::asm!(
+            "svc #0",
+            in("x8") number,
+            inlateout("x0") a => result,
+            in("x1") b, in("x2") c, in("x3") d, in("x4") e, in("x5") f,
+        );
+    }
+    usize::try_from(result).unwrap_or_else(|_| exit(3))
+}
+
+/// Ends the program.
+pub(crate) fn exit(status: usize) -> ! {
+    // SAFETY: the call does not return.
+    unsafe {
+        core::arch::asm!("svc #0", in("x8") EXIT_GROUP, in("x0") status, options(noreturn));
+    }
+}
+
+pub(crate) fn open(path: &CStr) -> usize {
+    syscall(
+        OPENAT,
+        [
+            AT_FDCWD,
+            path.as_ptr().expose_provenance(),
+            READ_WRITE,
+            0,
+            0,
+            0,
+        ],
+    )
+}
+
+/// Maps a file, shared, for reading and writing.
+pub(crate) fn map_file(path: &CStr, bytes: usize) -> usize {
+    syscall(MMAP, [0, bytes, 3, 1, open(path), 0])
+}
+
+/// Maps anonymous memory; with transparent huge pages, from a multiple of 2 MiB on.
+pub(crate) fn map_anonymous(bytes: usize, huge: bool) -> usize {
+    let slack = if huge { 2 << 20 } else { 0 };
+    let base = syscall(MMAP, [0, bytes + slack, 3, 0x22, usize::MAX, 0]);
+    let base = if huge {
+        base.next_multiple_of(2 << 20)
+    } else {
+        base
+    };
+    syscall(MADVISE, [base, bytes, if huge { 14 } else { 15 }, 0, 0, 0]);
+    base
+}
+
+pub(crate) fn pread(file: usize, buffer: &mut [u8], offset: usize) {
+    let at = buffer.as_mut_ptr().expose_provenance();
+    syscall(PREAD64, [file, at, buffer.len(), offset, 0, 0]);
+}
+
+pub(crate) fn read(file: usize, buffer: &mut [u8]) {
+    let at = buffer.as_mut_ptr().expose_provenance();
+    syscall(READ, [file, at, buffer.len(), 0, 0, 0]);
+}
+
+pub(crate) fn write(file: usize, buffer: &[u8]) {
+    let at = buffer.as_ptr().expose_provenance();
+    syscall(WRITE, [file, at, buffer.len(), 0, 0, 0]);
+}
+
+/// The ends of a pipe: read, write.
+pub(crate) fn pipe() -> (usize, usize) {
+    let mut ends = [0_u32; 2];
+    syscall(
+        PIPE2,
+        [ends.as_mut_ptr().expose_provenance(), 0, 0, 0, 0, 0],
+    );
+    let [read, write] = ends;
+    (read as usize, write as usize)
+}
+
+/// 0 in the child.
+pub(crate) fn fork() -> usize {
+    syscall(CLONE, [SIGCHLD, 0, 0, 0, 0, 0])
+}
+
+pub(crate) fn exec(path: &CStr, arguments: &[&CStr; 3]) -> ! {
+    let [a, b, c] = arguments.map(CStr::as_ptr);
+    let vector = [a, b, c, core::ptr::null()];
+    let at = vector.as_ptr().expose_provenance();
+    syscall(EXECVE, [path.as_ptr().expose_provenance(), at, 0, 0, 0, 0]);
+    exit(3)
+}
+
+pub(crate) fn wait(child: usize) {
+    syscall(WAIT4, [child, 0, 0, 0, 0, 0]);
+}
