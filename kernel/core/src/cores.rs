@@ -61,6 +61,12 @@ impl CoreShared {
         self.ready.fetch_or(id.bit(), Ordering::SeqCst) & id.bit() == 0
     }
 
+    /// Whether a vCPU wants to run. SeqCst as [`Self::make_ready`], which need not be called then.
+    #[inline]
+    pub(crate) fn is_ready(&self, id: VcpuId) -> bool {
+        self.ready.load(Ordering::SeqCst) & id.bit() != 0
+    }
+
     /// Marks a vCPU as not wanting to run, for its own core. The caller then looks once more whether
     /// its reason to block still holds.
     pub(crate) fn make_unready(&self, id: VcpuId) {

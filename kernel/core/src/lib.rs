@@ -1,7 +1,7 @@
 //! VM and vCPU state, vGIC, run loop and hypercalls over a [`machine`].
 //!
 //! [`System`] is all state of EL2. The platform [boots](System::boot) it on core 0 and enters
-//! [`run_loop::run`] on every core. A guest's exit goes to [`exit::first`] and, from there, [`exit::fast`]
+//! [`run_loop::run`] on every core. A guest's exit goes to [`exit::first_synchronous`] or [`exit::first_interrupt`] and, from there, to [`exit::fast`]
 //! straight from the vectors; what those leave is done by the run loop of the core.
 //!
 //! # Locks, in the order in which they are taken

@@ -433,6 +433,6 @@ pub trait Machine:
     + Board
 {
     /// Enters the resident vCPU and returns at an exit that neither
-    /// [`exit::first`](crate::exit::first) nor [`exit::fast`](crate::exit::fast) ended.
+    /// [`exit::first_synchronous`](crate::exit::first_synchronous) nor [`exit::fast`](crate::exit::fast) ended.
     fn run(&mut self, vcpu: &mut Vcpu) -> ExitKind;
 }

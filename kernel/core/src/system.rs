@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use penumbra_abi::{GicVersion, MAX_CPUS, MAX_VMS};
+use penumbra_abi::{GicVersion, MAX_CPUS, MAX_VCPUS_PER_VM, MAX_VMS};
 use penumbra_trap::controls::CpuFeatures;
 use penumbra_trap::idregs::{GuestFeatures, IdReg, filter};
 use penumbra_trap::inject::EntryFeatures;
@@ -234,7 +234,7 @@ impl System {
             return;
         };
         let Some(core) = self.core(cpu) else { return };
-        if core.make_ready(id) {
+        if !core.is_ready(id) && core.make_ready(id) {
             core.call_attention();
         }
         if cpu != machine.cpu() {
@@ -250,11 +250,9 @@ impl System {
         set: VcpuSet,
         machine: &mut M,
     ) {
-        let Some(vm) = u64::try_from(vm).ok().and_then(|vm| VmId::new(vm, MAX_VMS)) else {
-            return;
-        };
+        let first = vm.wrapping_mul(MAX_VCPUS_PER_VM);
         for index in set.iter() {
-            if let Some(id) = VcpuId::new(vm, index) {
+            if let Some(id) = VcpuId::from_number(first.wrapping_add(index)) {
                 self.wake(id, machine);
             }
         }

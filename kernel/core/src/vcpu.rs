@@ -120,7 +120,7 @@ pub enum Deferred {
     Off,
 }
 
-/// What [`exit::first`](crate::exit::first) leaves of an exit to [`exit::fast`](crate::exit::fast).
+/// What [`exit::first_synchronous`](crate::exit::first_synchronous) leaves of an exit to [`exit::fast`](crate::exit::fast).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Left {

@@ -36,21 +36,30 @@ pub(crate) fn run(hardware: &mut Hardware, vcpu: &mut Vcpu) -> ExitKind {
 
 const _: () = assert!(ExitKind::Sync as u64 == 0 && ExitKind::Irq as u64 == 1);
 
-/// Any exit; X18 to X30 of the guest are live in the registers.
+/// A synchronous exit; X18 to X30 of the guest are live in the registers.
 ///
 /// # Safety
-/// Called by the vectors only, with the pointers that [`run`] gave and the number of an [`ExitKind`].
+/// Called by the vectors only, with the pointers that [`run`] gave.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn penumbra_first_exit(
-    vcpu: *mut Vcpu,
-    hardware: *mut Hardware,
-    kind: ExitKind,
-) -> u32 {
+unsafe extern "C" fn penumbra_first_synchronous(vcpu: *mut Vcpu, hardware: *mut Hardware) -> u32 {
     // SAFETY: `run` holds the only reference and waits for this exit.
     let vcpu = unsafe { &mut *vcpu };
     // SAFETY: as above.
     let hardware = unsafe { &mut *hardware };
-    u32::from(exit::first(vcpu, hardware, kind))
+    u32::from(exit::first_synchronous(vcpu, hardware))
+}
+
+/// A physical interrupt; X18 to X30 of the guest are live in the registers.
+///
+/// # Safety
+/// Called by the vectors only, with the pointers that [`run`] gave.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn penumbra_first_interrupt(vcpu: *mut Vcpu, hardware: *mut Hardware) -> u32 {
+    // SAFETY: `run` holds the only reference and waits for this exit.
+    let vcpu = unsafe { &mut *vcpu };
+    // SAFETY: as above.
+    let hardware = unsafe { &mut *hardware };
+    u32::from(exit::first_interrupt(vcpu, hardware))
 }
 
 /// An exit that the first look left; all registers of the guest are in the frame.

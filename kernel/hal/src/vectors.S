@@ -4,7 +4,7 @@
 //   [sp, 0]   two scratch words     [sp, 16]  the vCPU     [sp, 24]  the hal's core
 //   [sp, 32]  X19 to X30 of the caller
 // An exit stores the guest's registers at the start of the vCPU (GprFrame). Rust preserves X19 to
-// X29, and a call by HVC or SMC does not look at them: they stay where they are for its fast answer.
+// X29, and what is answered first does not look at them: they stay where they are for it.
 
 .section .vectors.text, "ax"
 
@@ -48,10 +48,9 @@
 .endm
 
 // Tries the short answer, which leaves X19 to X29 where they are.
-.macro answer, kind
+.macro answer, kind, function
     stp     x18, x30, [sp]
-    mov     x2, #\kind
-    bl      penumbra_first_exit             // -> W0: enter the guest again
+    bl      \function                       // -> W0: enter the guest again
     ldp     x18, x30, [sp]
     cbz     w0, 1f
     ldr     x0, [sp, #16]
@@ -89,9 +88,9 @@ penumbra_vectors:
 .balign 128
 
 .Lsync:
-    answer  {EXIT_SYNC}
+    answer  {EXIT_SYNC}, penumbra_first_synchronous
 .Lirq:
-    answer  {EXIT_IRQ}
+    answer  {EXIT_IRQ}, penumbra_first_interrupt
 .Lserror:
     mov     x2, #{EXIT_SERROR}
 

@@ -27,7 +27,7 @@ pub(super) fn data(
     if let Some((device, offset)) = place.vm.devices.find(ipa, place.vm.vcpu_count()) {
         if let Ok(access) = abort.access() {
             vcpu.count(Counter::Mmio);
-            device_access(vcpu, place, machine, (device, offset), access);
+            let _ = device_access(vcpu, place, machine, (device, offset), access);
             return None;
         }
         return elsewhere(vcpu, place, machine, abort, Some(ipa));
@@ -156,42 +156,57 @@ fn ask_for_stock(vcpu: &Vcpu, place: &'static Place, machine: &mut impl Machine)
     }
 }
 
-/// Carries out a load or store of an emulated device.
+/// Carries out a load or store of an emulated device. Returns whether that may have woken anyone.
+#[inline(always)]
 pub(super) fn device_access(
     vcpu: &mut Vcpu,
     place: &'static Place,
     machine: &mut impl Machine,
     (device, offset): (Device, u64),
     access: MmioAccess,
-) {
+) -> bool {
     let frame = match device {
         Device::Uart => {
             uart::access(vcpu, place, machine, offset, access);
-            machine.skip_instruction();
-            return;
+            return true;
         }
         Device::Distributor => Frame::Distributor,
         Device::Redistributors => Frame::Redistributors,
     };
-    let me = vcpu.id.index();
     let size = 1 << (access.size() as u32);
-    let set = if access.is_write() {
-        let value = access.stored(vcpu.gpr.get(access.register()));
-        machine.skip_instruction();
-        place.vm.gic.mmio_write(me, (frame, offset, size), value)
-    } else {
-        match place
-            .vm
-            .gic
-            .mmio_read(me, &mut vcpu.gic, machine, (frame, offset, size))
-        {
-            MmioRead::Value(value) => {
-                vcpu.gpr.set(access.register(), access.loaded(value));
-                machine.skip_instruction();
-                return;
-            }
-            MmioRead::Retry(set) => set,
+    if access.is_write() {
+        gic_write(vcpu, place, machine, (frame, offset, size), access);
+        return true;
+    }
+    let me = vcpu.id.index();
+    match place
+        .vm
+        .gic
+        .mmio_read(me, &mut vcpu.gic, machine, (frame, offset, size))
+    {
+        MmioRead::Value(value) => {
+            vcpu.gpr.set(access.register(), access.loaded(value));
+            machine.skip_instruction();
+            return false;
         }
-    };
-    notify(vcpu, place, machine, set);
+        // The instruction is repeated when the others have answered.
+        MmioRead::Retry(set) => notify(vcpu, place, machine, set),
+    }
+    true
+}
+
+#[inline(never)]
+fn gic_write(
+    vcpu: &mut Vcpu,
+    place: &'static Place,
+    machine: &mut impl Machine,
+    at: (Frame, u64, u32),
+    access: MmioAccess,
+) {
+    let value = access.stored(vcpu.gpr.get(access.register()));
+    machine.skip_instruction();
+    let set = place.vm.gic.mmio_write(vcpu.id.index(), at, value);
+    if !set.is_empty() {
+        notify(vcpu, place, machine, set);
+    }
 }

@@ -3,8 +3,7 @@
 //!
 //! Only X0 to X17 are in the frame, and only they may change. What needs others is left to
 //! [`fast`](super::fast), which sees the exit from its beginning, unless [`Left`] says otherwise.
-//! [`first`] itself only sorts; each answer is a function of its own, so that none pays for the
-//! registers that another needs.
+//! Each longer answer is a function of its own, so that none pays for the registers that another needs.
 
 use penumbra_abi::GicVersion;
 use penumbra_trap::abort::DataAbort;
@@ -14,31 +13,43 @@ use penumbra_trap::sysreg::{SysReg, SysRegAccess};
 use penumbra_trap::{psci, smccc};
 
 use super::{abort, interrupt, notify};
-use crate::machine::{ExitKind, Machine, intid};
+use crate::machine::{Machine, intid};
 use crate::vcpu::{Counter, Left, Vcpu};
 use crate::vgic::SgiRegister;
 
 /// Registers from here on are not in the frame yet.
 const FIRST_LIVE: u8 = 18;
 
-/// Answers an exit, or leaves it to [`fast`](super::fast). Only X0 to X17 of the guest are in the
-/// frame (the others are live), and only they may change. Returns whether the guest is to be entered
-/// again at once; if not, the hal saves the rest and calls `fast`.
+/// Answers a synchronous exit, or leaves it to [`fast`](super::fast). Only X0 to X17 of the guest are
+/// in the frame (the others are live), and only they may change. Returns whether the guest is to be
+/// entered again at once; if not, the hal saves the rest and calls `fast`.
 #[inline]
-pub fn first(vcpu: &mut Vcpu, machine: &mut impl Machine, kind: ExitKind) -> bool {
-    match kind {
-        ExitKind::Sync => {
-            let esr = Esr::new(machine.esr());
-            match esr.class() {
-                ec::HVC64 | ec::SMC64 => call(vcpu, machine, esr),
-                ec::SYSREG => register(vcpu, machine, SysRegAccess::new(esr.iss())),
-                ec::DATA_ABORT_LOWER => device(vcpu, machine, DataAbort::new(esr.iss())),
-                _ => false,
-            }
-        }
-        ExitKind::Irq => interrupted(vcpu, machine),
-        ExitKind::Serror => false,
+pub fn first_synchronous(vcpu: &mut Vcpu, machine: &mut impl Machine) -> bool {
+    let esr = Esr::new(machine.esr());
+    match esr.class() {
+        ec::HVC64 | ec::SMC64 => call(vcpu, machine, esr),
+        ec::SYSREG => register(vcpu, machine, SysRegAccess::new(esr.iss())),
+        ec::DATA_ABORT_LOWER => device(vcpu, machine, DataAbort::new(esr.iss())),
+        _ => false,
     }
+}
+
+/// Answers an interrupt, the virtual timer's or a kick, as [`first_synchronous`] does its exits.
+#[inline]
+pub fn first_interrupt(vcpu: &mut Vcpu, machine: &mut impl Machine) -> bool {
+    let Some(place) = vcpu.place else {
+        return false;
+    };
+    let number = machine.acknowledge();
+    match number {
+        intid::VIRTUAL_TIMER => interrupt::virtual_timer(vcpu, place, machine),
+        intid::KICK => interrupt::kick(vcpu, place, machine),
+        _ => {
+            vcpu.left = Left::Acknowledged(number);
+            return false;
+        }
+    }
+    done(vcpu)
 }
 
 /// The cheapest calls.
@@ -103,7 +114,11 @@ fn sgi(vcpu: &mut Vcpu, machine: &mut impl Machine, rt: u8) -> bool {
     if set.is_empty() {
         return true;
     }
-    notify(vcpu, place, machine, set);
+    if set.contains(vcpu.id.index()) {
+        notify(vcpu, place, machine, set);
+    } else {
+        place.system.wake_set(vcpu.id.vm(), set, machine);
+    }
     done(vcpu)
 }
 
@@ -127,26 +142,7 @@ fn device(vcpu: &mut Vcpu, machine: &mut impl Machine, abort: DataAbort) -> bool
         return false;
     };
     place.shared.count(Counter::Mmio);
-    abort::device_access(vcpu, place, machine, found, access);
-    done(vcpu)
-}
-
-/// The virtual timer and kicks.
-#[inline(never)]
-fn interrupted(vcpu: &mut Vcpu, machine: &mut impl Machine) -> bool {
-    let Some(place) = vcpu.place else {
-        return false;
-    };
-    let number = machine.acknowledge();
-    match number {
-        intid::VIRTUAL_TIMER => interrupt::virtual_timer(vcpu, place, machine),
-        intid::KICK => interrupt::kick(vcpu, place, machine),
-        _ => {
-            vcpu.left = Left::Acknowledged(number);
-            return false;
-        }
-    }
-    done(vcpu)
+    !abort::device_access(vcpu, place, machine, found, access) || done(vcpu)
 }
 
 /// The exit is answered: whether the guest may be entered again at once.

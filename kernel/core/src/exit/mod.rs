@@ -1,6 +1,7 @@
 //! What happens when a guest stops executing, fastest answers first.
 //!
-//! [`first`] answers what is frequent with half of the registers still live, [`fast`] everything that
+//! [`first_synchronous`] and [`first_interrupt`] answer what is frequent with half of the registers still
+//! live, [`fast`] everything that
 //! needs no scheduling. What is left is a [`Deferred`] that the run loop reads.
 //!
 //! Who is to blame picks the answer:
@@ -28,7 +29,7 @@ use penumbra_trap::esr::{Esr, TrapCause, Wait};
 use penumbra_trap::inject::Exception;
 use penumbra_vmsa::{Ipa, VmId};
 
-pub use first::first;
+pub use first::{first_interrupt, first_synchronous};
 pub(crate) use inject::check_vector_loop;
 pub(crate) use interrupt::{taken as interrupt, taken_idle as interrupt_idle};
 pub(crate) use sysreg::drive_physical_timer;

@@ -13,6 +13,7 @@ use crate::vgic::VcpuSet;
 use crate::vm::{Uart, Vm};
 
 /// A guest's load or store at `offset`.
+#[inline(never)]
 pub(super) fn access(
     vcpu: &mut Vcpu,
     place: &'static Place,
@@ -37,6 +38,7 @@ pub(super) fn access(
     let output = !before && uart.device.has_output();
     let set = update_line(place.vm, &mut uart);
     drop(uart);
+    machine.skip_instruction();
     if output {
         raise_output(place.system, vcpu.id.vm(), machine);
     }

@@ -379,7 +379,12 @@ impl Machine for Fake {
             let Some((kind, over)) = self.until_exit(vcpu) else {
                 return ExitKind::Irq;
             };
-            let back = exit::first(vcpu, self, kind) || exit::fast(vcpu, self, kind);
+            let first = match kind {
+                ExitKind::Sync => exit::first_synchronous(vcpu, self),
+                ExitKind::Irq => exit::first_interrupt(vcpu, self),
+                ExitKind::Serror => false,
+            };
+            let back = first || exit::fast(vcpu, self, kind);
             if !back && matches!(vcpu.deferred, Deferred::Block(_)) {
                 // What it waited for is in its registers when it goes on.
                 self.shared

@@ -86,7 +86,7 @@ const fn word_from(offset: u64, base: u64) -> usize {
 
 impl Vgic {
     /// vCPU `vcpu`, resident on this core, reads `size` bytes (1, 2, 4 or 8) at `offset` of `frame`.
-    #[inline]
+    #[inline(always)]
     pub fn mmio_read<M: Hardware + ?Sized>(
         &self,
         vcpu: usize,
