@@ -31,7 +31,7 @@ fmt:
 # Lints, for the host and for the board.
 clippy:
     cargo clippy -q --all-targets -- -D warnings
-    cargo clippy -q -p penumbra-eventscope -- -D warnings
+    cargo clippy -q -p penumbra-eventscope -p penumbra-walkscope-plugin -- -D warnings
     PENUMBRA_MANAGER=/dev/null cargo clippy -q {{ metal }} --target {{ target }} -- -D warnings
 
 # Tests on the host.
@@ -58,9 +58,9 @@ test: check
 test-full: check
     {{ suites }} full
 
-# Measure: `just bench events`, `just bench boot`. Also writes target/bench/NAME.json.
+# Measure: `just bench events`, `just bench boot`, `just bench walks`. Also writes target/bench/NAME.json.
 bench NAME:
-    {{ suites }} bench-{{ NAME }}
+    {{ if NAME == "walks" { "cargo run -q --release -p penumbra-walkscope -- bench" } else { suites + " bench-" + NAME } }}
 
 # Sizes of the image and its sections.
 size:
