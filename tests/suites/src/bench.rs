@@ -249,7 +249,7 @@ fn reset_to_guest(w: &Workshop, rows: &mut Vec<Value>) -> Result<(), String> {
         w,
         "penumbra-qemu-virt",
         LOAD_ADDRESS,
-        &["BoardMemory$GT$4zero", "publish_code", "memcpy", "memset"],
+        &["cache4zero", "cache16clean_invalidate", "cache12publish_code", "memcpy", "memset"],
     )?;
     counted.extend(ranges(w, "manager", 0, &["compress256", "memcpy"])?);
     let counts = count(w, "boot-first", &toml, 3, 1, &counted)?;

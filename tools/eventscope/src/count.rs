@@ -8,7 +8,7 @@ pub(crate) const CORES: usize = 16;
 /// VMIDs told apart at most; further ones share the last place.
 pub(crate) const VMIDS: usize = 8;
 /// Address ranges counted apart at most.
-pub(crate) const RANGES: usize = 8;
+pub(crate) const RANGES: usize = 192;
 /// Places for EL0 and EL1 of each VMID, and one each for EL2 and EL3.
 pub(crate) const PLACES: usize = 2 * VMIDS + 2;
 /// The place of EL2.

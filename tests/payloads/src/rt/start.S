@@ -88,6 +88,7 @@ payload_stop:
 .global payload_secondary
 .balign 8
 payload_secondary:
+    hint    #118                    // eventscope: the end of CPU_ON, test 22 of `events`
     msr     daifset, #0xf
     mov     x19, x0
     bl      payload_mmu_on
