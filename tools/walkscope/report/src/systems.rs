@@ -7,43 +7,43 @@ use clap::ValueEnum;
 /// What a workload is called, by the number of its test.
 pub(crate) const WORKLOADS: [(u64, &str); 13] = [
     (0, "boot"),
-    (1, "cat 24 MB to a pipe"),
+    (1, "cat to a pipe"),
     (2, "tar to tar (pipe)"),
-    (3, "random pread 64 B, 256 MB"),
-    (4, "random access, mapped file 256 MB"),
-    (5, "random access, anonymous 256 MB, 4 KiB pages"),
-    (6, "random access, anonymous 256 MB, THP"),
+    (3, "random pread, 64 bytes"),
+    (4, "random access, mapped file"),
+    (5, "random access, anonymous, 4 KiB pages"),
+    (6, "random access, anonymous, THP"),
     (7, "fork and exec"),
     (8, "mmap churn"),
     (9, "pipes ping-pong"),
     (10, "shell pipelines"),
-    (11, "find and grep over 400 files"),
+    (11, "find and grep over small files"),
     (12, "check: chase, 16384 pages x 4"),
 ];
 
 /// The script that the guest runs at the end of its start-up.
-pub(crate) const SCRIPT: &str = "#!/bin/busybox sh
+const SCRIPT: &str = "#!/bin/busybox sh
 # The workloads of walkscope; the numbers are tests.
 w=/opt/walkload
 $w 0 off
-dd if=/dev/zero of=/tmp/data bs=1M count=256 2>/dev/null
-dd if=/tmp/data of=/tmp/part bs=1M count=24 2>/dev/null
+dd if=/dev/zero of=/tmp/data bs=1M count=MIB 2>/dev/null
+dd if=/tmp/data of=/tmp/part bs=1M count=PART 2>/dev/null
 mkdir -p /tmp/tree
 i=0
-while [ $i -lt 400 ]; do
+while [ $i -lt FILES ]; do
     head -c 12000 /bin/busybox >/tmp/tree/$i
     i=$((i + 1))
 done
 $w 1 on; cat /tmp/part | cat >/dev/null; $w 1 off
 $w 2 on; tar -C /tmp -cf - tree | tar -tf - >/dev/null; $w 2 off
-$w 3 pread /tmp/data 268435456 40000
-$w 4 gups 268435456 150000 file /tmp/data
-$w 7 exec 60
-$w 8 churn 1500
-$w 9 pipes 3000
+$w 3 pread /tmp/data BYTES READS
+$w 4 gups BYTES ACCESSES file /tmp/data
+$w 7 exec EXECS
+$w 8 churn CHURNS
+$w 9 pipes ROUNDS
 $w 10 on
 i=0
-while [ $i -lt 40 ]; do
+while [ $i -lt LINES ]; do
     echo $i | sed s/1/2/ | cat >/dev/null
     i=$((i + 1))
 done
@@ -51,11 +51,32 @@ $w 10 off
 $w 11 on; find /tmp/tree -type f | xargs grep -l penumbra >/dev/null; $w 11 off
 $w 12 chase 16384 4
 rm /tmp/data
-$w 5 gups 268435456 150000 small
-$w 6 gups 268435456 150000 huge
+$w 5 gups BYTES ACCESSES small
+$w 6 gups BYTES ACCESSES huge
 echo walkscope: done
 poweroff -f
 ";
+
+/// The script at full size, or about a fifth of it: 64 MB instead of 256, and smaller counts.
+pub(crate) fn script(short: bool) -> String {
+    let sizes: [(&str, u32, u32); 10] = [
+        ("BYTES", 256 << 20, 64 << 20),
+        ("MIB", 256, 64),
+        ("PART", 24, 8),
+        ("FILES", 400, 60),
+        ("ACCESSES", 150_000, 40_000),
+        ("READS", 40_000, 10_000),
+        ("EXECS", 60, 20),
+        ("CHURNS", 1500, 300),
+        ("ROUNDS", 3000, 500),
+        ("LINES", 40, 10),
+    ];
+    sizes
+        .iter()
+        .fold(SCRIPT.to_owned(), |text, (word, full, less)| {
+            text.replace(word, &if short { less } else { full }.to_string())
+        })
+}
 
 /// What runs between the workloads and the board.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

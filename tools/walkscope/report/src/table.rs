@@ -239,7 +239,7 @@ mod tests {
             assert!(text.contains(&format!("| {name} |")), "{name}");
         }
         assert!(
-            text.contains("| random pread 64 B, 256 MB | 10.00 / 37.74 |"),
+            text.contains("| random pread, 64 bytes | 10.00 / 37.74 |"),
             "{text}"
         );
         assert!(text.contains("HVC 4, interrupt 2"), "{text}");
