@@ -37,6 +37,14 @@ pub enum Field {
     Payload,
     /// What to do when a guest crashes.
     OnCrash,
+    /// What to do when a guest has switched itself off.
+    OnPowerOff,
+    /// Restarts in a row at most.
+    RestartLimit,
+    /// The delay before a restart.
+    RestartDelay,
+    /// Whether a guest is started with the board.
+    Autostart,
 }
 
 impl fmt::Display for Field {
@@ -57,6 +65,10 @@ impl fmt::Display for Field {
             Self::Cmdline => "cmdline",
             Self::Payload => "payload",
             Self::OnCrash => "on_crash",
+            Self::OnPowerOff => "on_power_off",
+            Self::RestartLimit => "restart_limit",
+            Self::RestartDelay => "restart_delay",
+            Self::Autostart => "autostart",
         })
     }
 }

@@ -28,11 +28,19 @@ pub enum Key {
     Payload = 10,
     /// `on_crash`.
     OnCrash = 11,
+    /// `on_power_off`.
+    OnPowerOff = 12,
+    /// `restart_limit`.
+    RestartLimit = 13,
+    /// `restart_delay`.
+    RestartDelay = 14,
+    /// `autostart`.
+    Autostart = 15,
 }
 
 impl Key {
     /// Number of keys.
-    pub const COUNT: usize = 12;
+    pub const COUNT: usize = 16;
 
     /// Every key, in the order of the encoding.
     pub const ALL: [Self; Self::COUNT] = [
@@ -48,6 +56,10 @@ impl Key {
         Self::Cmdline,
         Self::Payload,
         Self::OnCrash,
+        Self::OnPowerOff,
+        Self::RestartLimit,
+        Self::RestartDelay,
+        Self::Autostart,
     ];
 
     /// The key as it is written in a scenario.
@@ -66,6 +78,10 @@ impl Key {
             Self::Cmdline => "cmdline",
             Self::Payload => "payload",
             Self::OnCrash => "on_crash",
+            Self::OnPowerOff => "on_power_off",
+            Self::RestartLimit => "restart_limit",
+            Self::RestartDelay => "restart_delay",
+            Self::Autostart => "autostart",
         }
     }
 }

@@ -6,7 +6,8 @@
 //! - per guest: text name, [`Key::COUNT`] times u32 line, u8 vCPUs, u8 core for each vCPU,
 //!   u64 memory bytes, u8 [`Backing`], u64 quota bytes, u32 part and text file name of the kernel,
 //!   u32 part (0: none) and text file name of the initrd, text command line,
-//!   u8 [`Payload`] and u64 entry offset, u8 [`OnCrash`].
+//!   u8 [`Payload`] and u64 entry offset, u8 [`OnCrash`], u8 [`OnPowerOff`], u32 restart limit, u32 first
+//!   restart delay in milliseconds, u8 autostart (0 or 1).
 
 use crate::bundle::{Bundle, PartKind};
 use crate::cursor::Cursor;
@@ -51,6 +52,15 @@ pub enum Payload {
     },
 }
 
+/// Restarts in a row at most, if the scenario does not say.
+pub const DEFAULT_RESTART_LIMIT: u32 = 3;
+/// Restarts in a row that a scenario can allow at most.
+pub const MAX_RESTART_LIMIT: u32 = 1000;
+/// Milliseconds before the first restart of a row, if the scenario does not say.
+pub const DEFAULT_RESTART_DELAY_MS: u32 = 500;
+/// Milliseconds before a restart at most, also when the delay has doubled.
+pub const MAX_RESTART_DELAY_MS: u32 = 60_000;
+
 /// What to do when a guest has crashed and its report is out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnCrash {
@@ -59,6 +69,20 @@ pub enum OnCrash {
     Stay,
     /// Load it anew and start it.
     Restart,
+    /// Power the board off, in disorder.
+    PowerOff,
+}
+
+/// What to do when a guest has switched itself off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnPowerOff {
+    /// Free it; it stays off.
+    #[default]
+    Stay,
+    /// Load it anew and start it.
+    Restart,
+    /// Power the board off.
+    PowerOff,
 }
 
 /// What to do when no guest runs any more.
@@ -113,6 +137,14 @@ pub struct Guest<'a> {
     pub payload: Payload,
     /// What to do when it crashes.
     pub on_crash: OnCrash,
+    /// What to do when it has switched itself off.
+    pub on_power_off: OnPowerOff,
+    /// Restarts in a row at most, [`OnCrash::Restart`] and [`OnPowerOff::Restart`] together.
+    pub restart_limit: u32,
+    /// Milliseconds before the first restart of a row; they double with each further one.
+    pub restart_delay_ms: u32,
+    /// Whether it is started with the board.
+    pub autostart: bool,
 }
 
 impl<'a> Manifest<'a> {
@@ -227,7 +259,21 @@ impl<'a> Guest<'a> {
         let on_crash = match cursor.u8(Field::OnCrash)? {
             0 => OnCrash::Stay,
             1 => OnCrash::Restart,
+            2 => OnCrash::PowerOff,
             _ => return Err(Error::ManifestValue(Field::OnCrash)),
+        };
+        let on_power_off = match cursor.u8(Field::OnPowerOff)? {
+            0 => OnPowerOff::Stay,
+            1 => OnPowerOff::Restart,
+            2 => OnPowerOff::PowerOff,
+            _ => return Err(Error::ManifestValue(Field::OnPowerOff)),
+        };
+        let restart_limit = cursor.u32(Field::RestartLimit)?;
+        let restart_delay_ms = cursor.u32(Field::RestartDelay)?;
+        let autostart = match cursor.u8(Field::Autostart)? {
+            0 => false,
+            1 => true,
+            _ => return Err(Error::ManifestValue(Field::Autostart)),
         };
         Ok(Self {
             name,
@@ -243,6 +289,10 @@ impl<'a> Guest<'a> {
             cmdline,
             payload,
             on_crash,
+            on_power_off,
+            restart_limit,
+            restart_delay_ms,
+            autostart,
         })
     }
 
@@ -269,6 +319,12 @@ impl<'a> Guest<'a> {
         }
         if self.cmdline.len() > MAX_CMDLINE_BYTES {
             return Err(Error::ManifestText(Field::Cmdline));
+        }
+        if self.restart_limit == 0 || self.restart_limit > MAX_RESTART_LIMIT {
+            return Err(Error::ManifestValue(Field::RestartLimit));
+        }
+        if self.restart_delay_ms > MAX_RESTART_DELAY_MS {
+            return Err(Error::ManifestValue(Field::RestartDelay));
         }
         let kernel = bundle.part(self.kernel)?;
         if kernel.kind() != PartKind::Kernel {

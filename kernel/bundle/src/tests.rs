@@ -28,6 +28,10 @@ fn guest(name: &str) -> GuestSpec<'static> {
         cmdline: "console=ttyAMA0".into(),
         payload: Payload::Linux,
         on_crash: OnCrash::Stay,
+        on_power_off: OnPowerOff::Stay,
+        restart_limit: DEFAULT_RESTART_LIMIT,
+        restart_delay_ms: DEFAULT_RESTART_DELAY_MS,
+        autostart: true,
     }
 }
 
@@ -38,6 +42,10 @@ fn scenario() -> ScenarioSpec<'static> {
     second.initrd = None;
     second.payload = Payload::Flat { entry: 64 };
     second.on_crash = OnCrash::Restart;
+    second.on_power_off = OnPowerOff::PowerOff;
+    second.restart_limit = 7;
+    second.restart_delay_ms = 60_000;
+    second.autostart = false;
     ScenarioSpec {
         file: "demo.toml".into(),
         when_all_off: WhenAllOff::Wait,
@@ -76,6 +84,33 @@ fn what_is_written_is_read_back() {
     assert_eq!(guests[1].quota_bytes, 64 << 20);
     assert_eq!(guests[1].payload, Payload::Flat { entry: 64 });
     assert_eq!(guests[1].on_crash, OnCrash::Restart);
+    assert_eq!(guests[1].on_power_off, OnPowerOff::PowerOff);
+    assert_eq!(
+        (guests[1].restart_limit, guests[1].restart_delay_ms),
+        (7, 60_000)
+    );
+    assert!(guests[0].autostart && !guests[1].autostart);
+}
+
+#[test]
+fn a_policy_that_does_not_exist_is_refused() {
+    use sha2::{Digest, Sha256};
+    let good = write_bundle(&scenario()).unwrap();
+    let bytes = usize::try_from(u64::from_le_bytes(good[80..88].try_into().unwrap())).unwrap();
+    // The last fields of the last guest, from the end of the manifest.
+    for (from_end, field) in [
+        (1, Field::Autostart),
+        (10, Field::OnPowerOff),
+        (11, Field::OnCrash),
+    ] {
+        let mut forged = good.clone();
+        forged[4096 + bytes - from_end] = 3;
+        let digest = Sha256::digest(&forged[4096..4096 + bytes]);
+        forged[96..128].copy_from_slice(&digest);
+        reseal(&mut forged);
+        let manifest = Bundle::parse(&forged).unwrap().manifest().map(|_| ());
+        assert_eq!(manifest, Err(Error::ManifestValue(field)));
+    }
 }
 
 #[test]
@@ -120,6 +155,15 @@ fn the_writer_refuses_what_the_reader_would() {
         refused(|g| g.payload = Payload::Flat { entry: 5000 }),
         value(Field::Payload)
     );
+    assert_eq!(refused(|g| g.restart_limit = 0), value(Field::RestartLimit));
+    assert_eq!(
+        refused(|g| g.restart_limit = 1001),
+        value(Field::RestartLimit)
+    );
+    assert_eq!(
+        refused(|g| g.restart_delay_ms = 60_001),
+        value(Field::RestartDelay)
+    );
     assert_eq!(
         refused(|g| g.name = "linux".into()),
         WriteError::Refused(Error::DuplicateName)
@@ -141,7 +185,7 @@ fn each_damage_has_its_name() {
     assert_eq!(parse(&[]), Error::NotABundle);
     assert_eq!(parse(&with(0, b'p')), Error::NotABundle);
     assert_eq!(parse(&bytes[..63]), Error::Truncated { have: 63, need: 64 });
-    assert_eq!(parse(&with(8, 2)), Error::Version(2));
+    assert_eq!(parse(&with(8, 1)), Error::Version(1));
     assert_eq!(parse(&with(12, 0)), Error::PartCount(0));
     assert_eq!(parse(&with(12, 65)), Error::PartCount(65));
     assert_eq!(parse(&with(24, 1)), Error::TableDigest);

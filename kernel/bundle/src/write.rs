@@ -9,7 +9,7 @@ use crate::bundle::{Bundle, HEADER_DIGESTED_BYTES, PartKind};
 use crate::bundle::{ENTRY_BYTES, FORMAT_VERSION, HEADER_BYTES, MAGIC, PART_ALIGN_BYTES, as_u64};
 use crate::error::Error;
 use crate::key::{Key, Lines};
-use crate::manifest::{Backing, OnCrash, Payload, WhenAllOff};
+use crate::manifest::{Backing, OnCrash, OnPowerOff, Payload, WhenAllOff};
 
 /// A payload's file: what it is called in reports, and its content.
 #[derive(Clone, Debug)]
@@ -45,6 +45,14 @@ pub struct GuestSpec<'a> {
     pub payload: Payload,
     /// What to do when it crashes.
     pub on_crash: OnCrash,
+    /// What to do when it has switched itself off.
+    pub on_power_off: OnPowerOff,
+    /// Restarts in a row at most.
+    pub restart_limit: u32,
+    /// Milliseconds before the first restart of a row.
+    pub restart_delay_ms: u32,
+    /// Whether it is started with the board.
+    pub autostart: bool,
 }
 
 /// A scenario to be written.
@@ -156,7 +164,16 @@ fn encode_guest<'a>(
     out.push(match guest.on_crash {
         OnCrash::Stay => 0,
         OnCrash::Restart => 1,
+        OnCrash::PowerOff => 2,
     });
+    out.push(match guest.on_power_off {
+        OnPowerOff::Stay => 0,
+        OnPowerOff::Restart => 1,
+        OnPowerOff::PowerOff => 2,
+    });
+    out.extend(guest.restart_limit.to_le_bytes());
+    out.extend(guest.restart_delay_ms.to_le_bytes());
+    out.push(u8::from(guest.autostart));
     Ok(())
 }
 

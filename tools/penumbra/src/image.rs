@@ -85,6 +85,10 @@ fn guest_spec(guest: &Guest, cores: Vec<u8>) -> Result<GuestSpec<'static>, Probl
         cmdline: guest.cmdline.clone(),
         payload: guest.payload,
         on_crash: guest.on_crash,
+        on_power_off: guest.on_power_off,
+        restart_limit: guest.restart_limit,
+        restart_delay_ms: guest.restart_delay_ms,
+        autostart: guest.autostart,
     })
 }
 

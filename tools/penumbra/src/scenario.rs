@@ -4,6 +4,7 @@
 //! [`crate::image`] needs them. Every key is documented for people in `docs/scenarios.md`.
 
 mod read;
+mod restart;
 pub mod size;
 mod suggest;
 #[cfg(test)]
@@ -12,7 +13,7 @@ mod tests;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-use penumbra_bundle::{Backing, Lines, OnCrash, Payload, WhenAllOff};
+use penumbra_bundle::{Backing, Lines, OnCrash, OnPowerOff, Payload, WhenAllOff};
 
 use crate::problem::{Problem, Problems, Source};
 
@@ -61,6 +62,14 @@ pub struct Guest {
     pub payload: Payload,
     /// What to do when it crashes.
     pub on_crash: OnCrash,
+    /// What to do when it has switched itself off.
+    pub on_power_off: OnPowerOff,
+    /// Restarts in a row at most.
+    pub restart_limit: u32,
+    /// Milliseconds before the first restart of a row.
+    pub restart_delay_ms: u32,
+    /// Whether it is started with the board.
+    pub autostart: bool,
 }
 
 /// A file that a scenario or the command line names.

@@ -9,8 +9,8 @@ mod refuse;
 use std::borrow::Cow;
 
 use penumbra_bundle::{
-    Backing, GuestSpec, Key, Lines, OnCrash, Payload, PayloadFile, ScenarioSpec, WhenAllOff,
-    write_bundle,
+    Backing, GuestSpec, Key, Lines, OnCrash, OnPowerOff, Payload, PayloadFile, ScenarioSpec,
+    WhenAllOff, write_bundle,
 };
 
 use crate::fake::{Fake, MIB};
@@ -50,6 +50,10 @@ fn guest(name: &str) -> GuestSpec<'static> {
         cmdline: "console=ttyAMA0".into(),
         payload: Payload::Linux,
         on_crash: OnCrash::Stay,
+        on_power_off: OnPowerOff::Stay,
+        restart_limit: 2,
+        restart_delay_ms: 0,
+        autostart: true,
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use penumbra_bundle::{
     Backing, Key, Lines, MAX_CMDLINE_BYTES, MAX_GUESTS, MAX_MEMORY_BYTES, MAX_NAME_BYTES,
-    MAX_VCPUS, MEMORY_UNIT_BYTES, OnCrash, Payload, WhenAllOff,
+    MAX_VCPUS, MEMORY_UNIT_BYTES, Payload, WhenAllOff,
 };
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -15,9 +15,23 @@ use crate::problem::{Problem, Problems, Source};
 
 const TOP_KEYS: [&str; 2] = ["board", "guest"];
 pub(super) const BOARD_KEYS: [&str; 1] = ["when_all_off"];
-pub(super) const GUEST_KEYS: [&str; 12] = [
-    "name", "vcpus", "cores", "memory", "backing", "quota", "kernel", "initrd", "cmdline",
-    "payload", "entry", "on_crash",
+pub(super) const GUEST_KEYS: [&str; 16] = [
+    "name",
+    "vcpus",
+    "cores",
+    "memory",
+    "backing",
+    "quota",
+    "kernel",
+    "initrd",
+    "cmdline",
+    "payload",
+    "entry",
+    "on_crash",
+    "on_power_off",
+    "restart_limit",
+    "restart_delay",
+    "autostart",
 ];
 
 pub(super) fn scenario(source: Source) -> Result<Scenario, Problems> {
@@ -43,15 +57,15 @@ pub(super) fn scenario(source: Source) -> Result<Scenario, Problems> {
     }
 }
 
-type Value<'a> = Spanned<DeValue<'a>>;
+pub(super) type Value<'a> = Spanned<DeValue<'a>>;
 
-struct Reader<'s> {
+pub(super) struct Reader<'s> {
     source: &'s Source,
-    problems: Vec<Problem>,
+    pub(super) problems: Vec<Problem>,
 }
 
 impl Reader<'_> {
-    fn complain(&mut self, span: Range<usize>, message: impl Into<String>, help: &str) {
+    pub(super) fn complain(&mut self, span: Range<usize>, message: impl Into<String>, help: &str) {
         let problem = Problem::at(span, message);
         self.problems.push(if help.is_empty() {
             problem
@@ -68,6 +82,7 @@ impl Reader<'_> {
         self.unknown_keys(root, &TOP_KEYS, "a scenario");
         let (when_all_off, when_all_off_line) = self.board(root);
         let guests = self.guests(root)?;
+        self.somebody_starts(root, when_all_off, &guests);
         Some(Scenario {
             source: self.source.clone(),
             when_all_off,
@@ -190,10 +205,7 @@ impl Reader<'_> {
             .and_then(|value| self.quota(value, backing, memory));
         let cmdline = table.get("cmdline").and_then(|value| self.cmdline(value));
         let payload = self.payload(table);
-        let on_crash = table.get("on_crash").and_then(|value| {
-            let choices = [("stay", OnCrash::Stay), ("restart", OnCrash::Restart)];
-            self.choice("on_crash", value, &choices)
-        });
+        let life = self.life(table);
         Some(Guest {
             name: name?,
             lines,
@@ -206,7 +218,11 @@ impl Reader<'_> {
             initrd,
             cmdline: cmdline.unwrap_or_default(),
             payload,
-            on_crash: on_crash.unwrap_or_default(),
+            on_crash: life.on_crash,
+            on_power_off: life.on_power_off,
+            restart_limit: life.restart_limit,
+            restart_delay_ms: life.restart_delay_ms,
+            autostart: life.autostart,
         })
     }
 
@@ -229,7 +245,7 @@ impl Reader<'_> {
         value
     }
 
-    fn text<'v>(&mut self, key: &str, value: &'v Value<'_>) -> Option<&'v str> {
+    pub(super) fn text<'v>(&mut self, key: &str, value: &'v Value<'_>) -> Option<&'v str> {
         let text = value.get_ref().as_str();
         if text.is_none() {
             let kind = value.get_ref().type_str();
@@ -242,7 +258,7 @@ impl Reader<'_> {
         text
     }
 
-    fn integer(&mut self, key: &str, value: &Value<'_>) -> Option<i64> {
+    pub(super) fn integer(&mut self, key: &str, value: &Value<'_>) -> Option<i64> {
         let Some(number) = value.get_ref().as_integer() else {
             let kind = value.get_ref().type_str();
             self.complain(
@@ -259,7 +275,7 @@ impl Reader<'_> {
         parsed.ok()
     }
 
-    fn choice<T: Copy>(
+    pub(super) fn choice<T: Copy>(
         &mut self,
         key: &str,
         value: &Value<'_>,
