@@ -13,6 +13,7 @@ use crate::load::core_of;
 use crate::manager::{Ending, Manager, OFF_TAG, Phase, Slot, tag_of};
 use crate::plan::Plan;
 use crate::refusal::{Cause, ErrorText, Refusal, Size};
+use crate::shell::Shell;
 
 /// The manager gives up after this many restarts if no guest runs.
 const RESTARTS_AT_MOST: u64 = 5;
@@ -108,6 +109,8 @@ impl<'a> Manager<'a> {
             board,
             slots,
             console,
+            shell: Shell::default(),
+            over: None,
         })
     }
 
@@ -120,11 +123,18 @@ impl<'a> Manager<'a> {
                 continue;
             };
             let tagged = |tag| (0..self.slots.len()).find(move |index| tag_of(*index) == tag);
-            if let Some(index) = tagged(status.tag ^ OFF_TAG) {
+            let off = status.tag & OFF_TAG != 0;
+            let index = tagged(status.tag & !OFF_TAG);
+            if let (VmState::Created, true, 0, Some(index)) =
+                (status.state, off, status.held_bytes, index)
+            {
                 self.set(index, Phase::Off, None);
+                if let Some(slot) = self.slots.get_mut(index) {
+                    slot.placeholder = Some(vm);
+                }
                 continue;
             }
-            match (status.state, tagged(status.tag)) {
+            match (status.state, index) {
                 (VmState::Free, _) => {}
                 (VmState::Running | VmState::Paused | VmState::Stopped, Some(index)) => {
                     self.set(index, Phase::Running, Some(vm));
@@ -133,6 +143,11 @@ impl<'a> Manager<'a> {
                 _ => {
                     let _ = hv.vm_stop(vm);
                     let _ = finish(|| hv.vm_destroy(vm));
+                    if let Some(index) = index.filter(|_| off) {
+                        // The operator had it created and not yet started.
+                        self.set(index, Phase::Off, None);
+                        self.place_placeholder(hv, index);
+                    }
                 }
             }
         }
@@ -171,7 +186,8 @@ impl<'a> Manager<'a> {
     /// quotas may together exceed it, but none may do so alone.
     fn check_budget<H: Hypervisor>(&mut self, hv: &mut H) -> Result<(), Refusal<'a>> {
         let free = self.board.free_bytes;
-        let new = || self.slots.iter().filter(|slot| slot.phase == Phase::New);
+        let starts = |slot: &&Slot<'_>| slot.phase == Phase::New && slot.guest.autostart;
+        let new = || self.slots.iter().filter(starts);
         let reserved = new().filter(|slot| slot.guest.backing == Backing::Reserved);
         let reserved: u64 = reserved.map(|slot| slot.guest.memory_bytes).sum();
         let thin = new().filter(|slot| slot.guest.backing == Backing::Thin);
@@ -211,11 +227,14 @@ impl<'a> Manager<'a> {
 
     fn start_the_new<H: Hypervisor>(&mut self, hv: &mut H, adopted: usize) -> Result<(), Ending> {
         for index in 0..self.slots.len() {
-            if self
-                .slots
-                .get(index)
-                .is_none_or(|slot| slot.phase != Phase::New)
-            {
+            let Some(slot) = self.slots.get(index) else {
+                continue;
+            };
+            if slot.phase != Phase::New {
+                continue;
+            }
+            if !slot.guest.autostart {
+                self.set(index, Phase::Off, None);
                 continue;
             }
             if let Err(refusal) = self.start(hv, index) {
@@ -264,11 +283,15 @@ impl<'a> Manager<'a> {
                 .collect();
             let kernel = guest.kernel_file;
             let line = guest.lines.nearest(Key::Guest);
+            let when = match guest.autostart {
+                true => "",
+                false => "; not started (`autostart`)",
+            };
             self.console.say(
                 hv,
                 format_args!(
                     "guest '{name}' (line {line}): vCPUs on cores {cores:?}, {memory} {backing}, \
-                     kernel {kernel}"
+                     kernel {kernel}{when}"
                 ),
             );
         }
@@ -282,20 +305,29 @@ impl<'a> Manager<'a> {
             .checked_div(self.board.counter_hz)
             .unwrap_or(0);
         let name = String::from(self.console.front_name());
-        if self.slots.len() > 1 {
-            self.console.say(
-                hv,
-                format_args!("Ctrl-] gives the console to the next guest; now it is '{name}'"),
-            );
-        }
+        let keys = match self.slots.len() {
+            1 => "Ctrl-] s opens the operator's shell; Ctrl-] ? shows the keys",
+            _ => {
+                "Ctrl-] and a digit shows one guest, Ctrl-] s the operator's shell, Ctrl-] ? the keys"
+            }
+        };
+        self.console.say(hv, format_args!("{keys}"));
         self.console.say(
             hv,
             format_args!("`poweroff` in the guest ends it; Ctrl-A X leaves QEMU at once"),
         );
-        self.console.say(
-            hv,
-            format_args!("ready after {ms} ms; here is guest '{name}':"),
-        );
+        match self.slots.len() {
+            1 => self.console.say(
+                hv,
+                format_args!("ready after {ms} ms; here is guest '{name}':"),
+            ),
+            _ => self.console.say(
+                hv,
+                format_args!(
+                    "ready after {ms} ms; here are all guests, the input goes to '{name}':"
+                ),
+            ),
+        }
     }
 }
 

@@ -61,6 +61,9 @@ pub(crate) struct Fake {
     pub(crate) slots: u64,
     /// Frames that `VmStockAdd` can still find.
     pub(crate) frames: u64,
+    audits: u32,
+    /// What an audit finds.
+    pub(crate) differences: u64,
 }
 
 impl Fake {
@@ -87,6 +90,8 @@ impl Fake {
             failures: BTreeMap::new(),
             slots: 7,
             frames: 1000,
+            audits: 0,
+            differences: 0,
         }
     }
 
@@ -156,7 +161,17 @@ impl Fake {
         }
     }
 
-    fn events(&self) -> Events {
+    /// A change of state that a person may ask for at any time.
+    fn change(&mut self, vm: VmId, from: VmState, to: VmState) -> Result<()> {
+        let fake = self.vms.get_mut(&vm.0).ok_or(Error::NoSuchObject)?;
+        if fake.status.state != from {
+            return Err(Error::BadState);
+        }
+        fake.status.state = to;
+        Ok(())
+    }
+
+    pub(crate) fn events(&self) -> Events {
         let mut events = Events::default();
         if !self.keys.is_empty() {
             events = events.with(Events::INPUT);
@@ -289,6 +304,9 @@ impl Hypervisor for Fake {
             return self.refuse("VmMapRam: other arguments", Error::InvalidParameter);
         }
         fake.mapped = (fake.mapped + PIECE_BYTES).min(ram.bytes);
+        if ram.backing == Backing::Reserved {
+            fake.status.held_bytes = fake.mapped;
+        }
         Ok(fake.mapped)
     }
 
@@ -388,7 +406,10 @@ impl Hypervisor for Fake {
 
     fn vm_stop(&mut self, vm: VmId) -> Result<()> {
         self.note("VmStop", vm.0)?;
-        let fake = self.in_state(vm, VmState::Running, "VmStop")?;
+        let fake = self.vms.get_mut(&vm.0).ok_or(Error::NoSuchObject)?;
+        if !matches!(fake.status.state, VmState::Running | VmState::Paused) {
+            return Err(Error::BadState);
+        }
         fake.status.state = VmState::Stopped;
         fake.status.reason = StopReason::Killed;
         fake.status.wants_stock = false;
@@ -421,22 +442,25 @@ impl Hypervisor for Fake {
         Ok(0x1000 + register.0)
     }
 
-    fn vcpu_counter(&mut self, _vm: VmId, _vcpu: u64, _counter: u64) -> Result<u64> {
-        Ok(0)
+    fn vcpu_counter(&mut self, vm: VmId, vcpu: u64, counter: u64) -> Result<u64> {
+        let fake = self.vms.get(&vm.0).ok_or(Error::NoSuchObject)?;
+        if vcpu >= fake.vcpus || counter > 8 {
+            return self.refuse("VcpuCounter: no such counter", Error::InvalidParameter);
+        }
+        Ok(100 * vm.0 + 10 * vcpu + counter)
     }
 
     fn vm_pause(&mut self, vm: VmId) -> Result<()> {
-        self.in_state(vm, VmState::Running, "VmPause")?.status.state = VmState::Paused;
-        Ok(())
+        self.change(vm, VmState::Running, VmState::Paused)
     }
 
     fn vm_resume(&mut self, vm: VmId) -> Result<()> {
-        self.in_state(vm, VmState::Paused, "VmResume")?.status.state = VmState::Running;
-        Ok(())
+        self.change(vm, VmState::Paused, VmState::Running)
     }
 
     fn audit(&mut self) -> Result<(bool, u64)> {
-        Ok((true, 0))
+        self.audits += 1;
+        Ok((self.audits.is_multiple_of(3), self.differences))
     }
 
     fn window_write(&mut self, at: u64, bytes: &[u8]) -> Result<()> {

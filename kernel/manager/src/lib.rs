@@ -18,12 +18,16 @@ pub mod console;
 mod fake;
 pub mod hypervisor;
 pub mod image;
+mod journal;
+mod life;
 pub mod load;
 pub mod manager;
 pub mod map;
 pub mod plan;
 pub mod refusal;
 pub mod report;
+mod restart;
+mod shell;
 pub mod syndrome;
 #[cfg(test)]
 mod tests;

@@ -26,11 +26,26 @@ pub fn core_of(guest: &Guest<'_>, vcpu: usize, board: &Board) -> u64 {
     core.checked_rem(board.cores).unwrap_or(0)
 }
 
-/// Creates, loads and starts a guest. What was created is destroyed again if a later step fails.
+/// Starts a VM that [`create`] has made. It is destroyed if that fails.
+///
+/// # Errors
+/// EL2 refused.
+pub fn start<H: Hypervisor>(hv: &mut H, vm: VmId, plan: &Plan<'_>) -> Result<(), Cause<'static>> {
+    hv.vm_start(vm, plan.entry, plan.tree_ipa).map_err(|error| {
+        // As below.
+        let _ = finish(|| hv.vm_destroy(vm));
+        Cause::Call {
+            what: "start the VM",
+            error,
+        }
+    })
+}
+
+/// Creates and loads a guest. What was created is destroyed again if a later step fails.
 ///
 /// # Errors
 /// The step that EL2 refused.
-pub fn start<H: Hypervisor>(
+pub fn create<H: Hypervisor>(
     hv: &mut H,
     board: &Board,
     guest: &Guest<'_>,
@@ -82,11 +97,7 @@ impl<H: Hypervisor> Loader<'_, H> {
             error,
         })?;
         self.stock();
-        let started = self.hv.vm_start(vm, self.plan.entry, self.plan.tree_ipa);
-        started.map_err(|error| Cause::Call {
-            what: "start the VM",
-            error,
-        })
+        Ok(())
     }
 
     fn map_ram(&mut self) -> Result<(), Cause<'static>> {

@@ -1,22 +1,20 @@
 //! The life of a board: boot, events, and each guest's life cycle.
 
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::fmt;
 
-use penumbra_abi::{Error, Events, StopReason, VmState, VmStatus};
-use penumbra_bundle::{Bundle, Guest, Manifest, OnCrash, WhenAllOff};
+use penumbra_abi::Events;
+use penumbra_bundle::{Bundle, Guest, Manifest, WhenAllOff};
 
-use crate::console::Console;
-use crate::hypervisor::{Board, Hypervisor, VmId, finish};
-use crate::load::{self, FIRST_STOCK_FRAMES};
+use crate::console::{Console, View};
+use crate::hypervisor::{Board, Hypervisor, VmId};
+use crate::journal::Journal;
+use crate::load;
 use crate::plan::Plan;
-use crate::refusal::{Cause, ErrorText, Refusal};
-use crate::report;
-
-/// A guest that crashes this often, each time soon after its start, is not started again.
-const CRASHES_IN_A_ROW: u32 = 3;
-/// How soon after its start a crash counts as one of a row.
-const SOON_SECONDS: u64 = 10;
+use crate::refusal::{ErrorText, Refusal};
+use crate::restart::Restarts;
+use crate::shell::Shell;
 
 /// Why the manager has nothing left to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +31,16 @@ pub enum Ending {
 pub(crate) enum Phase {
     /// Not started yet.
     New,
-    /// It has a VM that runs.
+    /// It has a VM that runs, or that is paused.
     Running,
-    /// It went off in good order.
+    /// It is down and will be started again at this counter value.
+    Waiting(u64),
+    /// The operator had it created; its VM is loaded and has never run.
+    Loaded,
+    /// It went off in good order, or was never to be started.
     Off,
+    /// The operator stopped it; its VM is kept for inspection.
+    Stopped,
     /// It crashed; its VM is kept for inspection.
     Crashed,
     /// It could not be started (again).
@@ -49,20 +53,26 @@ pub(crate) struct Slot<'a> {
     /// Made when the guest is loaded for the first time.
     pub(crate) plan: Option<Plan<'a>>,
     pub(crate) vm: Option<VmId>,
+    /// The empty VM that stands for this guest being off.
+    pub(crate) placeholder: Option<VmId>,
     pub(crate) phase: Phase,
-    started: u64,
-    crashes: u32,
+    /// Counter value at its start.
+    pub(crate) started: u64,
+    pub(crate) restarts: Restarts,
+    pub(crate) journal: Journal,
 }
 
 impl<'a> Slot<'a> {
-    pub(crate) const fn new(guest: Guest<'a>) -> Self {
+    pub(crate) fn new(guest: Guest<'a>) -> Self {
         Self {
             guest,
             plan: None,
             vm: None,
+            placeholder: None,
             phase: Phase::New,
             started: 0,
-            crashes: 0,
+            restarts: Restarts::default(),
+            journal: Journal::default(),
         }
     }
 }
@@ -74,6 +84,9 @@ pub(crate) struct Manager<'a> {
     pub(crate) board: Board,
     pub(crate) slots: Vec<Slot<'a>>,
     pub(crate) console: Console,
+    pub(crate) shell: Shell,
+    /// Somebody has decided that the board goes off.
+    pub(crate) over: Option<Ending>,
 }
 
 /// Runs the board with the bundle at hand, until there is nothing left to do. `restarts` is how often
@@ -96,12 +109,7 @@ impl<'a> Manager<'a> {
         if let Some(ending) = self.ending(hv) {
             return Some(ending);
         }
-        let deadline = if self.console.has_input() {
-            // The guest at the front did not take all of it: try again in 10 ms.
-            hv.now().saturating_add(self.board.counter_hz / 100)
-        } else {
-            u64::MAX
-        };
+        let deadline = self.deadline(hv);
         let events = match hv.wait(deadline) {
             Ok(events) => events,
             Err(error) => {
@@ -117,14 +125,37 @@ impl<'a> Manager<'a> {
             self.console.pump_output(hv);
         }
         if events.contains(Events::INPUT) {
-            self.console.pump_input(hv);
+            self.take_input(hv);
         } else if events.contains(Events::DEADLINE) {
             self.console.deliver(hv);
         }
         if events.contains(Events::STATUS) {
             self.look_at_guests(hv);
         }
+        self.console.settle(hv);
+        self.restart_due(hv);
+        self.refresh(hv);
         None
+    }
+
+    /// When there is something to do without an event.
+    pub(crate) fn deadline<H: Hypervisor>(&self, hv: &mut H) -> u64 {
+        let waiting = self.slots.iter().filter_map(|slot| match slot.phase {
+            Phase::Waiting(until) => Some(until),
+            _ => None,
+        });
+        let shown = self
+            .shell
+            .next_refresh()
+            .into_iter()
+            .chain(self.console.owed());
+        let next = waiting.chain(shown).min();
+        let next = next.unwrap_or(u64::MAX);
+        if self.console.has_input() {
+            // The guest at the front did not take all of it: try again in 10 ms.
+            return next.min(hv.now().saturating_add(self.board.counter_hz / 100));
+        }
+        next
     }
 
     /// Looks at each guest's VM and answers what happened to it.
@@ -142,157 +173,12 @@ impl<'a> Manager<'a> {
             match status {
                 Ok(status) => self.look_at(hv, index, vm, &status),
                 Err(error) => {
-                    let name = slot.guest.name;
-                    let why = ErrorText(error);
-                    self.console
-                        .say(hv, format_args!("guest '{name}' is gone: {why}"));
+                    let (name, why) = (slot.guest.name, ErrorText(error));
+                    self.tell(hv, index, format_args!("guest '{name}' is gone: {why}"));
                     self.set(index, Phase::Failed, None);
                 }
             }
         }
-    }
-
-    fn look_at<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId, status: &VmStatus) {
-        match status.state {
-            VmState::Stopped => {
-                // Its last words first.
-                self.console.drain(hv, index);
-                self.stopped(hv, index, vm, status);
-            }
-            VmState::Running if status.wants_stock => self.feed(hv, index, vm, status),
-            _ => {}
-        }
-    }
-
-    fn stopped<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId, status: &VmStatus) {
-        let Some(slot) = self.slots.get(index) else {
-            return;
-        };
-        let name = slot.guest.name;
-        match status.reason {
-            StopReason::Reset => {
-                self.console
-                    .say(hv, format_args!("guest '{name}' restarts"));
-                self.reload(hv, index, vm);
-            }
-            StopReason::Crash => {
-                let file = self.manifest.file;
-                report::crash(
-                    hv,
-                    &mut self.console,
-                    &self.board,
-                    file,
-                    &slot.guest,
-                    vm,
-                    status,
-                );
-                self.crashed(hv, index, vm);
-            }
-            StopReason::Killed => {
-                self.console
-                    .say(hv, format_args!("guest '{name}' was stopped"));
-                self.retire(hv, index, vm);
-            }
-            StopReason::AllOff => {
-                let text = format_args!("guest '{name}' has switched off its last CPU");
-                self.console.say(hv, text);
-                self.retire(hv, index, vm);
-            }
-            StopReason::PowerOff | StopReason::None => {
-                self.console.say(hv, format_args!("guest '{name}' is off"));
-                self.retire(hv, index, vm);
-            }
-        }
-    }
-
-    /// Frees the VM of a guest that is off, and leaves an empty one in its place: a manager that is
-    /// restarted must not take the guest for one that was never started.
-    fn retire<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId) {
-        self.set(index, Phase::Off, Some(vm));
-        if !self.any_runs() && self.manifest.when_all_off == WhenAllOff::PowerOff {
-            // The board goes off: zeroing the memory would only take time.
-            return;
-        }
-        self.destroy(hv, index, vm);
-        // Without it the guest would come back after a restart of the manager, which is no harm.
-        let _ = hv.vm_create(1, self.board.gic, tag_of(index) | OFF_TAG);
-    }
-
-    fn destroy<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId) {
-        self.console.connect(index, None);
-        if let Some(slot) = self.slots.get_mut(index) {
-            slot.vm = None;
-        }
-        if let Err(error) = finish(|| hv.vm_destroy(vm)) {
-            let why = ErrorText(error);
-            self.console
-                .say(hv, format_args!("VM {} cannot be freed: {why}", vm.0));
-        }
-    }
-
-    /// Frees the VM of a guest and starts the guest anew.
-    fn reload<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId) {
-        self.destroy(hv, index, vm);
-        if let Err(refusal) = self.start(hv, index) {
-            self.console.say(hv, format_args!("{refusal}"));
-            self.set(index, Phase::Failed, None);
-        }
-    }
-
-    fn crashed<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId) {
-        let now = hv.now();
-        let soon = self.board.counter_hz.saturating_mul(SOON_SECONDS);
-        let Some(slot) = self.slots.get_mut(index) else {
-            return;
-        };
-        let in_a_row = now.saturating_sub(slot.started) < soon;
-        slot.crashes = if in_a_row {
-            slot.crashes.saturating_add(1)
-        } else {
-            1
-        };
-        let (name, crashes) = (slot.guest.name, slot.crashes);
-        if slot.guest.on_crash == OnCrash::Restart && crashes < CRASHES_IN_A_ROW {
-            self.console
-                .say(hv, format_args!("guest '{name}' is started again"));
-            self.reload(hv, index, vm);
-            return;
-        }
-        if slot.guest.on_crash == OnCrash::Restart {
-            let text = format_args!("guest '{name}' stays off: {crashes} crashes in a row");
-            self.console.say(hv, text);
-        }
-        self.set(index, Phase::Crashed, Some(vm));
-    }
-
-    /// Adds frames to the stock of a thin guest that waits for them.
-    fn feed<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId, status: &VmStatus) {
-        let mut stock = status.stock_frames;
-        while stock < FIRST_STOCK_FRAMES {
-            match finish(|| hv.vm_stock_add(vm)) {
-                Ok(()) => stock = stock.saturating_add(1),
-                Err(Error::NoMemory) if stock == 0 => return self.starved(hv, index, vm),
-                // What it has is enough to go on; and if its quota is used up, EL2 stops it.
-                Err(_) => return,
-            }
-        }
-    }
-
-    /// A guest waits for a frame that the board does not have: it can never go on.
-    fn starved<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId) {
-        // It fails only if the guest has stopped meanwhile, which is as good.
-        let _ = hv.vm_stop(vm);
-        let _ = hv.vm_status(vm);
-        self.console.drain(hv, index);
-        let Some(slot) = self.slots.get(index) else {
-            return;
-        };
-        let cause = Cause::Starved {
-            quota: slot.guest.quota_bytes,
-        };
-        let refusal = Refusal::new(self.manifest.file, &slot.guest, cause);
-        self.console.say(hv, format_args!("{refusal}"));
-        self.set(index, Phase::Crashed, Some(vm));
     }
 
     /// Loads and starts a guest that has no VM.
@@ -301,20 +187,53 @@ impl<'a> Manager<'a> {
         hv: &mut H,
         index: usize,
     ) -> Result<(), Refusal<'a>> {
-        let file = self.manifest.file;
+        let vm = self.create(hv, index, tag_of(index))?;
+        self.run(hv, index, vm)
+    }
+
+    /// Creates and loads the VM of a guest that has none.
+    pub(crate) fn create<H: Hypervisor>(
+        &mut self,
+        hv: &mut H,
+        index: usize,
+        tag: u64,
+    ) -> Result<VmId, Refusal<'a>> {
+        self.remove_placeholder(hv, index);
+        if let Ok(board) = hv.board() {
+            self.board.free_bytes = board.free_bytes;
+        }
+        let (file, board) = (self.manifest.file, self.board);
         let Some(slot) = self.slots.get_mut(index) else {
-            return Ok(());
+            return Ok(VmId::MANAGER);
         };
         let guest = slot.guest;
         let refuse = |cause| Refusal::new(file, &guest, cause);
         let plan = match slot.plan.take() {
             Some(plan) => plan,
-            None => Plan::new(&self.bundle, &guest, &self.board).map_err(refuse)?,
+            None => Plan::new(&self.bundle, &guest, &board).map_err(refuse)?,
         };
-        let started = load::start(hv, &self.board, &guest, &plan, tag_of(index));
+        let created = load::create(hv, &board, &guest, &plan, tag);
         slot.plan = Some(plan);
-        let vm = started.map_err(refuse)?;
+        created.map_err(refuse)
+    }
+
+    /// Starts a VM that is loaded. It is destroyed if EL2 refuses.
+    pub(crate) fn run<H: Hypervisor>(
+        &mut self,
+        hv: &mut H,
+        index: usize,
+        vm: VmId,
+    ) -> Result<(), Refusal<'a>> {
+        let file = self.manifest.file;
+        let Some(slot) = self.slots.get_mut(index) else {
+            return Ok(());
+        };
+        if let Some(plan) = &slot.plan {
+            let refuse = |cause| Refusal::new(file, &slot.guest, cause);
+            load::start(hv, vm, plan).map_err(refuse)?;
+        }
         slot.started = hv.now();
+        self.console.begin(index);
         self.set(index, Phase::Running, Some(vm));
         Ok(())
     }
@@ -325,20 +244,40 @@ impl<'a> Manager<'a> {
             slot.phase = phase;
             slot.vm = vm;
         }
-        self.console.connect(index, vm);
+        self.console.connect(index, vm, phase == Phase::Running);
     }
 
-    /// Whether any guest runs.
+    /// Says what happened to a guest, and remembers it.
+    pub(crate) fn tell<H: Hypervisor>(
+        &mut self,
+        hv: &mut H,
+        index: usize,
+        what: fmt::Arguments<'_>,
+    ) {
+        self.console.say(hv, what);
+        let now = hv.now();
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.journal.note(now, what.to_string());
+        }
+    }
+
+    /// Whether any guest runs, or will by itself.
     pub(crate) fn any_runs(&self) -> bool {
-        self.slots.iter().any(|slot| slot.phase == Phase::Running)
+        let up = |slot: &Slot<'_>| matches!(slot.phase, Phase::Running | Phase::Waiting(_));
+        self.slots.iter().any(up)
     }
 
     /// What is left to do when no guest runs.
-    fn ending<H: Hypervisor>(&mut self, hv: &mut H) -> Option<Ending> {
-        if self.any_runs() || self.manifest.when_all_off == WhenAllOff::Wait {
+    pub(crate) fn ending<H: Hypervisor>(&mut self, hv: &mut H) -> Option<Ending> {
+        if self.over.is_some() {
+            return self.over;
+        }
+        // The operator may want to start one.
+        let held = self.console.view() == View::Shell;
+        if held || self.any_runs() || self.manifest.when_all_off == WhenAllOff::Wait {
             return None;
         }
-        let in_disorder = |slot: &&Slot<'a>| !matches!(slot.phase, Phase::Off);
+        let in_disorder = |slot: &&Slot<'a>| matches!(slot.phase, Phase::Crashed | Phase::Failed);
         if let Some(slot) = self.slots.iter().find(in_disorder) {
             let text = Disorder {
                 name: slot.guest.name,

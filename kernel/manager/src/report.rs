@@ -1,11 +1,12 @@
 //! What a person is told when a guest has crashed: who, where, why, and what to change.
 
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt;
 
 use penumbra_abi::{CrashCause, Error, VmStatus};
 use penumbra_bundle::{Guest, Key};
 
-use crate::console::Console;
 use crate::hypervisor::{Board, Hypervisor, Register, VmId};
 use crate::map::{self, Place};
 use crate::refusal::Line;
@@ -23,46 +24,43 @@ impl fmt::Display for Value {
     }
 }
 
-/// Writes the report of a crash to the console.
+/// The report of a crash, line by line.
 pub fn crash<H: Hypervisor>(
     hv: &mut H,
-    console: &mut Console,
     board: &Board,
     file: &str,
     guest: &Guest<'_>,
     vm: VmId,
     status: &VmStatus,
-) {
+) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut say = |line: fmt::Arguments<'_>| lines.push(line.to_string());
     let vcpu = u64::from(status.vcpu);
     await_registers(hv, board, vm, vcpu);
     let read = |hv: &mut H, register| Value(hv.vcpu_register(vm, vcpu, register).ok());
     let name = guest.name;
-    console.say(
-        hv,
-        format_args!(
-            "guest '{name}' crashed: vCPU {vcpu} {}",
-            cause_text(status.cause)
-        ),
-    );
+    say(format_args!(
+        "guest '{name}' crashed: vCPU {vcpu} {}",
+        cause_text(status.cause)
+    ));
     let (pc, pstate) = (read(hv, Register::PC), read(hv, Register::PSTATE));
-    console.say(hv, format_args!("  PC {pc}  PSTATE {pstate}"));
+    say(format_args!("  PC {pc}  PSTATE {pstate}"));
     let (esr, far) = (status.esr, status.far);
-    console.say(
-        hv,
-        format_args!("  last exit: {} (syndrome {esr:#x})", Syndrome(esr)),
-    );
+    say(format_args!(
+        "  last exit: {} (syndrome {esr:#x})",
+        Syndrome(esr)
+    ));
     if status.ipa == u64::MAX {
-        console.say(hv, format_args!("  virtual address {far:#x}"));
+        say(format_args!("  virtual address {far:#x}"));
     } else {
         let ipa = status.ipa;
-        console.say(
-            hv,
-            format_args!("  virtual address {far:#x}, address in the guest {ipa:#x}"),
-        );
+        say(format_args!(
+            "  virtual address {far:#x}, address in the guest {ipa:#x}"
+        ));
         let vcpus = u64::try_from(guest.vcpus()).unwrap_or(u64::MAX);
         let regions = map::regions(board.gic, vcpus, guest.memory_bytes);
         if let Some(place) = map::nearest(&regions, ipa) {
-            console.say(hv, format_args!("  that is {}", PlaceText(place)));
+            say(format_args!("  that is {}", PlaceText(place)));
         }
     }
     for first in (0..31).step_by(4) {
@@ -70,36 +68,31 @@ pub fn crash<H: Hypervisor>(
         let [a, b, c, d] = x.map(|n| read(hv, Register(n)));
         let [i, j, k, l] = x;
         if l > 30 {
-            console.say(hv, format_args!("  X{i:<2} {a}  X{j:<2} {b}  X{k:<2} {c}"));
+            say(format_args!("  X{i:<2} {a}  X{j:<2} {b}  X{k:<2} {c}"));
         } else {
-            console.say(
-                hv,
-                format_args!("  X{i:<2} {a}  X{j:<2} {b}  X{k:<2} {c}  X{l:<2} {d}"),
-            );
+            say(format_args!(
+                "  X{i:<2} {a}  X{j:<2} {b}  X{k:<2} {c}  X{l:<2} {d}"
+            ));
         }
     }
     let (sp1, sp0) = (read(hv, Register::SP_EL1), read(hv, Register::SP_EL0));
     let (sctlr, vbar) = (read(hv, Register::SCTLR_EL1), read(hv, Register::VBAR_EL1));
-    console.say(
-        hv,
-        format_args!("  SP_EL1 {sp1}  SP_EL0 {sp0}  SCTLR_EL1 {sctlr}"),
-    );
+    say(format_args!(
+        "  SP_EL1 {sp1}  SP_EL0 {sp0}  SCTLR_EL1 {sctlr}"
+    ));
     let (elr, far1) = (read(hv, Register::ELR_EL1), read(hv, Register::FAR_EL1));
-    console.say(
-        hv,
-        format_args!("  VBAR_EL1 {vbar}  ELR_EL1 {elr}  FAR_EL1 {far1}"),
-    );
+    say(format_args!(
+        "  VBAR_EL1 {vbar}  ELR_EL1 {elr}  FAR_EL1 {far1}"
+    ));
     if let Some(esr1) = read(hv, Register::ESR_EL1).0 {
-        console.say(
-            hv,
-            format_args!(
-                "  ESR_EL1 {esr1:016x}: the guest's own last exception was {}",
-                Syndrome(esr1)
-            ),
-        );
+        say(format_args!(
+            "  ESR_EL1 {esr1:016x}: the guest's own last exception was {}",
+            Syndrome(esr1)
+        ));
     }
     let (hint, key) = advice(status, guest);
-    console.say(hv, format_args!("  {hint} {}", Line::of(file, guest, key)));
+    say(format_args!("  {hint} {}", Line::of(file, guest, key)));
+    lines
 }
 
 /// Gives the core that ran the vCPU a moment to save its registers.

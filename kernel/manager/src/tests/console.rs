@@ -1,7 +1,7 @@
 //! Output, input and the guest at the front.
 
 use super::*;
-use crate::console::NEXT_GUEST_KEY;
+use crate::console::HOT_KEY;
 
 #[test]
 fn output_of_the_only_guest_passes_unchanged() {
@@ -16,12 +16,12 @@ fn output_of_the_only_guest_passes_unchanged() {
 }
 
 #[test]
-fn input_reaches_the_guest_and_every_key_is_its_own_when_it_is_alone() {
+fn input_reaches_the_guest_and_the_hot_key_twice_is_its_own() {
     let mut fake = Fake::new();
     let bundle = bundle(vec![guest("linux")]);
     let mut manager = booted(&mut fake, &bundle);
     fake.keys.extend(b"ls\r");
-    fake.keys.push_back(NEXT_GUEST_KEY);
+    fake.keys.extend([HOT_KEY, HOT_KEY]);
     assert_eq!(settle(&mut manager, &mut fake), None);
     assert_eq!(fake.vm(1).input, b"ls\r\x1d");
 }
@@ -57,27 +57,214 @@ fn a_flood_of_input_is_cut_off_and_harms_nobody() {
     assert_eq!(fake.vm(1).input.len(), 1024);
 }
 
+/// Two guests, booted; the screen is empty.
+fn two<'a>(fake: &mut Fake, bundle: &'a [u8]) -> Manager<'a> {
+    let manager = booted(fake, bundle);
+    fake.forget();
+    manager
+}
+
+fn a_and_bb() -> Vec<u8> {
+    bundle(vec![guest("a"), guest("bb")])
+}
+
 #[test]
-fn a_key_brings_the_next_guest_to_the_front() {
+fn a_key_brings_another_guest_to_the_front() {
     let mut fake = Fake::new();
-    let bundle = bundle(vec![guest("a"), guest("b")]);
-    let mut manager = booted(&mut fake, &bundle);
-    fake.keys.extend(b"1");
-    fake.keys.push_back(NEXT_GUEST_KEY);
-    fake.keys.extend(b"2");
+    let bundle = a_and_bb();
+    let mut manager = two(&mut fake, &bundle);
+    fake.keys.extend(b"1\x1d22\x1dn3\x1dp4\x1d9");
     assert_eq!(settle(&mut manager, &mut fake), None);
-    assert_eq!(fake.vm(1).input, b"1");
-    assert_eq!(fake.vm(2).input, b"2");
+    assert_eq!(fake.vm(1).input, b"13");
+    assert_eq!(fake.vm(2).input, b"24");
+    for text in [
+        "console of guest 2, 'bb'",
+        "console of guest 1, 'a'",
+        "no guest 9: 1 to 2",
+    ] {
+        assert!(fake.screen.contains(text), "{text} in\n{}", fake.screen);
+    }
+}
+
+#[test]
+fn the_history_of_a_guest_is_shown_when_it_comes_to_the_front() {
+    let mut fake = Fake::new();
+    let bundle = a_and_bb();
+    let mut manager = two(&mut fake, &bundle);
+    fake.keys.extend(b"\x1d1");
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    fake.forget();
+    fake.vm(2).output.extend(b"booting\r\n\x1b[6n/ # ");
+    fake.vm(1).output.extend(b"hello\r\n");
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    assert_eq!(fake.screen, "hello\r\n", "the other guest is silent");
+    fake.forget();
+    fake.keys.extend(b"\x1d2");
+    assert_eq!(settle(&mut manager, &mut fake), None);
     assert!(
-        fake.screen.contains("the console is now guest 'b'"),
-        "{}",
+        fake.screen.ends_with("the keys)\r\nbooting\r\n/ # "),
+        "{:?}",
         fake.screen
     );
     fake.forget();
-    fake.vm(1).output.extend(b"from a\r\n");
-    fake.vm(2).output.extend(b"from b ");
+    fake.vm(2).output.extend(b"ls\r\n");
     assert_eq!(settle(&mut manager, &mut fake), None);
-    assert_eq!(fake.screen, "a| from a\r\nfrom b ");
+    assert_eq!(fake.screen, "ls\r\n");
+}
+
+#[test]
+fn several_guests_are_shown_with_labels_at_first() {
+    let mut fake = Fake::new();
+    let bundle = a_and_bb();
+    let mut manager = two(&mut fake, &bundle);
+    fake.vm(1).output.extend(b"one\r\ntwo\r\n\r\n");
+    fake.vm(2).output.extend(b"\x1b[2Jeins\r\nzw");
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    fake.vm(2).output.extend(b"ei\r\n");
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    assert_eq!(
+        fake.screen,
+        "a | one\r\na | two\r\na | \r\nbb| eins\r\nbb| zwei\r\n"
+    );
+}
+
+#[test]
+fn a_line_that_is_interrupted_is_shown_again() {
+    let mut fake = Fake::new();
+    let bundle = a_and_bb();
+    let mut manager = two(&mut fake, &bundle);
+    fake.vm(1).output.extend(b"login: ro");
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    fake.vm(2).output.extend(b"tick\r\ntock\r\n");
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    fake.vm(1).output.extend(b"ot\r\n");
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    assert_eq!(
+        fake.screen,
+        "a | login: ro\r\nbb| tick\r\nbb| tock\r\na | login: root\r\n"
+    );
+}
+
+#[test]
+fn bytes_of_guests_never_mix() {
+    let mut fake = Fake::new();
+    let bundle = a_and_bb();
+    let mut manager = two(&mut fake, &bundle);
+    // Odd pieces of lines, from both sides, with a line of the manager now and then.
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    for number in 0..200 {
+        a.extend(format!("<a{number}>\r\n").bytes());
+        b.extend(format!("<b{number}>\r\n").bytes());
+    }
+    while !a.is_empty() || !b.is_empty() {
+        let (m, n) = (a.len().min(7), b.len().min(11));
+        fake.vm(1).output.extend(a.drain(..m));
+        fake.vm(2).output.extend(b.drain(..n));
+        fake.waits = 0;
+        assert_eq!(settle(&mut manager, &mut fake), None);
+        if m % 3 == 0 {
+            manager.console.say(&mut fake, format_args!("<m>"));
+        }
+    }
+    for line in fake.screen.lines() {
+        let good =
+            line.starts_with("a | <a") || line.starts_with("bb| <b") || line == "penumbra: <m>";
+        assert!(good || line == "a | <", "{line:?}");
+    }
+    for number in 0..200 {
+        assert!(fake.screen.contains(&format!("a | <a{number}>\r\n")));
+        assert_eq!(
+            fake.screen.matches(&format!("bb| <b{number}>\r\n")).count(),
+            1
+        );
+    }
+}
+
+#[test]
+fn labels_come_and_go_by_a_key() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![guest("linux")]);
+    let mut manager = two(&mut fake, &bundle);
+    fake.vm(1).output.extend(b"hi\r\n/ # ");
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    fake.forget();
+    fake.keys.extend(b"\x1dl");
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    assert!(
+        fake.screen.ends_with("'linux'\r\nlinux| / # "),
+        "{:?}",
+        fake.screen
+    );
+    fake.vm(1).output.extend(b"ls\r\nbin\r\n10%\r20%\r\n");
+    fake.forget();
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    assert_eq!(
+        fake.screen,
+        "ls\r\nlinux| bin\r\nlinux| 10%\rlinux| 20%\r\n"
+    );
+    fake.forget();
+    fake.keys.extend(b"\x1dl");
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    assert!(fake.screen.ends_with("hi\r\n/ # ls\r\nbin\r\n10%\r20%\r\n"));
+}
+
+#[test]
+fn long_lines_of_the_background_are_cut_into_pieces() {
+    let mut fake = Fake::new();
+    let bundle = a_and_bb();
+    let mut manager = two(&mut fake, &bundle);
+    fake.vm(2).output.extend([b'x'; 1000]);
+    fake.vm(2).output.extend(b"\r\n");
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    assert_eq!(fake.screen.lines().count(), 5);
+    assert!(
+        fake.screen
+            .lines()
+            .all(|line| line.starts_with("bb| x") && line.len() <= 244)
+    );
+}
+
+#[test]
+fn help_and_unknown_keys_are_answered() {
+    let mut fake = Fake::new();
+    let bundle = a_and_bb();
+    let mut manager = two(&mut fake, &bundle);
+    fake.keys.extend(b"\x1d?\x1dx");
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    assert!(
+        fake.screen.contains("the operator's shell; Ctrl-D"),
+        "{}",
+        fake.screen
+    );
+    assert!(
+        fake.screen.contains("no such key: Ctrl-] ?"),
+        "{}",
+        fake.screen
+    );
+    assert_eq!(fake.vm(1).input, b"");
+}
+
+#[test]
+fn input_for_a_guest_that_is_off_is_answered_once() {
+    let mut fake = Fake::new();
+    let bundle = a_and_bb();
+    let mut manager = two(&mut fake, &bundle);
+    fake.stop(
+        1,
+        penumbra_abi::StopReason::PowerOff,
+        penumbra_abi::CrashCause::None,
+    );
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    for _ in 0..3 {
+        fake.keys.extend(b"hello?\r");
+        assert_eq!(settle(&mut manager, &mut fake), None);
+    }
+    assert_eq!(
+        fake.screen.matches("guest 'a' does not run").count(),
+        1,
+        "{}",
+        fake.screen
+    );
 }
 
 #[test]

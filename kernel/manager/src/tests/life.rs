@@ -192,7 +192,8 @@ fn a_guest_may_be_restarted_after_a_crash_but_not_for_ever() {
     crash(&mut fake, CrashCause::Serror, u64::MAX);
     assert_eq!(settle(&mut manager, &mut fake), Some(Ending::Fatal));
     assert!(
-        fake.screen.contains("3 crashes in a row"),
+        fake.screen
+            .contains("started again 2 times in a row (`restart_limit`)"),
         "{}",
         fake.screen
     );
@@ -241,5 +242,117 @@ fn a_guest_that_cannot_be_fed_is_stopped_with_a_reason() {
         fake.screen.contains("the board has no memory left"),
         "{}",
         fake.screen
+    );
+}
+
+#[test]
+fn a_restart_waits_for_its_delay_and_the_board_stays_on() {
+    let mut fake = Fake::new();
+    let mut linux = guest("linux");
+    (linux.on_crash, linux.restart_limit, linux.restart_delay_ms) = (OnCrash::Restart, 3, 500);
+    let bundle = bundle(vec![linux]);
+    let mut manager = booted(&mut fake, &bundle);
+    for delay in [500, 1000, 2000] {
+        fake.forget();
+        let down = fake.clock;
+        crash(&mut fake, CrashCause::Serror, u64::MAX);
+        // The fake counts milliseconds, and a call takes one.
+        assert_eq!(manager.step(&mut fake), None);
+        assert_eq!(
+            fake.vm(1).status.state,
+            VmState::Stopped,
+            "kept for inspection"
+        );
+        let text = format!("guest 'linux' is started again in {delay} ms");
+        assert!(fake.screen.contains(&text), "{}", fake.screen);
+        assert_eq!(manager.step(&mut fake), None);
+        assert_eq!(fake.vm(1).status.state, VmState::Running);
+        assert!(
+            (delay..delay + 60).contains(&(fake.clock - down)),
+            "{}",
+            fake.clock - down
+        );
+    }
+    crash(&mut fake, CrashCause::Serror, u64::MAX);
+    assert_eq!(settle(&mut manager, &mut fake), Some(Ending::Fatal));
+    assert_eq!(fake.misuse, Vec::<String>::new());
+}
+
+#[test]
+fn a_crash_may_take_the_board_with_it() {
+    let mut fake = Fake::new();
+    let mut vital = guest("vital");
+    vital.on_crash = OnCrash::PowerOff;
+    vital.lines.set(Key::OnCrash, 9);
+    let bundle = bundle(vec![vital, guest("other")]);
+    let mut manager = booted(&mut fake, &bundle);
+    crash(&mut fake, CrashCause::Serror, u64::MAX);
+    assert_eq!(settle(&mut manager, &mut fake), Some(Ending::Fatal));
+    let text = "penumbra: fatal: guest 'vital' crashed, and the board is to go off with it \
+                (demo.toml, line 9)";
+    assert!(fake.screen.contains(text), "{}", fake.screen);
+}
+
+#[test]
+fn a_guest_may_come_back_after_it_has_switched_itself_off() {
+    let mut fake = Fake::new();
+    let mut linux = guest("linux");
+    linux.on_power_off = OnPowerOff::Restart;
+    let bundle = bundle(vec![linux]);
+    let mut manager = booted(&mut fake, &bundle);
+    for _ in 0..2 {
+        fake.stop(1, StopReason::PowerOff, CrashCause::None);
+        assert_eq!(settle(&mut manager, &mut fake), None);
+        assert_eq!(fake.vm(1).status.state, VmState::Running);
+    }
+    fake.stop(1, StopReason::PowerOff, CrashCause::None);
+    assert_eq!(
+        settle(&mut manager, &mut fake),
+        Some(Ending::Off),
+        "enough in a row"
+    );
+}
+
+#[test]
+fn a_guest_may_take_the_board_off_with_it() {
+    let mut fake = Fake::new();
+    let mut main = guest("main");
+    main.on_power_off = OnPowerOff::PowerOff;
+    let bundle = bundle(vec![main, guest("other")]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.stop(1, StopReason::PowerOff, CrashCause::None);
+    assert_eq!(settle(&mut manager, &mut fake), Some(Ending::Off));
+    assert!(
+        fake.screen.contains("the board is switched off with it"),
+        "{}",
+        fake.screen
+    );
+}
+
+#[test]
+fn a_guest_without_autostart_is_checked_and_left_off() {
+    let mut fake = Fake::new();
+    let mut later = guest("later");
+    later.autostart = false;
+    let bundle = bundle(vec![guest("now"), later.clone()]);
+    let mut manager = booted(&mut fake, &bundle);
+    assert_eq!(fake.count("VmCreate"), 1);
+    assert!(
+        fake.screen.contains("not started (`autostart`)"),
+        "{}",
+        fake.screen
+    );
+    // Not after a restart of the manager either.
+    let mut again = Manager::boot(&mut fake, &bundle, 1).unwrap_or_else(|_| panic!());
+    assert_eq!(settle(&mut again, &mut fake), None);
+    assert_eq!(fake.count("VmCreate"), 1);
+    fake.stop(1, StopReason::PowerOff, CrashCause::None);
+    assert_eq!(settle(&mut manager, &mut fake), Some(Ending::Off));
+
+    later.kernel.bytes = vec![0; 5000].into();
+    let bundle = super::bundle(vec![guest("now"), later]);
+    assert!(
+        Manager::boot(&mut Fake::new(), &bundle, 0).is_err(),
+        "checked with the others"
     );
 }
