@@ -3,6 +3,7 @@
 mod crash;
 mod linux;
 mod negative;
+mod operator;
 mod payload;
 
 use crate::case::Case;
@@ -15,6 +16,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(payload::cases());
     cases.extend(crash::cases());
     cases.extend(linux::cases());
+    cases.extend(operator::cases());
     cases.sort_by_key(|case| !case.quick);
     cases
 }
