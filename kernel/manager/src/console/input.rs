@@ -2,8 +2,8 @@
 
 use alloc::string::String;
 
-use super::hotkey::{HELP, Routed};
-use super::{Console, Typed, View};
+use super::hotkey::Routed;
+use super::{Console, HELP, Typed, View};
 use crate::hypervisor::{Chunk, Hypervisor, VmId};
 
 /// Input that waits for the guest at the front; more is lost, as on a real UART.

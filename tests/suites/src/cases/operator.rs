@@ -25,12 +25,22 @@ fn linux(w: &Workshop, name: &str, more: &str) -> String {
 /// Consoles are chosen, guests are stopped, restarted, paused and audited; a policy brings one back.
 fn shell(w: &Workshop) -> Result<(), String> {
     let toml = linux(w, "one", "cores = [1]")
-        + &linux(w, "two", "cores = [2]\non_power_off = \"restart\"\nrestart_delay = \"200 ms\"");
-    let setup = Setup { ram_mib: 2048, ..Setup::default() };
+        + &linux(
+            w,
+            "two",
+            "cores = [2]\non_power_off = \"restart\"\nrestart_delay = \"200 ms\"",
+        );
+    let setup = Setup {
+        ram_mib: 2048,
+        ..Setup::default()
+    };
     let mut board = w.boot("operator-shell", &toml, &setup)?;
     for (command, answers) in [
         ("", &["one| This is a busybox shell"][..]),
-        ("\x1d2", &["console of guest 2, 'two'", "This is a busybox shell", "# "]),
+        (
+            "\x1d2",
+            &["console of guest 2, 'two'", "This is a busybox shell", "# "],
+        ),
         ("echo answer-$((40 + 2))", &["answer-42"]),
         ("\x1ds", &["the operator's shell", "penumbra> "]),
         ("list", &["1 one ", "running", "2 two ", "running"]),
@@ -42,9 +52,19 @@ fn shell(w: &Workshop) -> Result<(), String> {
         ("create one", &["is loaded"]),
         ("start one", &["started by the operator"]),
         ("stats one", &["guest 'one': running for", "interrupts"]),
-        ("console one", &["console of guest 1, 'one'", "This is a busybox shell", "# "]),
+        (
+            "console one",
+            &["console of guest 1, 'one'", "This is a busybox shell", "# "],
+        ),
         ("\x1d2", &["console of guest 2, 'two'", "answer-42"]),
-        ("poweroff", &["guest 'two' is off", "started again in 200 ms", "This is a busybox shell"]),
+        (
+            "poweroff",
+            &[
+                "guest 'two' is off",
+                "started again in 200 ms",
+                "This is a busybox shell",
+            ],
+        ),
         ("\x1ds", &["penumbra> "]),
         ("audit", &["every frame that a VM sees is its own"]),
         ("poweroff", &["one, two would lose power"]),
@@ -54,7 +74,9 @@ fn shell(w: &Workshop) -> Result<(), String> {
             board.send(command)?;
         }
         for answer in answers {
-            board.expect(answer, LIMIT).map_err(|why| format!("`{command}`: {why}"))?;
+            board
+                .expect(answer, LIMIT)
+                .map_err(|why| format!("`{command}`: {why}"))?;
         }
     }
     board.off(LIMIT).map(drop)
