@@ -58,7 +58,10 @@ impl Error {
         if x0 == 0 {
             return Ok(());
         }
-        Err(Self::ALL.into_iter().find(|e| e.to_bits() == x0).unwrap_or(Self::NotSupported))
+        Err(Self::ALL
+            .into_iter()
+            .find(|e| e.to_bits() == x0)
+            .unwrap_or(Self::NotSupported))
     }
 }
 

@@ -16,12 +16,12 @@ mod error;
 mod event;
 mod state;
 
-pub use call::{Call, CALL_BASE};
+pub use call::{CALL_BASE, Call};
 pub use error::Error;
 pub use event::Events;
 pub use state::{
-    Backing, CrashCause, GicVersion, StopReason, VmState, VmStatus, CONSOLE_CHUNK_BYTES, MAX_CPUS,
-    MAX_VCPUS_PER_VM, MAX_VMS, ZERO_CHUNK_BYTES,
+    Backing, CONSOLE_CHUNK_BYTES, CrashCause, GicVersion, MAX_CPUS, MAX_VCPUS_PER_VM, MAX_VMS,
+    StopReason, VmState, VmStatus, ZERO_CHUNK_BYTES,
 };
 
 /// Version of this interface. The manager refuses to start on another major version.

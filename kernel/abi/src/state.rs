@@ -199,7 +199,14 @@ impl VmStatus {
             | (self.vcpu as u64) << 24
             | (self.wants_stock as u64) << 32
             | self.stock_frames << 40;
-        [packed, self.esr, self.far, self.ipa, self.held_bytes, self.tag]
+        [
+            packed,
+            self.esr,
+            self.far,
+            self.ipa,
+            self.held_bytes,
+            self.tag,
+        ]
     }
 
     /// Reads registers X1 to X6; `None` if a field has no meaning.

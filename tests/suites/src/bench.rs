@@ -58,7 +58,14 @@ fn plugin(w: &Workshop) -> Result<PathBuf, String> {
     let mut command = Command::new(cargo);
     command
         .current_dir(w.project().root())
-        .args(["build", "--quiet", "--release", "-p", "penumbra-eventscope", "--target-dir"])
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "-p",
+            "penumbra-eventscope",
+            "--target-dir",
+        ])
         .arg(&target);
     penumbra::toolchain::run(&mut command).map_err(|problem| problem.message)?;
     Ok(target.join("release/libeventscope.so"))
@@ -140,7 +147,11 @@ struct Figure {
 fn figure(counts: &Counts, event: &Event) -> Option<Figure> {
     let value = counts.tests.get(&event.test)?;
     let get = |key| number(value, key).map(|n| n / event.times);
-    Some(Figure { median: get("median")?, min: get("min")?, p99: get("p99")? })
+    Some(Figure {
+        median: get("median")?,
+        min: get("min")?,
+        p99: get("p99")?,
+    })
 }
 
 /// Measures the events, prints the table, writes `target/bench/events.json`.
@@ -155,34 +166,54 @@ pub fn events(w: &Workshop) -> Result<bool, String> {
         columns.push((gic, counts));
     }
     let mut rows = Vec::new();
-    println!("Instructions outside the guest for each event (median of 200; QEMU virt, cortex-a72).\n");
+    println!(
+        "Instructions outside the guest for each event (median of 200; QEMU virt, cortex-a72).\n"
+    );
     print!("| {:27} |", "event");
     for peer in PEERS {
         print!(" {peer:>6} |");
     }
     println!(" Penumbra | min..p99 | to reach |  GICv2 |");
-    println!("|{:-<29}|{}---------:|---------:|---------:|-------:|", "", "-------:|".repeat(5));
+    println!(
+        "|{:-<29}|{}---------:|---------:|---------:|-------:|",
+        "",
+        "-------:|".repeat(5)
+    );
     for event in &EVENTS {
         print!("| {:27} |", event.name);
         for peer in event.peers {
             print!(" {:>6} |", peer.map_or("-".into(), |n| n.to_string()));
         }
-        let figures: Vec<Option<Figure>> =
-            columns.iter().map(|(_, counts)| figure(counts, event)).collect();
+        let figures: Vec<Option<Figure>> = columns
+            .iter()
+            .map(|(_, counts)| figure(counts, event))
+            .collect();
         let text = |f: Option<Figure>| f.map_or("-".into(), |f| f.median.to_string());
-        let [v3, v2] = figures.as_slice() else { continue };
+        let [v3, v2] = figures.as_slice() else {
+            continue;
+        };
         let spread = v3.map_or("-".into(), |f| format!("{}..{}", f.min, f.p99));
         let limit = event.limit.map_or("-".into(), |n| n.to_string());
         let over = match (v3, event.limit) {
             (Some(f), Some(limit)) if f.median > limit => "!",
             _ => "",
         };
-        println!(" {:>8} | {spread} | {:>8} | {:>6} |", text(*v3) + over, limit, text(*v2));
+        println!(
+            " {:>8} | {spread} | {:>8} | {:>6} |",
+            text(*v3) + over,
+            limit,
+            text(*v2)
+        );
         for ((gic, _), figure) in columns.iter().zip(&figures) {
             if let Some(figure) = figure {
                 // The figures to reach are those of GICv3.
                 let limit = event.limit.filter(|_| *gic == 3);
-                rows.push(row(&format!("{}-gicv{gic}", event.case), "median", figure.median, limit));
+                rows.push(row(
+                    &format!("{}-gicv{gic}", event.case),
+                    "median",
+                    figure.median,
+                    limit,
+                ));
             }
         }
     }
@@ -208,14 +239,21 @@ const LOAD_ADDRESS: u64 = 0x4020_0000;
 
 /// Address ranges of functions whose symbols have `part` in them.
 fn ranges(w: &Workshop, binary: &str, base: u64, names: &[&str]) -> Result<Vec<String>, String> {
-    let mut nm = w.project().llvm("llvm-nm").map_err(|problem| problem.message)?;
+    let mut nm = w
+        .project()
+        .llvm("llvm-nm")
+        .map_err(|problem| problem.message)?;
     nm.arg("-S").arg(w.project().elf(binary));
     let text = penumbra::toolchain::output(&mut nm).map_err(|problem| problem.message)?;
     let mut found = Vec::new();
     for line in text.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let [address, size, _, symbol] = words.as_slice() else { continue };
-        let Some(name) = names.iter().find(|name| symbol.contains(*name)) else { continue };
+        let [address, size, _, symbol] = words.as_slice() else {
+            continue;
+        };
+        let Some(name) = names.iter().find(|name| symbol.contains(*name)) else {
+            continue;
+        };
         let parse = |hex: &str| u64::from_str_radix(hex, 16).map_err(|e| e.to_string());
         let low = parse(address)? + base;
         let short: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
@@ -249,7 +287,13 @@ fn reset_to_guest(w: &Workshop, rows: &mut Vec<Value>) -> Result<(), String> {
         w,
         "penumbra-qemu-virt",
         LOAD_ADDRESS,
-        &["cache4zero", "cache16clean_invalidate", "cache12publish_code", "memcpy", "memset"],
+        &[
+            "cache4zero",
+            "cache16clean_invalidate",
+            "cache12publish_code",
+            "memcpy",
+            "memset",
+        ],
     )?;
     counted.extend(ranges(w, "manager", 0, &["compress256", "memcpy"])?);
     let counts = count(w, "boot-first", &toml, 3, 1, &counted)?;
@@ -260,7 +304,9 @@ fn reset_to_guest(w: &Workshop, rows: &mut Vec<Value>) -> Result<(), String> {
     let el2 = number(guest, "el2").unwrap_or(0);
     let el1: u64 = fields(guest, |key| key.ends_with("_el1"));
     let apart: u64 = fields(guest, |key| key.starts_with("range_"));
-    println!("Reset to the first guest instruction, one core, a payload of a few pages (instructions):\n");
+    println!(
+        "Reset to the first guest instruction, one core, a payload of a few pages (instructions):\n"
+    );
     println!("  EL2 until the manager runs           {el2_to_manager:>10}");
     println!("  EL2 until the guest runs             {el2:>10}");
     println!("  manager until the guest runs         {el1:>10}");
@@ -271,15 +317,25 @@ fn reset_to_guest(w: &Workshop, rows: &mut Vec<Value>) -> Result<(), String> {
         }
     }
     let rest = (el2 + el1).saturating_sub(apart);
-    println!("  without copies, digests and zeroing  {rest:>10}   (to reach: 400000; Xen 16.8 M, Bao 0.42 M)\n");
+    println!(
+        "  without copies, digests and zeroing  {rest:>10}   (to reach: 400000; Xen 16.8 M, Bao 0.42 M)\n"
+    );
     rows.push(row("reset-to-guest", "all", el2 + el1, None));
-    rows.push(row("reset-to-guest", "without-copies-digests-zeroing", rest, Some(400_000)));
+    rows.push(row(
+        "reset-to-guest",
+        "without-copies-digests-zeroing",
+        rest,
+        Some(400_000),
+    ));
     Ok(())
 }
 
 fn fields(value: &Value, wanted: impl Fn(&str) -> bool) -> u64 {
     let object = value.as_object().into_iter().flatten();
-    object.filter(|(key, _)| wanted(key)).filter_map(|(_, value)| value.as_u64()).sum()
+    object
+        .filter(|(key, _)| wanted(key))
+        .filter_map(|(_, value)| value.as_u64())
+        .sum()
 }
 
 /// Linux from its first instruction to its first program, which powers off.
@@ -292,7 +348,14 @@ fn linux(w: &Workshop, gic: u8, rows: &mut Vec<Value>) -> Result<(), String> {
             w.cached("linux-cloud/vmlinuz").display(),
             w.initramfs().display()
         );
-        let counts = count(w, &format!("boot-linux-gicv{gic}-{backing}"), &toml, gic, 2, &[])?;
+        let counts = count(
+            w,
+            &format!("boot-linux-gicv{gic}-{backing}"),
+            &toml,
+            gic,
+            2,
+            &[],
+        )?;
         let [_, first, ..] = counts.firsts.as_slice() else {
             return Err("Linux did not run".into());
         };

@@ -65,8 +65,15 @@ impl Board {
             }
             let left = end.saturating_duration_since(Instant::now());
             if console.ended || left.is_zero() {
-                let why = if console.ended { "the board ended" } else { "time was up" };
-                return Err(format!("{why} before \"{text}\" came; {}", tail(&console.bytes)));
+                let why = if console.ended {
+                    "the board ended"
+                } else {
+                    "time was up"
+                };
+                return Err(format!(
+                    "{why} before \"{text}\" came; {}",
+                    tail(&console.bytes)
+                ));
             }
             console = changed
                 .wait_timeout(console, left)
@@ -119,7 +126,11 @@ impl Board {
     /// The last lines of the console.
     #[must_use]
     pub fn tail(&self) -> String {
-        let console = self.console.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let console = self
+            .console
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         tail(&console.bytes)
     }
 }
@@ -147,13 +158,20 @@ fn collect(mut output: impl Read, console: &(Mutex<Console>, Condvar)) {
 }
 
 fn find(bytes: &[u8], text: &[u8]) -> Option<usize> {
-    bytes.windows(text.len().max(1)).position(|window| window == text)
+    bytes
+        .windows(text.len().max(1))
+        .position(|window| window == text)
 }
 
 /// The last lines, on one line.
 fn tail(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    let lines: Vec<&str> = text.lines().rev().filter(|line| !line.trim().is_empty()).take(6).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .rev()
+        .filter(|line| !line.trim().is_empty())
+        .take(6)
+        .collect();
     if lines.is_empty() {
         return "the console is empty".into();
     }
@@ -173,7 +191,10 @@ mod tests {
 
     #[test]
     fn the_tail_has_the_last_lines() {
-        assert_eq!(tail(b"one\r\n\r\ntwo\n"), "the console ended with: one | two");
+        assert_eq!(
+            tail(b"one\r\n\r\ntwo\n"),
+            "the console ended with: one | two"
+        );
         assert_eq!(tail(b""), "the console is empty");
     }
 }

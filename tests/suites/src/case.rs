@@ -53,7 +53,10 @@ pub fn run_all(workshop: &Workshop, cases: &[&Case]) -> bool {
         for _ in 0..BOARDS {
             scope.spawn(|| {
                 loop {
-                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let next = queue
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .pop_front();
                     let Some(case) = next else { return };
                     let start = Instant::now();
                     let result = (case.run)(workshop);

@@ -7,7 +7,8 @@ use penumbra_suites::case::{Case, run_all};
 use penumbra_suites::workshop::Workshop;
 use penumbra_suites::{bench, cases};
 
-const USAGE: &str = "usage: penumbra-suites quick | full | list | one NAME... | bench-events | bench-boot
+const USAGE: &str =
+    "usage: penumbra-suites quick | full | list | one NAME... | bench-events | bench-boot
 NAME may be the beginning of names.";
 
 fn main() -> ExitCode {
@@ -17,15 +18,21 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["list"] => {
             for case in &all {
-                println!("{}{}", if case.quick { "quick " } else { "      " }, case.name);
+                println!(
+                    "{}{}",
+                    if case.quick { "quick " } else { "      " },
+                    case.name
+                );
             }
             ExitCode::SUCCESS
         }
         ["quick"] => tests(all.iter().filter(|case| case.quick).collect()),
         ["full"] => tests(all.iter().collect()),
-        ["one", names @ ..] if !names.is_empty() => {
-            tests(all.iter().filter(|c| names.iter().any(|n| c.name.starts_with(n))).collect())
-        }
+        ["one", names @ ..] if !names.is_empty() => tests(
+            all.iter()
+                .filter(|c| names.iter().any(|n| c.name.starts_with(n)))
+                .collect(),
+        ),
         ["bench-events"] => measure(bench::events),
         ["bench-boot"] => measure(bench::boot),
         _ => {

@@ -72,7 +72,11 @@ impl Workshop {
         qemu::check_version(&qemu::program()).map_err(|p| sentence(&p))?;
         let image = match std::env::var_os("PENUMBRA_IMAGE") {
             Some(image) => image.into(),
-            None => build::build(&project, "qemu-virt").map_err(|p| sentence(&p))?.image,
+            None => {
+                build::build(&project, "qemu-virt")
+                    .map_err(|p| sentence(&p))?
+                    .image
+            }
         };
         let output = project.output();
         let folder = output
@@ -99,15 +103,24 @@ impl Workshop {
             .project
             .cargo_build("penumbra-payloads", name, &[])
             .map_err(|p| sentence(&p))?;
-        let mut objcopy = self.project.llvm("llvm-objcopy").map_err(|p| sentence(&p))?;
-        objcopy.args(["-O", "binary"]).arg(elf).arg(self.payload(name));
+        let mut objcopy = self
+            .project
+            .llvm("llvm-objcopy")
+            .map_err(|p| sentence(&p))?;
+        objcopy
+            .args(["-O", "binary"])
+            .arg(elf)
+            .arg(self.payload(name));
         penumbra::toolchain::run(&mut objcopy).map_err(|p| sentence(&p))
     }
 
     fn pack_load(&self) -> Result<(), String> {
         let path = self.cached("busybox/busybox");
         let busybox = fs::read(&path).map_err(|error| {
-            format!("cannot read {}: {error}; `tools/dev setup` fetches it", path.display())
+            format!(
+                "cannot read {}: {error}; `tools/dev setup` fetches it",
+                path.display()
+            )
         })?;
         let contents = Contents {
             busybox,

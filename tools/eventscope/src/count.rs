@@ -34,7 +34,10 @@ pub(crate) struct Row {
 }
 
 static ROWS: [Row; CORES] = [const {
-    Row { places: [const { AtomicU64::new(0) }; PLACES], ranges: [const { AtomicU64::new(0) }; RANGES] }
+    Row {
+        places: [const { AtomicU64::new(0) }; PLACES],
+        ranges: [const { AtomicU64::new(0) }; RANGES],
+    }
 }; CORES];
 
 static SEEN_VMIDS: Mutex<Vec<u16>> = Mutex::new(Vec::new());
@@ -46,7 +49,10 @@ fn increment(counter: &AtomicU64) {
 /// Counts one instruction of `block` on `core`.
 pub(crate) fn instruction(core: usize, block: &Block) {
     let Some(row) = ROWS.get(core) else { return };
-    if let Some(counter) = row.places.get(usize::from(block.place.load(Ordering::Relaxed))) {
+    if let Some(counter) = row
+        .places
+        .get(usize::from(block.place.load(Ordering::Relaxed)))
+    {
         increment(counter);
     }
     if let Some(counter) = row.ranges.get(usize::from(block.range)) {
@@ -59,7 +65,9 @@ pub(crate) fn place(level: u8, vmid: u16) -> (u8, bool) {
     if level >= 2 {
         return (u8::try_from(EL2).unwrap_or(UNKNOWN) + (level - 2), false);
     }
-    let Ok(mut seen) = SEEN_VMIDS.lock() else { return (UNKNOWN, false) };
+    let Ok(mut seen) = SEEN_VMIDS.lock() else {
+        return (UNKNOWN, false);
+    };
     let known = seen.iter().position(|&v| v == vmid);
     let index = known.unwrap_or_else(|| {
         seen.push(vmid);
@@ -71,12 +79,17 @@ pub(crate) fn place(level: u8, vmid: u16) -> (u8, bool) {
 
 /// VMIDs in the order in which they first ran.
 pub(crate) fn vmids() -> Vec<u16> {
-    SEEN_VMIDS.lock().map(|seen| seen.clone()).unwrap_or_default()
+    SEEN_VMIDS
+        .lock()
+        .map(|seen| seen.clone())
+        .unwrap_or_default()
 }
 
 /// Instructions of `core` in `place`.
 pub(crate) fn of(core: usize, place: usize) -> u64 {
-    ROWS.get(core).and_then(|row| row.places.get(place)).map_or(0, |c| c.load(Ordering::Relaxed))
+    ROWS.get(core)
+        .and_then(|row| row.places.get(place))
+        .map_or(0, |c| c.load(Ordering::Relaxed))
 }
 
 /// Instructions of all cores in `place`.
@@ -86,5 +99,8 @@ pub(crate) fn sum(place: usize) -> u64 {
 
 /// Instructions of all cores in range `index`.
 pub(crate) fn range_sum(index: usize) -> u64 {
-    ROWS.iter().filter_map(|row| row.ranges.get(index)).map(|c| c.load(Ordering::Relaxed)).sum()
+    ROWS.iter()
+        .filter_map(|row| row.ranges.get(index))
+        .map(|c| c.load(Ordering::Relaxed))
+        .sum()
 }

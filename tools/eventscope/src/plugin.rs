@@ -28,7 +28,10 @@ struct State {
 }
 
 static OPTIONS: OnceLock<Options> = OnceLock::new();
-static STATE: Mutex<State> = Mutex::new(State { tests: Vec::new(), firsts: Vec::new() });
+static STATE: Mutex<State> = Mutex::new(State {
+    tests: Vec::new(),
+    firsts: Vec::new(),
+});
 
 /// Handles of CPSR and VTTBR_EL2 for each core. QEMU gives each vCPU its own.
 static CPSR: [AtomicPtr<ffi::Register>; count::CORES] =
@@ -37,8 +40,11 @@ static VTTBR: [AtomicPtr<ffi::Register>; count::CORES] =
     [const { AtomicPtr::new(std::ptr::null_mut()) }; count::CORES];
 
 fn parse(options: &[String]) -> Result<Options, String> {
-    let mut parsed =
-        Options { out: "eventscope.json".into(), manager: false, ranges: Vec::new() };
+    let mut parsed = Options {
+        out: "eventscope.json".into(),
+        manager: false,
+        ranges: Vec::new(),
+    };
     for option in options {
         let (key, value) = option.split_once('=').unwrap_or((option, ""));
         match key {
@@ -107,7 +113,9 @@ unsafe extern "C" fn qemu_plugin_install(
 extern "C" fn vcpu_started(_id: u64, core: c_uint) {
     // SAFETY: QEMU allows this call in this callback.
     let array = unsafe { ffi::qemu_plugin_get_registers() };
-    let Some(array) = NonNull::new(array) else { return };
+    let Some(array) = NonNull::new(array) else {
+        return;
+    };
     // SAFETY: QEMU returned a valid array, which is ours and stays alive.
     let array = unsafe { array.as_ref() };
     if array.len == 0 {
@@ -115,7 +123,10 @@ extern "C" fn vcpu_started(_id: u64, core: c_uint) {
     }
     // SAFETY: `data` points at `len` descriptors, which GLib aligns.
     let descriptors = unsafe {
-        std::slice::from_raw_parts(array.data.cast::<ffi::RegisterDescriptor>(), array.len as usize)
+        std::slice::from_raw_parts(
+            array.data.cast::<ffi::RegisterDescriptor>(),
+            array.len as usize,
+        )
     };
     for descriptor in descriptors {
         // SAFETY: the name of a descriptor is a C string.
@@ -137,12 +148,18 @@ extern "C" fn translated(_id: u64, tb: *mut ffi::Tb) {
     let start = unsafe { ffi::qemu_plugin_tb_vaddr(tb) };
     let range = OPTIONS
         .get()
-        .and_then(|o| o.ranges.iter().position(|(_, low, high)| (*low..*high).contains(&start)))
+        .and_then(|o| {
+            o.ranges
+                .iter()
+                .position(|(_, low, high)| (*low..*high).contains(&start))
+        })
         .and_then(|index| u8::try_from(index).ok())
         .unwrap_or(count::UNKNOWN);
     // A block is never freed: QEMU may run it until the end.
-    let block: &'static Block =
-        Box::leak(Box::new(Block { place: AtomicU8::new(count::UNKNOWN), range }));
+    let block: &'static Block = Box::leak(Box::new(Block {
+        place: AtomicU8::new(count::UNKNOWN),
+        range,
+    }));
     let data = std::ptr::from_ref(block).cast_mut().cast::<c_void>();
     // SAFETY: `tb` is valid and `data` lives for ever.
     unsafe { ffi::qemu_plugin_register_vcpu_tb_exec_cb(tb, entered, ffi::READS_REGISTERS, data) };
@@ -162,12 +179,7 @@ extern "C" fn translated(_id: u64, tb: *mut ffi::Tb) {
             let data = std::ptr::without_provenance_mut(test | usize::from(opens) << 8);
             // SAFETY: `insn` is valid; the data is a number that `marked` takes apart.
             unsafe {
-                ffi::qemu_plugin_register_vcpu_insn_exec_cb(
-                    insn,
-                    marked,
-                    ffi::NO_REGISTERS,
-                    data,
-                );
+                ffi::qemu_plugin_register_vcpu_insn_exec_cb(insn, marked, ffi::NO_REGISTERS, data);
             };
         }
     }
@@ -210,7 +222,9 @@ extern "C" fn entered(core: c_uint, data: *mut c_void) {
         return;
     }
     let core = core as usize;
-    let Some(cpsr) = read_register(&CPSR, core) else { return };
+    let Some(cpsr) = read_register(&CPSR, core) else {
+        return;
+    };
     let level = u8::try_from((cpsr >> 2) & 3).unwrap_or(0);
     let vmid = read_register(&VTTBR, core).map_or(0, |vttbr| vttbr >> 48);
     let (place, new) = count::place(level, u16::try_from(vmid).unwrap_or(0));
@@ -229,10 +243,16 @@ extern "C" fn executed(core: c_uint, data: *mut c_void) {
 /// Before a marker runs.
 extern "C" fn marked(_core: c_uint, data: *mut c_void) {
     let number = data.addr();
-    let manager = if OPTIONS.get().is_some_and(|o| o.manager) { count::sum(1) } else { 0 };
+    let manager = if OPTIONS.get().is_some_and(|o| o.manager) {
+        count::sum(1)
+    } else {
+        0
+    };
     let el2 = count::sum(count::EL2);
     let Ok(mut state) = STATE.lock() else { return };
-    let Some(test) = state.tests.get_mut(number & 0xff) else { return };
+    let Some(test) = state.tests.get_mut(number & 0xff) else {
+        return;
+    };
     if number >> 8 == 1 {
         test.begin(el2, manager);
     } else {
@@ -247,7 +267,12 @@ fn totals(head: &str) -> String {
         let (el0, el1) = (count::sum(2 * index), count::sum(2 * index + 1));
         let _ = write!(line, ",\"vmid{vmid}_el0\":{el0},\"vmid{vmid}_el1\":{el1}");
     }
-    for (index, (name, ..)) in OPTIONS.get().iter().flat_map(|o| o.ranges.iter()).enumerate() {
+    for (index, (name, ..)) in OPTIONS
+        .get()
+        .iter()
+        .flat_map(|o| o.ranges.iter())
+        .enumerate()
+    {
         let _ = write!(line, ",\"range_{name}\":{}", count::range_sum(index));
     }
     line.push('}');

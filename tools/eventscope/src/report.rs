@@ -88,7 +88,13 @@ mod tests {
             test.end(100 + value, 8);
         }
         let line = test.line(3).unwrap();
-        assert!(line.starts_with("{\"test\":3,\"n\":3,\"min\":10,\"median\":20,"), "{line}");
-        assert!(line.ends_with("\"manager_median\":1,\"samples\":[10,30,20]}"), "{line}");
+        assert!(
+            line.starts_with("{\"test\":3,\"n\":3,\"min\":10,\"median\":20,"),
+            "{line}"
+        );
+        assert!(
+            line.ends_with("\"manager_median\":1,\"samples\":[10,30,20]}"),
+            "{line}"
+        );
     }
 }

@@ -104,12 +104,17 @@ fn misuse() {
     fn rubbish(seed: u64) -> u64 {
         let mut x = seed | 1;
         for _ in 0..20_000 {
-            x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            x = x
+                .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                .wrapping_add(0x1405_7b7e_f767_814f);
             let low = (x >> 33) as u32 & 0x1f;
             if matches!(low, 0x02 | 0x08 | 0x09 | 0x12 | 0x01 | 0x0e | 0x03 | 0x0c) {
                 continue;
             }
-            hvc(0x8400_0000 | (x as u32 & 0x4000_0000) | low, [x, x >> 7, x << 9]);
+            hvc(
+                0x8400_0000 | (x as u32 & 0x4000_0000) | low,
+                [x, x >> 7, x << 9],
+            );
             hvc(psci::CPU_ON, [x, x >> 3, x]);
         }
         0

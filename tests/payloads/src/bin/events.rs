@@ -32,7 +32,11 @@ macro_rules! measure {
 fn main() {
     let n = fdt::number("n").unwrap_or(200);
     let hypervised = hvc(psci::SMCCC_VERSION, [0; 3]) != psci::NOT_SUPPORTED;
-    println!("events: gic {:?}, {} vcpus, n={n}", gic::version(), cpu::count());
+    println!(
+        "events: gic {:?}, {} vcpus, n={n}",
+        gic::version(),
+        cpu::count()
+    );
     sysreg::irq_on();
     if fdt::has_argument("role=partner") {
         return partner();
@@ -85,19 +89,39 @@ fn registers(n: u64) {
         measure!(n, "hint #85", "hint #117", mrs!("pmcr_el0"));
     }
     if gic::version() == Version::V3 {
-        measure!(n, "hint #88", "hint #120", payload::msr!("icc_sgi1r_el1", 0));
+        measure!(
+            n,
+            "hint #88",
+            "hint #120",
+            payload::msr!("icc_sgi1r_el1", 0)
+        );
     }
 }
 
 fn distributor(n: u64) {
-    measure!(n, "hint #70", "hint #102", fault::discard(io::read32(layout::GICD + 4)));
-    measure!(n, "hint #71", "hint #103", io::write32(layout::GICD + 0x104, 0));
+    measure!(
+        n,
+        "hint #70",
+        "hint #102",
+        fault::discard(io::read32(layout::GICD + 4))
+    );
+    measure!(
+        n,
+        "hint #71",
+        "hint #103",
+        io::write32(layout::GICD + 0x104, 0)
+    );
 }
 
 /// An IPA with nothing behind it; the abort is taken by our own vectors.
 fn memory(n: u64) {
     let hole = fdt::ram_end() + 0x10_0000;
-    measure!(n, "hint #72", "hint #104", fault::probe(|| fault::discard(io::read32(hole))));
+    measure!(
+        n,
+        "hint #72",
+        "hint #104",
+        fault::probe(|| fault::discard(io::read32(hole)))
+    );
 }
 
 /// The timer's interrupt is taken while the guest runs, then while it waits.

@@ -5,7 +5,7 @@
 #![no_std]
 #![no_main]
 
-use payload::rt::{check, fdt, fault, gic, layout, sysreg, time};
+use payload::rt::{check, fault, fdt, gic, layout, sysreg, time};
 use payload::{insn, mrs, msr, println};
 
 payload::entry!(main);

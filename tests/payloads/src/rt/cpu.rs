@@ -87,7 +87,10 @@ pub fn count() -> usize {
 /// Starts vCPU `index` and waits until it serves; says whether it came.
 pub fn start(index: usize) -> bool {
     CPUS[index].work.store(usize::MAX, Ordering::SeqCst);
-    let answer = psci::hvc(psci::CPU_ON, [index as u64, start::secondary_entry(), index as u64]);
+    let answer = psci::hvc(
+        psci::CPU_ON,
+        [index as u64, start::secondary_entry(), index as u64],
+    );
     answer == 0 && time::wait_for(2_000_000, || idle(index))
 }
 
@@ -107,8 +110,7 @@ pub fn give(index: usize, work: fn(u64) -> u64, argument: u64) {
 
 /// Waits for the work of vCPU `index`; its result, or `None` after `microseconds`.
 pub fn finish(index: usize, microseconds: u64) -> Option<u64> {
-    time::wait_for(microseconds, || idle(index))
-        .then(|| CPUS[index].result.load(Ordering::SeqCst))
+    time::wait_for(microseconds, || idle(index)).then(|| CPUS[index].result.load(Ordering::SeqCst))
 }
 
 /// Gives work and waits for its result, at most two seconds.

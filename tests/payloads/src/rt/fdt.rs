@@ -17,11 +17,15 @@ fn word(address: usize) -> u32 {
 }
 
 fn starts_with(address: usize, text: &[u8]) -> bool {
-    text.iter().enumerate().all(|(i, &byte)| super::io::read8(address + i) == byte)
+    text.iter()
+        .enumerate()
+        .all(|(i, &byte)| super::io::read8(address + i) == byte)
 }
 
 fn string_bytes(address: usize) -> usize {
-    (0..).find(|&i| super::io::read8(address + i) == 0).unwrap_or(0)
+    (0..)
+        .find(|&i| super::io::read8(address + i) == 0)
+        .unwrap_or(0)
 }
 
 /// Reads the tree at `tree`.
@@ -73,14 +77,20 @@ pub fn has_argument(wanted: &str) -> bool {
     let bytes = BOOTARGS_BYTES.load(Ordering::Relaxed);
     let mut matched = Some(0);
     for i in 0..=bytes {
-        let byte = if i == bytes { b' ' } else { super::io::read8(base + i) };
+        let byte = if i == bytes {
+            b' '
+        } else {
+            super::io::read8(base + i)
+        };
         if byte == b' ' {
             if matched == Some(wanted.len()) {
                 return true;
             }
             matched = Some(0);
         } else {
-            matched = matched.filter(|&n| wanted.as_bytes().get(n) == Some(&byte)).map(|n| n + 1);
+            matched = matched
+                .filter(|&n| wanted.as_bytes().get(n) == Some(&byte))
+                .map(|n| n + 1);
         }
     }
     false
@@ -91,12 +101,22 @@ pub fn has_argument(wanted: &str) -> bool {
 pub fn number(name: &str) -> Option<u64> {
     let base = BOOTARGS.load(Ordering::Relaxed);
     let bytes = BOOTARGS_BYTES.load(Ordering::Relaxed);
-    let byte = |i: usize| if i < bytes { super::io::read8(base + i) } else { b' ' };
+    let byte = |i: usize| {
+        if i < bytes {
+            super::io::read8(base + i)
+        } else {
+            b' '
+        }
+    };
     let start = (0..bytes).find(|&i| {
         (i == 0 || byte(i - 1) == b' ')
-            && name.bytes().enumerate().all(|(n, wanted)| byte(i + n) == wanted)
+            && name
+                .bytes()
+                .enumerate()
+                .all(|(n, wanted)| byte(i + n) == wanted)
             && byte(i + name.len()) == b'='
-    })? + name.len() + 1;
+    })? + name.len()
+        + 1;
     let mut value = 0;
     for i in start.. {
         match byte(i) {

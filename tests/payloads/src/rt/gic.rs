@@ -110,7 +110,10 @@ pub fn set_edge(intid: u32, edge: bool) {
 pub fn route(intid: u32, index: usize) {
     match version() {
         Version::V2 => io::write8(gicv2::GICD_ITARGETSR + intid as usize, 1 << index),
-        Version::V3 => io::write64(gicv3::GICD_IROUTER + intid as usize * 8, cpu::affinity(index)),
+        Version::V3 => io::write64(
+            gicv3::GICD_IROUTER + intid as usize * 8,
+            cpu::affinity(index),
+        ),
     }
     io::barrier();
 }

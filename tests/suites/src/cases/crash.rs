@@ -10,10 +10,23 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Ways to die and words that the report must have.
 const DEATHS: [(&str, &[&str]); 5] = [
-    ("wild-jump", &["guest 'crash' crashed: vCPU 0", "PC 0000003000", "to change:"]),
-    ("vector-loop", &["guest 'crash' crashed: vCPU 0", "vector", "to change:"]),
+    (
+        "wild-jump",
+        &[
+            "guest 'crash' crashed: vCPU 0",
+            "PC 0000003000",
+            "to change:",
+        ],
+    ),
+    (
+        "vector-loop",
+        &["guest 'crash' crashed: vCPU 0", "vector", "to change:"],
+    ),
     ("quota", &["guest 'crash'", "quota", "line "]),
-    ("table-outside", &["guest 'crash' crashed: vCPU 0", "to change:"]),
+    (
+        "table-outside",
+        &["guest 'crash' crashed: vCPU 0", "to change:"],
+    ),
     ("last-off", &["guest 'crash'", "off"]),
 ];
 
@@ -25,7 +38,10 @@ pub(super) fn cases() -> Vec<Case> {
         let own = name.clone();
         cases.push(Case::new(name, true, move |w| dies(w, &own, way, words)));
     }
-    for (way, end) in [("undefined-storm", "storm survived"), ("misuse", "misuse over")] {
+    for (way, end) in [
+        ("undefined-storm", "storm survived"),
+        ("misuse", "misuse over"),
+    ] {
         let name = format!("crash-{way}");
         let own = name.clone();
         cases.push(Case::new(name, true, move |w| lives(w, &own, way, end)));
@@ -37,20 +53,32 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn scenario(workshop: &Workshop, way: &str) -> String {
-    let backing = if way == "quota" { "backing = \"thin\"\nquota = \"48 MiB\"\n" } else { "" };
+    let backing = if way == "quota" {
+        "backing = \"thin\"\nquota = \"48 MiB\"\n"
+    } else {
+        ""
+    };
     let kernel = workshop.payload("crash");
     guest(
         "crash",
         2,
         "128 MiB",
-        &format!("{backing}cmdline = \"{way}\"\nkernel = \"{}\"", kernel.display()),
+        &format!(
+            "{backing}cmdline = \"{way}\"\nkernel = \"{}\"",
+            kernel.display()
+        ),
     )
 }
 
 /// The guest dies, the report has the words, and the board goes off in order.
 fn dies(w: &Workshop, name: &str, way: &str, words: &[&str]) -> Result<(), String> {
-    let console = w.boot(name, &scenario(w, way), &Setup::default())?.off(LIMIT)?;
-    let report = console.split(&format!("crash: {way}")).nth(1).unwrap_or_default();
+    let console = w
+        .boot(name, &scenario(w, way), &Setup::default())?
+        .off(LIMIT)?;
+    let report = console
+        .split(&format!("crash: {way}"))
+        .nth(1)
+        .unwrap_or_default();
     for word in words {
         if !report.contains(word) {
             return Err(format!("the report lacks \"{word}\": {}", report.trim()));
@@ -88,7 +116,9 @@ fn beside(w: &Workshop) -> Result<(), String> {
     );
     let toml = scenario(w, "wild-jump").replace("vcpus = 2", "vcpus = 1\ncores = [1]")
         + &guest("twin", 1, "16 MiB", &twin);
-    let console = w.boot("crash-beside-another", &toml, &Setup::default())?.off(LIMIT)?;
+    let console = w
+        .boot("crash-beside-another", &toml, &Setup::default())?
+        .off(LIMIT)?;
     for word in ["guest 'crash' crashed", " passed, 0 failed"] {
         if !console.contains(word) {
             return Err(format!("\"{word}\" did not come"));

@@ -24,7 +24,13 @@ struct Point {
     seconds: u64,
 }
 
-const CPUS: [&str; 5] = ["cortex-a53", "cortex-a72", "cortex-a76", "neoverse-n1", "max"];
+const CPUS: [&str; 5] = [
+    "cortex-a53",
+    "cortex-a72",
+    "cortex-a76",
+    "neoverse-n1",
+    "max",
+];
 const DEBIAN: &str = "linux";
 const CLOUD: &str = "linux-cloud";
 const BACKPORTS: &str = "linux-backports";
@@ -43,7 +49,17 @@ pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (gic, cpu, vcpus, backing, kernel) in QUICK {
         let seconds = QUICK_SECONDS;
-        cases.push(case(true, Point { gic, cpu, vcpus, backing, kernel, seconds }));
+        cases.push(case(
+            true,
+            Point {
+                gic,
+                cpu,
+                vcpus,
+                backing,
+                kernel,
+                seconds,
+            },
+        ));
     }
     let seconds = FULL_SECONDS;
     for gic in [3, 2] {
@@ -51,14 +67,34 @@ pub(super) fn cases() -> Vec<Case> {
             for vcpus in [1, 2, 4] {
                 for backing in ["reserved", "thin"] {
                     let kernel = DEBIAN;
-                    cases.push(case(false, Point { gic, cpu, vcpus, backing, kernel, seconds }));
+                    cases.push(case(
+                        false,
+                        Point {
+                            gic,
+                            cpu,
+                            vcpus,
+                            backing,
+                            kernel,
+                            seconds,
+                        },
+                    ));
                 }
             }
         }
         for kernel in [BACKPORTS, RT] {
             for (cpu, backing) in [("cortex-a72", "reserved"), ("max", "thin")] {
                 let vcpus = 2;
-                cases.push(case(false, Point { gic, cpu, vcpus, backing, kernel, seconds }));
+                cases.push(case(
+                    false,
+                    Point {
+                        gic,
+                        cpu,
+                        vcpus,
+                        backing,
+                        kernel,
+                        seconds,
+                    },
+                ));
             }
         }
     }
@@ -68,7 +104,14 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn case(quick: bool, point: Point) -> Case {
-    let Point { gic, cpu, vcpus, backing, kernel, seconds } = point;
+    let Point {
+        gic,
+        cpu,
+        vcpus,
+        backing,
+        kernel,
+        seconds,
+    } = point;
     let name = format!("{kernel}-gicv{gic}-{cpu}-{vcpus}vcpu-{backing}-{seconds}s");
     let own = name.clone();
     Case::new(name, quick, move |w| load(w, &own, point))
@@ -84,15 +127,35 @@ fn linux(w: &Workshop, kernel: &str, cmdline: &str, backing: &str, more: &str) -
 
 /// Boots, loads, looks for complaints, powers off.
 fn load(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
-    let Point { gic, cpu, vcpus, backing, kernel, seconds } = point;
+    let Point {
+        gic,
+        cpu,
+        vcpus,
+        backing,
+        kernel,
+        seconds,
+    } = point;
     let cmdline = format!("load.seconds={seconds} load.vcpus={vcpus}");
-    let toml = guest("linux", vcpus, "512 MiB", &linux(w, kernel, &cmdline, backing, ""));
-    let setup = Setup { gic, cpu, ram_mib: 2048, ..Setup::default() };
+    let toml = guest(
+        "linux",
+        vcpus,
+        "512 MiB",
+        &linux(w, kernel, &cmdline, backing, ""),
+    );
+    let setup = Setup {
+        gic,
+        cpu,
+        ram_mib: 2048,
+        ..Setup::default()
+    };
     let mut board = w.boot(name, &toml, &setup)?;
     board.expect("load: Linux", BOOT)?;
     board.expect("load: verdict", BOOT + Duration::from_secs(3 * seconds))?;
     let console = board.off(BOOT)?;
-    let bad: Vec<&str> = console.lines().filter(|line| line.contains("load: FAIL")).collect();
+    let bad: Vec<&str> = console
+        .lines()
+        .filter(|line| line.contains("load: FAIL"))
+        .collect();
     if !bad.is_empty() {
         return Err(bad.join("; "));
     }
@@ -106,7 +169,10 @@ fn load(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
 fn shell(w: &Workshop) -> Result<(), String> {
     let more = linux(w, CLOUD, "", "reserved", "");
     let toml = guest("linux", 2, "512 MiB", &more);
-    let setup = Setup { ram_mib: 2048, ..Setup::default() };
+    let setup = Setup {
+        ram_mib: 2048,
+        ..Setup::default()
+    };
     let mut board = w.boot("linux-shell", &toml, &setup)?;
     for round in 0..2 {
         board.expect("This is a busybox shell", BOOT)?;
@@ -122,10 +188,19 @@ fn shell(w: &Workshop) -> Result<(), String> {
 fn pair(w: &Workshop) -> Result<(), String> {
     let mut toml = String::new();
     for name in ["one", "two"] {
-        let more = linux(w, CLOUD, "load.seconds=20 load.vcpus=2", "thin", "cores = [1, 2]");
+        let more = linux(
+            w,
+            CLOUD,
+            "load.seconds=20 load.vcpus=2",
+            "thin",
+            "cores = [1, 2]",
+        );
         toml += &guest(name, 2, "384 MiB", &more);
     }
-    let setup = Setup { ram_mib: 2048, ..Setup::default() };
+    let setup = Setup {
+        ram_mib: 2048,
+        ..Setup::default()
+    };
     let board = w.boot("linux-pair", &toml, &setup)?;
     let console = board.off(Duration::from_secs(400))?;
     let good = console.matches("load: verdict good").count();

@@ -36,6 +36,10 @@ mod tests {
         let names: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
         assert_eq!(names.len(), cases.len());
         let quick = cases.iter().filter(|case| case.quick).count();
-        assert!(quick > 15 && cases.len() > 100, "{quick} of {}", cases.len());
+        assert!(
+            quick > 15 && cases.len() > 100,
+            "{quick} of {}",
+            cases.len()
+        );
     }
 }

@@ -14,12 +14,32 @@ const FATAL: &str = "penumbra: fatal: ";
 
 /// Scenarios that the host tool refuses: a name, the guest table and the sentence.
 const REFUSED: [(&str, &str, &str); 9] = [
-    ("unknown-key", "KERNEL\ncolour = \"red\"", "a guest has no key `colour`"),
-    ("missing-payload", "kernel = \"/nonexistent/Image\"", "cannot read the kernel /nonexistent/Image"),
+    (
+        "unknown-key",
+        "KERNEL\ncolour = \"red\"",
+        "a guest has no key `colour`",
+    ),
+    (
+        "missing-payload",
+        "kernel = \"/nonexistent/Image\"",
+        "cannot read the kernel /nonexistent/Image",
+    ),
     ("not-arm64", "kernel = \"OTHER\"", "is not an arm64 Image"),
-    ("odd-memory", "KERNEL\nmemory = \"63 MiB\"", "63 MiB is not a multiple of 2 MiB"),
-    ("no-vcpus", "KERNEL\nvcpus = 0", "a guest has 1 to 8 vCPUs, not 0"),
-    ("many-vcpus", "KERNEL\nvcpus = 9", "a guest has 1 to 8 vCPUs, not 9"),
+    (
+        "odd-memory",
+        "KERNEL\nmemory = \"63 MiB\"",
+        "63 MiB is not a multiple of 2 MiB",
+    ),
+    (
+        "no-vcpus",
+        "KERNEL\nvcpus = 0",
+        "a guest has 1 to 8 vCPUs, not 0",
+    ),
+    (
+        "many-vcpus",
+        "KERNEL\nvcpus = 9",
+        "a guest has 1 to 8 vCPUs, not 9",
+    ),
     ("absent-core", "KERNEL\ncores = [9]", "core 9"),
     ("unknown-backing", "KERNEL\nbacking = \"rubber\"", "rubber"),
     ("bad-initrd", "KERNEL\ninitrd = \"OTHER\"", "the initrd"),
@@ -31,7 +51,9 @@ pub(super) fn cases() -> Vec<Case> {
     for (what, table, sentence) in REFUSED {
         let name = format!("refused-{what}");
         let own = name.clone();
-        cases.push(Case::new(name, true, move |w| refused(w, &own, table, sentence)));
+        cases.push(Case::new(name, true, move |w| {
+            refused(w, &own, table, sentence)
+        }));
     }
     cases.push(Case::new("refused-exit-code", true, exit_code));
     cases.push(Case::new("fatal-no-el2", true, no_el2));
@@ -107,8 +129,14 @@ fn good_bundle(w: &Workshop, name: &str) -> Result<std::path::PathBuf, String> {
 
 fn no_el2(w: &Workshop) -> Result<(), String> {
     let bundle = good_bundle(w, "fatal-no-el2")?;
-    let setup = Setup { el2: false, ..Setup::default() };
-    says(&fatal(w, &setup, Some(&bundle))?, &["entered at EL1, not EL2", "virtualization=on"])
+    let setup = Setup {
+        el2: false,
+        ..Setup::default()
+    };
+    says(
+        &fatal(w, &setup, Some(&bundle))?,
+        &["entered at EL1, not EL2", "virtualization=on"],
+    )
 }
 
 fn no_bundle(w: &Workshop) -> Result<(), String> {
@@ -117,8 +145,17 @@ fn no_bundle(w: &Workshop) -> Result<(), String> {
 
 fn little_ram(w: &Workshop) -> Result<(), String> {
     let bundle = good_bundle(w, "fatal-little-ram")?;
-    let setup = Setup { ram_mib: 64, ..Setup::default() };
-    let words = ["guest 'g'", "need 64 MiB", "free", "lower `memory`", "line 4"];
+    let setup = Setup {
+        ram_mib: 64,
+        ..Setup::default()
+    };
+    let words = [
+        "guest 'g'",
+        "need 64 MiB",
+        "free",
+        "lower `memory`",
+        "line 4",
+    ];
     says(&fatal(w, &setup, Some(&bundle))?, &words)
 }
 
@@ -129,9 +166,15 @@ fn truncated(w: &Workshop, gic: u8) -> Result<(), String> {
     for keep in [20, 300, bytes.len() / 2, bytes.len() - 1] {
         let cut = w.file(&format!("{name}.cut"));
         fs::write(&cut, bytes.get(..keep).unwrap_or_default()).map_err(|e| e.to_string())?;
-        let setup = Setup { gic, ..Setup::default() };
-        says(&fatal(w, &setup, Some(&cut))?, &["the bundle is cut short", "make the bundle again"])
-            .map_err(|why| format!("{keep} bytes: {why}"))?;
+        let setup = Setup {
+            gic,
+            ..Setup::default()
+        };
+        says(
+            &fatal(w, &setup, Some(&cut))?,
+            &["the bundle is cut short", "make the bundle again"],
+        )
+        .map_err(|why| format!("{keep} bytes: {why}"))?;
     }
     Ok(())
 }
@@ -140,7 +183,17 @@ fn truncated(w: &Workshop, gic: u8) -> Result<(), String> {
 fn bit_flips(w: &Workshop) -> Result<(), String> {
     let bundle = good_bundle(w, "fatal-bit-flips")?;
     let bytes = fs::read(&bundle).map_err(|error| error.to_string())?;
-    for place in [0, 9, 17, 40, 70, 100, 4096 + 17, bytes.len() / 2, bytes.len() - 200] {
+    for place in [
+        0,
+        9,
+        17,
+        40,
+        70,
+        100,
+        4096 + 17,
+        bytes.len() / 2,
+        bytes.len() - 200,
+    ] {
         let mut flipped = bytes.clone();
         if let Some(byte) = flipped.get_mut(place) {
             *byte ^= 0x10;

@@ -18,14 +18,45 @@ struct Point {
 }
 
 const QUICK: [Point; 5] = [
-    Point { gic: 3, cpu: "cortex-a72", vcpus: 3, backing: "thin" },
-    Point { gic: 2, cpu: "cortex-a72", vcpus: 4, backing: "reserved" },
-    Point { gic: 3, cpu: "max", vcpus: 2, backing: "reserved" },
-    Point { gic: 2, cpu: "cortex-a53", vcpus: 1, backing: "thin" },
-    Point { gic: 3, cpu: "neoverse-n1", vcpus: 1, backing: "reserved" },
+    Point {
+        gic: 3,
+        cpu: "cortex-a72",
+        vcpus: 3,
+        backing: "thin",
+    },
+    Point {
+        gic: 2,
+        cpu: "cortex-a72",
+        vcpus: 4,
+        backing: "reserved",
+    },
+    Point {
+        gic: 3,
+        cpu: "max",
+        vcpus: 2,
+        backing: "reserved",
+    },
+    Point {
+        gic: 2,
+        cpu: "cortex-a53",
+        vcpus: 1,
+        backing: "thin",
+    },
+    Point {
+        gic: 3,
+        cpu: "neoverse-n1",
+        vcpus: 1,
+        backing: "reserved",
+    },
 ];
 
-const CPUS: [&str; 5] = ["cortex-a53", "cortex-a72", "cortex-a76", "neoverse-n1", "max"];
+const CPUS: [&str; 5] = [
+    "cortex-a53",
+    "cortex-a72",
+    "cortex-a76",
+    "neoverse-n1",
+    "max",
+];
 
 /// The tests.
 pub(super) fn cases() -> Vec<Case> {
@@ -34,10 +65,15 @@ pub(super) fn cases() -> Vec<Case> {
         for cpu in CPUS {
             for vcpus in 1..=4 {
                 for backing in ["reserved", "thin"] {
-                    let point = Point { gic, cpu, vcpus, backing };
-                    let quick = QUICK.iter().any(|q| {
-                        (q.gic, q.cpu, q.vcpus, q.backing) == (gic, cpu, vcpus, backing)
-                    });
+                    let point = Point {
+                        gic,
+                        cpu,
+                        vcpus,
+                        backing,
+                    };
+                    let quick = QUICK
+                        .iter()
+                        .any(|q| (q.gic, q.cpu, q.vcpus, q.backing) == (gic, cpu, vcpus, backing));
                     let name = format!("traps-gicv{gic}-{cpu}-{vcpus}vcpu-{backing}");
                     let own = name.clone();
                     cases.push(Case::new(name, quick, move |w| traps(w, &own, point)));
@@ -58,7 +94,10 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// What a payload's checks said: its failures, if any, as a sentence.
 fn verdict(console: &str, closings: usize) -> Result<(), String> {
-    let failures: Vec<&str> = console.lines().filter(|line| line.contains("FAIL ")).collect();
+    let failures: Vec<&str> = console
+        .lines()
+        .filter(|line| line.contains("FAIL "))
+        .collect();
     if !failures.is_empty() {
         return Err(failures.join("; "));
     }
@@ -75,9 +114,17 @@ fn traps(workshop: &Workshop, name: &str, point: Point) -> Result<(), String> {
         "traps",
         point.vcpus,
         "64 MiB",
-        &format!("backing = \"{}\"\nkernel = \"{}\"", point.backing, kernel.display()),
+        &format!(
+            "backing = \"{}\"\nkernel = \"{}\"",
+            point.backing,
+            kernel.display()
+        ),
     );
-    let setup = Setup { gic: point.gic, cpu: point.cpu, ..Setup::default() };
+    let setup = Setup {
+        gic: point.gic,
+        cpu: point.cpu,
+        ..Setup::default()
+    };
     let console = workshop.boot(name, &toml, &setup)?.off(LIMIT)?;
     verdict(&console, 1)
 }
@@ -92,7 +139,11 @@ fn one_core(workshop: &Workshop, name: &str, gic: u8) -> Result<(), String> {
         &format!("cores = [0, 0]\nkernel = \"{}\"", kernel.display()),
     );
     let toml = toml.replace("cores = [0, 0]", "cores = [0, 1]");
-    let setup = Setup { gic, cores: 2, ..Setup::default() };
+    let setup = Setup {
+        gic,
+        cores: 2,
+        ..Setup::default()
+    };
     let console = workshop.boot(name, &toml, &setup)?.off(LIMIT)?;
     verdict(&console, 1)
 }
@@ -106,10 +157,16 @@ fn twins(workshop: &Workshop, name: &str, gic: u8) -> Result<(), String> {
             twin,
             1,
             "16 MiB",
-            &format!("cores = [1]\ncmdline = \"seed={seed}\"\nkernel = \"{}\"", kernel.display()),
+            &format!(
+                "cores = [1]\ncmdline = \"seed={seed}\"\nkernel = \"{}\"",
+                kernel.display()
+            ),
         );
     }
-    let setup = Setup { gic, ..Setup::default() };
+    let setup = Setup {
+        gic,
+        ..Setup::default()
+    };
     let console = workshop.boot(name, &toml, &setup)?.off(LIMIT)?;
     verdict(&console, 2)
 }

@@ -23,21 +23,40 @@ pub(crate) fn run(machine: Machine) {
         let fault = fault::probe(|| {
             smc(psci::VERSION, [0; 3]);
         });
-        check::that("smc.undefined", fault.is_some_and(Fault::is_undefined), fault);
+        check::that(
+            "smc.undefined",
+            fault.is_some_and(Fault::is_undefined),
+            fault,
+        );
     }
     every_immediate("hvc", HVC);
 }
 
 fn queries() {
     let version = hvc(psci::SMCCC_VERSION, [0; 3]);
-    check::that("smccc.version", (0x1_0001..0x2_0000).contains(&version), version);
-    check::equal("smccc.version.smc", smc(psci::SMCCC_VERSION, [0; 3]), version);
+    check::that(
+        "smccc.version",
+        (0x1_0001..0x2_0000).contains(&version),
+        version,
+    );
+    check::equal(
+        "smccc.version.smc",
+        smc(psci::SMCCC_VERSION, [0; 3]),
+        version,
+    );
     let features = |id: u32| narrow(hvc(psci::SMCCC_ARCH_FEATURES, [u64::from(id), 0, 0]));
     check::equal("smccc.features.version", features(psci::SMCCC_VERSION), 0);
-    check::equal("smccc.features.features", features(psci::SMCCC_ARCH_FEATURES), 0);
-    check::equal("smccc.features.unknown", features(0x8000_1234), psci::NOT_SUPPORTED);
-    let psci_features =
-        narrow(hvc(psci::FEATURES, [u64::from(psci::SMCCC_VERSION), 0, 0]));
+    check::equal(
+        "smccc.features.features",
+        features(psci::SMCCC_ARCH_FEATURES),
+        0,
+    );
+    check::equal(
+        "smccc.features.unknown",
+        features(0x8000_1234),
+        psci::NOT_SUPPORTED,
+    );
+    let psci_features = narrow(hvc(psci::FEATURES, [u64::from(psci::SMCCC_VERSION), 0, 0]));
     check::equal("smccc.version.in-psci-features", psci_features, 0);
 }
 

@@ -25,9 +25,17 @@ fn identification(machine: Machine) {
         Version::V3 => io::read32(layout::GICD + 0xffe8),
     };
     let revision = pidr2 >> 4 & 0xf;
-    check::equal("gicd.pidr2.revision", revision, if machine.gic == Version::V2 { 2 } else { 3 });
+    check::equal(
+        "gicd.pidr2.revision",
+        revision,
+        if machine.gic == Version::V2 { 2 } else { 3 },
+    );
     if machine.gic == Version::V2 {
-        check::equal("gicd.typer.cpus", (typer >> 5 & 7) + 1, machine.vcpus as u32);
+        check::equal(
+            "gicd.typer.cpus",
+            (typer >> 5 & 7) + 1,
+            machine.vcpus as u32,
+        );
     }
     let before = io::read32(layout::GICD + 4);
     io::write32(layout::GICD + 4, !before);
@@ -49,7 +57,11 @@ fn bit_arrays(machine: Machine) {
             }
             check::that(name, !gic::test(set, intid), (intid, "clear at first"));
             gic::set(set, intid);
-            check::that(name, gic::test(set, intid) && gic::test(clear, intid), (intid, "set"));
+            check::that(
+                name,
+                gic::test(set, intid) && gic::test(clear, intid),
+                (intid, "set"),
+            );
             io::write32(gic::word(set, intid), 0);
             io::write32(gic::word(clear, intid), 0);
             check::that(name, gic::test(set, intid), (intid, "zero changes nothing"));
@@ -68,9 +80,17 @@ fn bit_arrays(machine: Machine) {
     io::write32(gic::word(Bits::ClearEnable, 64), u32::MAX);
     if machine.gic == Version::V3 {
         io::write32(gic::word(Bits::SetEnable, 0), 0xffff);
-        check::equal("gicr.sgi-enable", io::read32(gic::word(Bits::SetEnable, 0)) & 0xffff, 0xffff);
+        check::equal(
+            "gicr.sgi-enable",
+            io::read32(gic::word(Bits::SetEnable, 0)) & 0xffff,
+            0xffff,
+        );
         io::write32(gic::word(Bits::ClearEnable, 0), 0xffff);
-        check::equal("gicr.sgi-disable", io::read32(gic::word(Bits::SetEnable, 0)) & 0xffff, 0);
+        check::equal(
+            "gicr.sgi-disable",
+            io::read32(gic::word(Bits::SetEnable, 0)) & 0xffff,
+            0,
+        );
         check::equal("gicd.isenabler0-raz", io::read32(layout::GICD + 0x100), 0);
     }
     sysreg::irq_on();
@@ -82,10 +102,22 @@ fn priorities() {
     let mask = io::read8(layout::GICD + 0x400 + 50);
     check::that("gic.priority.bits", mask & 0xf0 == 0xf0, mask);
     io::write32(layout::GICD + 0x400 + 52, 0x1020_40a0);
-    check::equal("gic.priority.word", io::read32(layout::GICD + 0x400 + 52), 0x1020_40a0);
-    check::equal("gic.priority.byte", io::read8(layout::GICD + 0x400 + 53), 0x40);
+    check::equal(
+        "gic.priority.word",
+        io::read32(layout::GICD + 0x400 + 52),
+        0x1020_40a0,
+    );
+    check::equal(
+        "gic.priority.byte",
+        io::read8(layout::GICD + 0x400 + 53),
+        0x40,
+    );
     gic::set_priority(53, 0x80);
-    check::equal("gic.priority.merge", io::read32(layout::GICD + 0x400 + 52), 0x1020_80a0);
+    check::equal(
+        "gic.priority.merge",
+        io::read32(layout::GICD + 0x400 + 52),
+        0x1020_80a0,
+    );
     for intid in [3, 27] {
         gic::set_priority(intid, 0x60);
         let read = io::read8(gic::frame(intid) + 0x400 + intid as usize);
@@ -123,7 +155,11 @@ fn v2_only(machine: Machine) {
         let read = u32::from(io::read8(gicv2::GICD_ITARGETSR + 50));
         check::equal("gicd.itargetsr.mask", read & all, all);
         io::write32(gicv2::GICD_ITARGETSR + 48, 0x0102_0301);
-        check::equal("gicd.itargetsr.word", io::read32(gicv2::GICD_ITARGETSR + 48), 0x0102_0301);
+        check::equal(
+            "gicd.itargetsr.word",
+            io::read32(gicv2::GICD_ITARGETSR + 48),
+            0x0102_0301,
+        );
     }
     sysreg::irq_off();
     io::write8(gicv2::GICD_SPENDSGIR + 9, 1);
@@ -136,23 +172,43 @@ fn v2_only(machine: Machine) {
     let pmr = io::read32(gicv2::GICC_PMR);
     check::that("gicc.pmr", pmr & 0xf0 == 0xf0, pmr);
     gic::set_mask(0xf8);
-    check::equal("gicc.iar.spurious", io::read32(gicv2::GICC_IAR) & 0x3ff, 1023);
-    check::equal("gicc.hppir.spurious", io::read32(gicv2::GICC_HPPIR) & 0x3ff, 1023);
+    check::equal(
+        "gicc.iar.spurious",
+        io::read32(gicv2::GICC_IAR) & 0x3ff,
+        1023,
+    );
+    check::equal(
+        "gicc.hppir.spurious",
+        io::read32(gicv2::GICC_HPPIR) & 0x3ff,
+        1023,
+    );
     check::equal("gicc.rpr.idle", gic::running_priority(), 0xff);
 }
 
 fn v3_only(machine: Machine) {
     let control = io::read32(layout::GICD);
-    check::that("gicd.ctlr.are", control & 0x10 != 0 && control & 2 != 0, control);
+    check::that(
+        "gicd.ctlr.are",
+        control & 0x10 != 0 && control & 2 != 0,
+        control,
+    );
     for index in 0..machine.vcpus {
         let typer = io::read64(gicv3::redistributor(index) + gicv3::GICR_TYPER);
         check::equal("gicr.typer.affinity", typer >> 32, index as u64);
         check::equal("gicr.typer.number", typer >> 8 & 0xffff, index as u64);
         let last = typer & gicv3::TYPER_LAST != 0;
-        check::that("gicr.typer.last", last == (index + 1 == machine.vcpus), typer);
+        check::that(
+            "gicr.typer.last",
+            last == (index + 1 == machine.vcpus),
+            typer,
+        );
         let low = io::read32(gicv3::redistributor(index) + gicv3::GICR_TYPER);
         let high = io::read32(gicv3::redistributor(index) + gicv3::GICR_TYPER + 4);
-        check::equal("gicr.typer.halves", u64::from(high) << 32 | u64::from(low), typer);
+        check::equal(
+            "gicr.typer.halves",
+            u64::from(high) << 32 | u64::from(low),
+            typer,
+        );
         let pidr2 = io::read32(gicv3::redistributor(index) + 0xffe8);
         check::equal("gicr.pidr2.revision", pidr2 >> 4 & 0xf, 3);
     }
@@ -164,13 +220,21 @@ fn v3_only(machine: Machine) {
     io::write32(router, 0);
     io::write32(router + 4, 0);
     check::equal("gicd.irouter.32", io::read64(router), 0);
-    check::equal("gicd.itargetsr-raz", io::read32(layout::GICD + 0x800 + 48), 0);
+    check::equal(
+        "gicd.itargetsr-raz",
+        io::read32(layout::GICD + 0x800 + 48),
+        0,
+    );
     let mask = payload::mrs!("icc_pmr_el1");
     check::that("icc.pmr", mask & 0xf0 == 0xf0, mask);
     check::equal("icc.iar1.spurious", gicv3::acknowledge(), 1023);
     check::equal("icc.hppir1.spurious", gic::highest_pending(), 1023);
     check::equal("icc.rpr.idle", gic::running_priority(), 0xff);
-    check::that("icc.sre", payload::mrs!("icc_sre_el1") & 1 == 1, payload::mrs!("icc_sre_el1"));
+    check::that(
+        "icc.sre",
+        payload::mrs!("icc_sre_el1") & 1 == 1,
+        payload::mrs!("icc_sre_el1"),
+    );
     for register in ["icc_ctlr_el1", "icc_bpr1_el1", "icc_igrpen1_el1"] {
         let fault = fault::probe(|| match register {
             "icc_ctlr_el1" => fault::discard(payload::mrs!("icc_ctlr_el1")),
@@ -183,8 +247,16 @@ fn v3_only(machine: Machine) {
 
 /// The frames that this machine has.
 fn frames(machine: Machine) -> impl Iterator<Item = (usize, usize)> {
-    let distributor = if machine.gic == Version::V2 { 0x1000 } else { 0x1_0000 };
-    let redistributors = if machine.gic == Version::V2 { 0 } else { machine.vcpus };
+    let distributor = if machine.gic == Version::V2 {
+        0x1000
+    } else {
+        0x1_0000
+    };
+    let redistributors = if machine.gic == Version::V2 {
+        0
+    } else {
+        machine.vcpus
+    };
     core::iter::once((layout::GICD, distributor)).chain(
         (0..redistributors)
             .flat_map(|i| [gicv3::redistributor(i), gicv3::redistributor(i) + 0x1_0000])
@@ -211,20 +283,40 @@ fn sweep(machine: Machine) {
     for (base, bytes) in frames(machine) {
         for at in (base..base + bytes).step_by(8) {
             note(at, fault::probe(|| fault::discard(io::read32(at))), false);
-            note(at + 4, fault::probe(|| fault::discard(io::read32(at + 4))), false);
+            note(
+                at + 4,
+                fault::probe(|| fault::discard(io::read32(at + 4))),
+                false,
+            );
             note(at, fault::probe(|| fault::discard(io::read64(at))), true);
-            note(at + 2, fault::probe(|| fault::discard(io::read16(at + 2))), true);
-            note(at + 5, fault::probe(|| fault::discard(io::read8(at + 5))), true);
+            note(
+                at + 2,
+                fault::probe(|| fault::discard(io::read16(at + 2))),
+                true,
+            );
+            note(
+                at + 5,
+                fault::probe(|| fault::discard(io::read8(at + 5))),
+                true,
+            );
         }
     }
     for value in [0_u64, u64::MAX, 0x5555_5555_5555_5555] {
         for (base, bytes) in frames(machine) {
             for at in (base..base + bytes).step_by(8) {
                 note(at, fault::probe(|| io::write32(at, value as u32)), false);
-                note(at + 4, fault::probe(|| io::write32(at + 4, value as u32)), false);
+                note(
+                    at + 4,
+                    fault::probe(|| io::write32(at + 4, value as u32)),
+                    false,
+                );
                 note(at, fault::probe(|| io::write64(at, value)), true);
                 note(at, fault::probe(|| io::write16(at, value as u16)), true);
-                note(at + 1, fault::probe(|| io::write8(at + 1, value as u8)), true);
+                note(
+                    at + 1,
+                    fault::probe(|| io::write8(at + 1, value as u8)),
+                    true,
+                );
             }
         }
         // Whatever that made pending is taken now; handlers end each.
@@ -242,7 +334,11 @@ fn sweep(machine: Machine) {
     gic::clear_log(0);
     gic::enable(5, 0xa0);
     gic::send_sgi(5, 1);
-    check::that("gic.sweep.alive", time::wait_for(100_000, || gic::taken(0) == 1), gic::taken(0));
+    check::that(
+        "gic.sweep.alive",
+        time::wait_for(100_000, || gic::taken(0) == 1),
+        gic::taken(0),
+    );
     gic::reset(5);
 }
 

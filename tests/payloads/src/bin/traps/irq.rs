@@ -41,7 +41,11 @@ fn one_of_each() {
         }
         let good = taken(1) && logged(0) == intid;
         time::delay(50);
-        check::that("irq.one", good && gic::taken(0) == 1, (intid, gic::taken(0), logged(0)));
+        check::that(
+            "irq.one",
+            good && gic::taken(0) == 1,
+            (intid, gic::taken(0), logged(0)),
+        );
         let left = gic::test(Bits::SetPending, intid) || gic::test(Bits::SetActive, intid);
         check::that("irq.one.inactive-after", !left, intid);
         gic::reset(intid);
@@ -61,9 +65,19 @@ fn order() {
     }
     sysreg::irq_on();
     check::that("irq.sgis.all", taken(16), gic::taken(0));
-    let wanted = |n: usize| if n < 8 { 2 * n as u32 + 1 } else { 2 * (n as u32 - 8) };
+    let wanted = |n: usize| {
+        if n < 8 {
+            2 * n as u32 + 1
+        } else {
+            2 * (n as u32 - 8)
+        }
+    };
     let first_wrong = (0..16).find(|&n| logged(n) != wanted(n));
-    check::that("irq.sgis.order", first_wrong.is_none(), first_wrong.map(|n| (n, logged(n))));
+    check::that(
+        "irq.sgis.order",
+        first_wrong.is_none(),
+        first_wrong.map(|n| (n, logged(n))),
+    );
     for sgi in 0..16 {
         gic::reset(sgi);
     }
@@ -83,7 +97,11 @@ fn many_spis() {
     check::that("irq.spis.all", taken(32), gic::taken(0));
     check::equal("irq.spis.highest-first", logged(0), 95);
     let first_wrong = (1..32).find(|&n| logged(n) != 63 + n as u32);
-    check::that("irq.spis.order", first_wrong.is_none(), first_wrong.map(|n| (n, logged(n))));
+    check::that(
+        "irq.spis.order",
+        first_wrong.is_none(),
+        first_wrong.map(|n| (n, logged(n))),
+    );
     for n in 0..32 {
         gic::reset(64 + n);
     }
@@ -113,7 +131,11 @@ fn masks() {
     gic::clear_log(0);
     sysreg::irq_off();
     gic::set(Bits::SetPending, 41);
-    check::that("irq.isr", payload::mrs!("isr_el1") & 0x80 != 0, payload::mrs!("isr_el1"));
+    check::that(
+        "irq.isr",
+        payload::mrs!("isr_el1") & 0x80 != 0,
+        payload::mrs!("isr_el1"),
+    );
     gic::set(Bits::ClearPending, 41);
     let still = !time::wait_for(1000, || payload::mrs!("isr_el1") & 0x80 == 0);
     check::that("irq.retracted", !still, payload::mrs!("isr_el1"));
@@ -175,7 +197,11 @@ fn edge_and_level() {
         gic::set(Bits::SetPending, 44);
         let once = taken(1);
         time::delay(300);
-        check::that("irq.pended-once", once && gic::taken(0) == 1, (edge, gic::taken(0)));
+        check::that(
+            "irq.pended-once",
+            once && gic::taken(0) == 1,
+            (edge, gic::taken(0)),
+        );
         gic::reset(44);
     }
 }
@@ -215,8 +241,16 @@ fn preemption() {
     time::delay(500);
     gic::set_hook(None);
     check::that("irq.preemption.all", all, gic::taken(0));
-    check::equal("irq.preemption.order", TRACE.load(Ordering::SeqCst), 0x3223_4455);
-    check::equal("irq.preemption.idle-priority", gic::running_priority(), 0xff);
+    check::equal(
+        "irq.preemption.order",
+        TRACE.load(Ordering::SeqCst),
+        0x3223_4455,
+    );
+    check::equal(
+        "irq.preemption.idle-priority",
+        gic::running_priority(),
+        0xff,
+    );
     for sgi in 2..6 {
         gic::reset(sgi);
     }

@@ -18,9 +18,15 @@ fn fp_trap() {
     msr!("cpacr_el1", 0);
     let fault = fault::probe(|| {
         // SAFETY: reads an FP register into a general one.
-        unsafe { core::arch::asm!(".arch_extension fp", "fmov {0}, d0", out(reg) _, options(nostack)) };
+        unsafe {
+            core::arch::asm!(".arch_extension fp", "fmov {0}, d0", out(reg) _, options(nostack))
+        };
     });
-    check::that("fp.cpacr-traps", fault.is_some_and(|f| f.class() == 0x07), fault);
+    check::that(
+        "fp.cpacr-traps",
+        fault.is_some_and(|f| f.class() == 0x07),
+        fault,
+    );
     msr!("cpacr_el1", 3 << 20);
 }
 
@@ -102,10 +108,18 @@ fn debug() {
     let fault = fault::probe(|| {
         msr!("dbgbvr0_el1", 0x1234_5670);
         let read = mrs!("dbgbvr0_el1");
-        check::that("debug.dbgbvr0", read == 0x1234_5670 || read == 0 || read == u64::MAX, read);
+        check::that(
+            "debug.dbgbvr0",
+            read == 0x1234_5670 || read == 0 || read == u64::MAX,
+            read,
+        );
         msr!("dbgbvr0_el1", 0);
     });
-    check::that("debug.breakpoint", fault.is_none_or(|f| f.is_undefined()), fault);
+    check::that(
+        "debug.breakpoint",
+        fault.is_none_or(|f| f.is_undefined()),
+        fault,
+    );
     let fault = fault::probe(|| fault::discard(mrs!("mdrar_el1")));
     check::that("debug.mdrar", fault.is_none_or(|f| f.is_undefined()), fault);
 }
@@ -121,7 +135,11 @@ fn pmu() {
         msr!("pmovsclr_el0", 0xffff_ffff);
         msr!("pmuserenr_el0", 0);
     });
-    check::that("pmu.registers", fault.is_none_or(|f| f.is_undefined()), fault);
+    check::that(
+        "pmu.registers",
+        fault.is_none_or(|f| f.is_undefined()),
+        fault,
+    );
 }
 
 fn thread_registers() {

@@ -48,7 +48,11 @@ const GROUPS: [(&str, fn(Machine)); 11] = [
 
 fn main() {
     let hypervised = call::hvc(call::SMCCC_VERSION, [0; 3]) != call::NOT_SUPPORTED;
-    let machine = Machine { hypervised, vcpus: cpu::count(), gic: gic::version() };
+    let machine = Machine {
+        hypervised,
+        vcpus: cpu::count(),
+        gic: gic::version(),
+    };
     println!("traps: {machine:?}, {} lines", gic::lines());
     sysreg::irq_on();
     let some = GROUPS.iter().any(|(name, _)| fdt::has_argument(name));

@@ -161,7 +161,11 @@ fn beyond() {
 fn crossing() {
     let end = fdt::ram_end();
     let fault = fault::probe(|| fault::discard(io::read64(end - 4)));
-    check::that("memory.crossing-end", fault.is_some_and(|f| f.class() == class::DATA), fault);
+    check::that(
+        "memory.crossing-end",
+        fault.is_some_and(|f| f.class() == class::DATA),
+        fault,
+    );
     let fault = fault::probe(|| fault::discard(io::read64(end - 8)));
     check::that("memory.last-word", fault.is_none(), fault);
 }

@@ -83,7 +83,11 @@ fn misaligned() {
         );
     }
     let fault = fault::probe(|| fault::discard(io::read64(layout::GICD + 0xffc)));
-    check::that("mmio.crossing", fault.is_none_or(|f| f.class() == class::DATA), fault);
+    check::that(
+        "mmio.crossing",
+        fault.is_none_or(|f| f.class() == class::DATA),
+        fault,
+    );
 }
 
 /// Narrow signed loads of a device register extend the sign as the instruction says.
@@ -131,7 +135,8 @@ fn zero_register() {
 /// Behind the last redistributor and in the rest of each device's page.
 fn out_of_range(machine: Machine) {
     if machine.gic == gic::Version::V3 && machine.hypervised {
-        let fault = fault::probe(|| fault::discard(io::read32(gicv3::redistributor(machine.vcpus) + 8)));
+        let fault =
+            fault::probe(|| fault::discard(io::read32(gicv3::redistributor(machine.vcpus) + 8)));
         check::that(
             "mmio.after-last-redistributor",
             fault.is_some_and(|f| f.is_external_data_abort()),
@@ -143,7 +148,8 @@ fn out_of_range(machine: Machine) {
         if offset == 0 {
             continue; // Reading the data register would take input.
         }
-        faults += u32::from(fault::probe(|| fault::discard(io::read32(layout::UART + offset))).is_some());
+        faults +=
+            u32::from(fault::probe(|| fault::discard(io::read32(layout::UART + offset))).is_some());
     }
     check::equal("mmio.uart-page-reads", faults, 0);
 }
@@ -159,10 +165,18 @@ fn cache_maintenance(machine: Machine) {
             core::arch::asm!("dc cvac, {0}", "dc civac, {0}", "dc ivac, {0}", in(reg) layout::GICD, options(nostack));
         }
     });
-    check::that("mmio.dc", fault.is_none_or(|f| f.class() == class::DATA), fault);
+    check::that(
+        "mmio.dc",
+        fault.is_none_or(|f| f.class() == class::DATA),
+        fault,
+    );
     let fault = fault::probe(|| {
         // SAFETY: as above; DC ZVA on device memory faults.
         unsafe { core::arch::asm!("dc zva, {0}", in(reg) layout::GICD, options(nostack)) };
     });
-    check::that("mmio.dc-zva", fault.is_some_and(|f| f.class() == class::DATA), fault);
+    check::that(
+        "mmio.dc-zva",
+        fault.is_some_and(|f| f.class() == class::DATA),
+        fault,
+    );
 }

@@ -26,14 +26,26 @@ pub(crate) fn run(machine: Machine) {
 
 fn versions(machine: Machine) {
     let version = hvc(psci::VERSION, [0; 3]);
-    check::that("psci.version", (0x1_0000..=0x1_0003).contains(&version), version);
+    check::that(
+        "psci.version",
+        (0x1_0000..=0x1_0003).contains(&version),
+        version,
+    );
     if machine.hypervised {
         let upper = hvc_upper_bits(psci::VERSION);
         check::equal("psci.version.upper-x0-ignored", upper, version);
-        check::equal("psci.version.smc", psci::smc(psci::VERSION, [0; 3]), version);
+        check::equal(
+            "psci.version.smc",
+            psci::smc(psci::VERSION, [0; 3]),
+            version,
+        );
     }
     let kind = narrow(hvc(psci::MIGRATE_INFO_TYPE, [0; 3]));
-    check::that("psci.migrate-info-type", kind == 2 || kind == psci::NOT_SUPPORTED, kind);
+    check::that(
+        "psci.migrate-info-type",
+        kind == 2 || kind == psci::NOT_SUPPORTED,
+        kind,
+    );
 }
 
 /// The identifier is in W0: the upper half of X0 does not count.
@@ -59,8 +71,16 @@ fn features(machine: Machine) {
     ] {
         check::equal(name, query(id), 0);
     }
-    check::equal("psci.features.unknown", query(0x8400_00ff), psci::NOT_SUPPORTED);
-    check::equal("psci.features.not-psci", query(0x1234_5678), psci::NOT_SUPPORTED);
+    check::equal(
+        "psci.features.unknown",
+        query(0x8400_00ff),
+        psci::NOT_SUPPORTED,
+    );
+    check::equal(
+        "psci.features.not-psci",
+        query(0x1234_5678),
+        psci::NOT_SUPPORTED,
+    );
     if machine.hypervised {
         let suspend = query(psci::CPU_SUSPEND);
         check::that("psci.features.cpu-suspend", suspend <= 3, suspend);
@@ -73,12 +93,24 @@ fn affinity(machine: Machine) {
     if machine.vcpus > 1 {
         check::equal("psci.affinity.other-off", info(1, 0), 1);
     }
-    check::equal("psci.affinity.absent", info(machine.vcpus as u64, 0), psci::INVALID_PARAMETERS);
+    check::equal(
+        "psci.affinity.absent",
+        info(machine.vcpus as u64, 0),
+        psci::INVALID_PARAMETERS,
+    );
     if machine.hypervised {
         for target in [0x100, 1 << 32, 1 << 16, 1 << 31, 0xff, u64::MAX] {
-            check::equal("psci.affinity.odd", info(target, 0), psci::INVALID_PARAMETERS);
+            check::equal(
+                "psci.affinity.odd",
+                info(target, 0),
+                psci::INVALID_PARAMETERS,
+            );
         }
-        check::equal("psci.affinity.level-9", info(0, 9), psci::INVALID_PARAMETERS);
+        check::equal(
+            "psci.affinity.level-9",
+            info(0, 9),
+            psci::INVALID_PARAMETERS,
+        );
         let level1 = info(0, 1);
         check::that(
             "psci.affinity.level-1",
@@ -86,16 +118,32 @@ fn affinity(machine: Machine) {
             level1,
         );
     }
-    check::equal("psci.affinity.smc32", narrow(hvc(AFFINITY_INFO_32, [0, 0, 0])), 0);
+    check::equal(
+        "psci.affinity.smc32",
+        narrow(hvc(AFFINITY_INFO_32, [0, 0, 0])),
+        0,
+    );
 }
 
 fn cpu_on_arguments(machine: Machine) {
     let on = |function: u32, target: u64, entry: u64| narrow(hvc(function, [target, entry, 0]));
     let entry = start::secondary_entry();
-    check::equal("psci.cpu-on.self", on(psci::CPU_ON, 0, entry), psci::ALREADY_ON);
-    check::equal("psci.cpu-on.self-32", on(CPU_ON_32, 0, entry), psci::ALREADY_ON);
+    check::equal(
+        "psci.cpu-on.self",
+        on(psci::CPU_ON, 0, entry),
+        psci::ALREADY_ON,
+    );
+    check::equal(
+        "psci.cpu-on.self-32",
+        on(CPU_ON_32, 0, entry),
+        psci::ALREADY_ON,
+    );
     for target in [machine.vcpus as u64, 0x100, 0xff] {
-        check::equal("psci.cpu-on.absent", on(psci::CPU_ON, target, entry), psci::INVALID_PARAMETERS);
+        check::equal(
+            "psci.cpu-on.absent",
+            on(psci::CPU_ON, target, entry),
+            psci::INVALID_PARAMETERS,
+        );
     }
     if machine.hypervised {
         for target in [u64::MAX, 1 << 32, 1 << 40] {
@@ -116,12 +164,21 @@ fn optional_functions() {
         }
     }
     let reset2 = narrow(hvc(psci::FEATURES, [0x8400_0012, 0, 0]));
-    check::that("psci.features.reset2", reset2 == 0 || reset2 == psci::NOT_SUPPORTED, reset2);
+    check::that(
+        "psci.features.reset2",
+        reset2 == 0 || reset2 == psci::NOT_SUPPORTED,
+        reset2,
+    );
     if reset2 == 0 {
         let answer = narrow(hvc(0x8400_0012, [5, 0, 0]));
         check::equal("psci.reset2.unknown-type", answer, psci::INVALID_PARAMETERS);
     }
-    for function in [psci::CPU_OFF, psci::SYSTEM_OFF, psci::SYSTEM_RESET, psci::VERSION] {
+    for function in [
+        psci::CPU_OFF,
+        psci::SYSTEM_OFF,
+        psci::SYSTEM_RESET,
+        psci::VERSION,
+    ] {
         // The SMC64 twins of functions that have none.
         let answer = narrow(hvc(function | SMC64, [0; 3]));
         check::equal("psci.no-smc64-twin", answer, psci::NOT_SUPPORTED);

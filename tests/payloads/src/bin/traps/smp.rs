@@ -31,7 +31,11 @@ pub(crate) fn run(machine: Machine) {
     concurrent_state(machine);
     for index in 1..machine.vcpus {
         cpu::give(index, cpu::off, 0);
-        check::that("smp.stop", time::wait_for(2_000_000, || !is_on(index)), index);
+        check::that(
+            "smp.stop",
+            time::wait_for(2_000_000, || !is_on(index)),
+            index,
+        );
     }
     for sgi in 0..16 {
         gic::reset(sgi);
@@ -63,8 +67,14 @@ fn targets(machine: Machine) {
         gic::send_sgi(6, 1 << target);
         let came = time::wait_for(SETTLE_US, || gic::taken(target) == 1);
         time::delay(100);
-        let others = (0..machine.vcpus).filter(|&i| i != target && gic::taken(i) != 0).count();
-        check::that("smp.sgi.target", came && others == 0, (target, came, others));
+        let others = (0..machine.vcpus)
+            .filter(|&i| i != target && gic::taken(i) != 0)
+            .count();
+        check::that(
+            "smp.sgi.target",
+            came && others == 0,
+            (target, came, others),
+        );
     }
     clear(machine);
     let all = (1 << machine.vcpus) - 1;
@@ -89,12 +99,20 @@ fn broadcast(machine: Machine) {
     }
     let came = time::wait_for(SETTLE_US, || (1..machine.vcpus).all(|i| gic::taken(i) == 1));
     time::delay(100);
-    check::that("smp.sgi.broadcast", came && gic::taken(0) == 0, (came, gic::taken(0)));
+    check::that(
+        "smp.sgi.broadcast",
+        came && gic::taken(0) == 0,
+        (came, gic::taken(0)),
+    );
     if machine.gic == Version::V2 {
         clear(machine);
         io::write32(gicv2::GICD_SGIR, 2 << 24 | 9);
         let came = time::wait_for(SETTLE_US, || gic::taken(0) == 1);
-        check::that("smp.sgi.self-filter", came && gic::taken(1) == 0, gic::taken(0));
+        check::that(
+            "smp.sgi.self-filter",
+            came && gic::taken(1) == 0,
+            gic::taken(0),
+        );
     } else {
         // Affinities that nobody has.
         clear(machine);
@@ -168,7 +186,11 @@ fn storm(machine: Machine) {
         }
     }
     for index in 0..machine.vcpus {
-        check::that("smp.storm.heard", gic::taken(index) >= 16, (index, gic::taken(index)));
+        check::that(
+            "smp.storm.heard",
+            gic::taken(index) >= 16,
+            (index, gic::taken(index)),
+        );
     }
     clear(machine);
     for index in 0..machine.vcpus {
@@ -187,7 +209,9 @@ fn routed(machine: Machine) {
         gic::route(70, index);
         gic::set(Bits::SetPending, 70);
         let came = time::wait_for(SETTLE_US, || gic::taken(index) == 1);
-        let others = (0..machine.vcpus).filter(|&i| i != index && gic::taken(i) != 0).count();
+        let others = (0..machine.vcpus)
+            .filter(|&i| i != index && gic::taken(i) != 0)
+            .count();
         check::that("smp.spi.route", came && others == 0, (index, came, others));
     }
     clear(machine);
@@ -254,6 +278,10 @@ fn concurrent_state(machine: Machine) {
     gic::clear_log(0);
     gic::set(Bits::ClearActive, 71);
     gic::set(Bits::SetPending, 71);
-    check::that("smp.toggle.alive", time::wait_for(SETTLE_US, || gic::taken(0) >= 1), ());
+    check::that(
+        "smp.toggle.alive",
+        time::wait_for(SETTLE_US, || gic::taken(0) >= 1),
+        (),
+    );
     gic::reset(71);
 }

@@ -60,7 +60,11 @@ fn allowed(esr: u64) -> bool {
 pub(crate) fn run(machine: Machine) {
     known();
     sysreg::irq_off();
-    let group = if machine.gic == gic::Version::V3 { mrs!("icc_igrpen1_el1") } else { 0 };
+    let group = if machine.gic == gic::Version::V3 {
+        mrs!("icc_igrpen1_el1")
+    } else {
+        0
+    };
     let (mut values, mut undefined, mut bad) = (0, 0, None);
     for encoding in encodings(2..4).filter(|e| !NOT_READ.contains(e)) {
         let (fault, _) = access(encoding.read(), 0);
@@ -126,10 +130,26 @@ fn instructions(machine: Machine) {
 /// A few whose answer is known.
 fn known() {
     let undefined = |opcode: u32| access(opcode, 0).0.is_some_and(|f| f.is_undefined());
-    check::that("sysregs.hcr-el2", undefined(Encoding::new(3, 4, 1, 1, 0).read()), ());
-    check::that("sysregs.vttbr-el2", undefined(Encoding::new(3, 4, 2, 1, 0).write()), ());
-    check::that("sysregs.scr-el3", undefined(Encoding::new(3, 6, 1, 1, 0).read()), ());
-    check::that("sysregs.eret-el2", undefined(Encoding::new(3, 4, 4, 0, 1).read()), ());
+    check::that(
+        "sysregs.hcr-el2",
+        undefined(Encoding::new(3, 4, 1, 1, 0).read()),
+        (),
+    );
+    check::that(
+        "sysregs.vttbr-el2",
+        undefined(Encoding::new(3, 4, 2, 1, 0).write()),
+        (),
+    );
+    check::that(
+        "sysregs.scr-el3",
+        undefined(Encoding::new(3, 6, 1, 1, 0).read()),
+        (),
+    );
+    check::that(
+        "sysregs.eret-el2",
+        undefined(Encoding::new(3, 4, 4, 0, 1).read()),
+        (),
+    );
     let read = |opcode: u32| access(opcode, 0);
     for (name, crm, op2) in [
         ("sysregs.id-reserved", 7, 7),
@@ -140,7 +160,11 @@ fn known() {
         check::that(name, fault.is_none(), fault);
     }
     let (fault, _) = access(Encoding::new(3, 0, 0, 4, 0).write(), 0);
-    check::that("sysregs.id-read-only", fault.is_some_and(|f| f.is_undefined()), fault);
+    check::that(
+        "sysregs.id-read-only",
+        fault.is_some_and(|f| f.is_undefined()),
+        fault,
+    );
     let mpidr = mrs!("mpidr_el1");
     check::that("sysregs.mpidr-res1", mpidr >> 31 & 1 == 1, mpidr);
     let old = mrs!("actlr_el1");

@@ -8,7 +8,11 @@ use payload::{mrs, msr};
 use super::Machine;
 
 pub(crate) fn run(machine: Machine) {
-    check::that("timer.frequency", mrs!("cntfrq_el0") >= 1_000_000, mrs!("cntfrq_el0"));
+    check::that(
+        "timer.frequency",
+        mrs!("cntfrq_el0") >= 1_000_000,
+        mrs!("cntfrq_el0"),
+    );
     let before = time::now();
     time::delay(100);
     check::that("timer.counts", time::now() > before, ());
@@ -27,14 +31,30 @@ fn fires() {
     let start = time::now();
     let wanted = time::ticks(1000);
     time::arm(wanted);
-    check::that("timer.fires", time::wait_for(500_000, || gic::taken(0) == 1), gic::taken(0));
-    check::that("timer.not-early", time::now() - start >= wanted, time::now() - start);
+    check::that(
+        "timer.fires",
+        time::wait_for(500_000, || gic::taken(0) == 1),
+        gic::taken(0),
+    );
+    check::that(
+        "timer.not-early",
+        time::now() - start >= wanted,
+        time::now() - start,
+    );
     check::equal("timer.intid", gic::intid(gic::logged(0, 0)), VTIMER_INTID);
-    check::that("timer.status", mrs!("cntv_ctl_el0") & time::STATUS != 0, mrs!("cntv_ctl_el0"));
+    check::that(
+        "timer.status",
+        mrs!("cntv_ctl_el0") & time::STATUS != 0,
+        mrs!("cntv_ctl_el0"),
+    );
     time::disarm();
     msr!("cntv_tval_el0", time::ticks(1000));
     let left = mrs!("cntv_tval_el0") as i32;
-    check::that("timer.tval", left > 0 && left as u64 <= time::ticks(1000), left);
+    check::that(
+        "timer.tval",
+        left > 0 && left as u64 <= time::ticks(1000),
+        left,
+    );
 }
 
 /// IMASK and a disabled timer raise nothing; ISTATUS shows the condition behind IMASK.
@@ -44,7 +64,11 @@ fn masked(machine: Machine) {
     msr!("cntv_ctl_el0", time::ENABLE | time::MASK);
     time::delay(300);
     check::equal("timer.imask.held", gic::taken(0), 0);
-    check::that("timer.imask.status", mrs!("cntv_ctl_el0") & time::STATUS != 0, ());
+    check::that(
+        "timer.imask.status",
+        mrs!("cntv_ctl_el0") & time::STATUS != 0,
+        (),
+    );
     msr!("cntv_ctl_el0", 0);
     time::delay(300);
     check::equal("timer.disabled.held", gic::taken(0), 0);
@@ -59,7 +83,11 @@ fn masked(machine: Machine) {
     let count = gic::taken(0);
     // A hypervisor has the interrupt in a list register by now, linked to the physical one, and may
     // deliver it once more; the timer's handler then finds no condition (as on KVM).
-    let good = if machine.hypervised { count <= 1 } else { gone && count == 0 };
+    let good = if machine.hypervised {
+        count <= 1
+    } else {
+        gone && count == 0
+    };
     check::that("timer.withdrawn_quirk", good, (gone, count));
     time::disarm();
 }
@@ -136,11 +164,19 @@ fn physical() {
         let _ = mrs!("cntp_ctl_el0");
         let _ = mrs!("cntp_cval_el0");
     });
-    check::that("timer.physical", fault.is_none_or(|f| f.is_undefined()), fault);
+    check::that(
+        "timer.physical",
+        fault.is_none_or(|f| f.is_undefined()),
+        fault,
+    );
     let fault = fault::probe(|| {
         let _ = mrs!("cntpct_el0");
     });
-    check::that("timer.physical-counter", fault.is_none_or(|f| f.is_undefined()), fault);
+    check::that(
+        "timer.physical-counter",
+        fault.is_none_or(|f| f.is_undefined()),
+        fault,
+    );
     if fault::probe(|| fault::discard(mrs!("cntp_ctl_el0"))).is_none() {
         gic::clear_log(0);
         gic::set_hook(Some(|acknowledged| {
