@@ -67,6 +67,14 @@ impl VcpuId {
         self.number() % MAX_VCPUS_PER_VM
     }
 
+    /// The vCPU with another index in its VM; the index wraps.
+    #[must_use]
+    #[inline]
+    pub const fn sibling(self, index: usize) -> Self {
+        let first = self.number().wrapping_sub(self.index());
+        Self(first.wrapping_add(index % MAX_VCPUS_PER_VM) as u8)
+    }
+
     /// Its bit in a set of vCPUs.
     #[must_use]
     #[inline]

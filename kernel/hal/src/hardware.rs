@@ -187,7 +187,7 @@ impl PhysicalInterrupts for Hardware {
 
     #[inline]
     fn kick(&mut self, cpu: CpuIndex) {
-        self.gic.kick(secondary::target(cpu));
+        self.gic.kick(secondary::kick_value(cpu));
     }
 
     fn set_spi_enabled(&mut self, intid: u32, enabled: bool) {

@@ -15,6 +15,8 @@ use crate::{Hardware, epitaph, power, timer};
 static MPIDRS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 /// GICv2 interface mask of each core, written by the core itself.
 static MASKS: [AtomicU8; MAX_CPUS] = [const { AtomicU8::new(0) }; MAX_CPUS];
+/// What is written to the interrupt controller to kick each core, written by the core itself.
+static KICKS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 /// Cores that are ready, the boot core included.
 static READY: AtomicUsize = AtomicUsize::new(1);
 /// Set when the system is complete: the others may enter the run loop.
@@ -48,6 +50,15 @@ pub(crate) fn target(cpu: CpuIndex) -> Target {
     }
 }
 
+/// What kicks a core: a value for the register by which this board's interrupt controller sends SGIs.
+#[inline(always)]
+pub(crate) fn kick_value(cpu: CpuIndex) -> u64 {
+    // Relaxed: as in `target`. A core that is not ready has 0, which names no target.
+    KICKS
+        .get(cpu.get())
+        .map_or(0, |value| value.load(Ordering::Relaxed))
+}
+
 /// Sets up this core's interrupt interfaces.
 fn start_core(cpu: CpuIndex) -> Result<Hardware, StartError> {
     let gic = GIC.get().ok_or(StartError::Order)?;
@@ -56,6 +67,9 @@ fn start_core(cpu: CpuIndex) -> Result<Hardware, StartError> {
         && let Some(mask) = MASKS.get(cpu.get())
     {
         mask.store(v2.own_mask(), Ordering::Relaxed);
+    }
+    if let Some(value) = KICKS.get(cpu.get()) {
+        value.store(core.own_kick_value(own_mpidr()), Ordering::Relaxed);
     }
     Ok(Hardware::new(cpu, *gic, core))
 }

@@ -41,12 +41,12 @@ const _: () = assert!(ExitKind::Sync as u64 == 0 && ExitKind::Irq as u64 == 1);
 /// # Safety
 /// Called by the vectors only, with the pointers that [`run`] gave.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn penumbra_first_synchronous(vcpu: *mut Vcpu, hardware: *mut Hardware) -> u32 {
+unsafe extern "C" fn penumbra_first_synchronous(vcpu: *mut Vcpu, hardware: *mut Hardware) -> bool {
     // SAFETY: `run` holds the only reference and waits for this exit.
     let vcpu = unsafe { &mut *vcpu };
     // SAFETY: as above.
     let hardware = unsafe { &mut *hardware };
-    u32::from(exit::first_synchronous(vcpu, hardware))
+    exit::first_synchronous(vcpu, hardware)
 }
 
 /// A physical interrupt; X18 to X30 of the guest are live in the registers.
@@ -54,12 +54,12 @@ unsafe extern "C" fn penumbra_first_synchronous(vcpu: *mut Vcpu, hardware: *mut 
 /// # Safety
 /// Called by the vectors only, with the pointers that [`run`] gave.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn penumbra_first_interrupt(vcpu: *mut Vcpu, hardware: *mut Hardware) -> u32 {
+unsafe extern "C" fn penumbra_first_interrupt(vcpu: *mut Vcpu, hardware: *mut Hardware) -> bool {
     // SAFETY: `run` holds the only reference and waits for this exit.
     let vcpu = unsafe { &mut *vcpu };
     // SAFETY: as above.
     let hardware = unsafe { &mut *hardware };
-    u32::from(exit::first_interrupt(vcpu, hardware))
+    exit::first_interrupt(vcpu, hardware)
 }
 
 /// An exit that the first look left; all registers of the guest are in the frame.
@@ -71,10 +71,10 @@ unsafe extern "C" fn penumbra_fast_exit(
     vcpu: *mut Vcpu,
     hardware: *mut Hardware,
     kind: ExitKind,
-) -> u32 {
+) -> bool {
     // SAFETY: `run` holds the only reference and waits for this exit.
     let vcpu = unsafe { &mut *vcpu };
     // SAFETY: as above.
     let hardware = unsafe { &mut *hardware };
-    u32::from(exit::fast(vcpu, hardware, kind))
+    exit::fast(vcpu, hardware, kind)
 }

@@ -50,9 +50,9 @@
 // Tries the short answer, which leaves X19 to X29 where they are.
 .macro answer, kind, function
     stp     x18, x30, [sp]
-    bl      \function                       // -> W0: enter the guest again
+    bl      \function                       // -> W0[0]: enter the guest again
     ldp     x18, x30, [sp]
-    cbz     w0, 1f
+    tbz     w0, #0, 1f                      // a bool is the lowest bit only
     ldr     x0, [sp, #16]
     enter_arguments
 1:  mov     x2, #\kind
@@ -104,8 +104,8 @@ penumbra_vectors:
     stp     x29, x30, [x0, #(8 * 29)]
     str     x18, [x0, #(8 * 18)]
     mov     x19, x2
-    bl      penumbra_fast_exit              // -> W0: enter the guest again
-    cbz     w0, .Lleave
+    bl      penumbra_fast_exit              // -> W0[0]: enter the guest again
+    tbz     w0, #0, .Lleave
     ldr     x0, [sp, #16]
 .Lenter:
     ldp     x19, x20, [x0, #(8 * 19)]

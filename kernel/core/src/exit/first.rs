@@ -114,10 +114,10 @@ fn sgi(vcpu: &mut Vcpu, machine: &mut impl Machine, rt: u8) -> bool {
     if set.is_empty() {
         return true;
     }
-    if set.contains(vcpu.id.index()) {
-        notify(vcpu, place, machine, set);
+    if let Some(other) = set.only().filter(|only| *only != vcpu.id.index()) {
+        place.system.wake(vcpu.id.sibling(other), machine);
     } else {
-        place.system.wake_set(vcpu.id.vm(), set, machine);
+        notify(vcpu, place, machine, set);
     }
     done(vcpu)
 }

@@ -180,11 +180,52 @@ impl Vgic {
                 return VcpuSet::EMPTY;
             }
             let ready = pending & irqs.deliverable(self.groups.load(SeqCst));
-            if ready == 0 || self.deliver_edges(irqs, interface, machine, ready) {
+            if ready == 0 || self.deliver_sgi(irqs, interface, machine, ready) {
                 return VcpuSet::EMPTY;
             }
+            return self.flush_more(vcpu, irqs, interface, machine, ready);
         }
         self.rebuild(vcpu, irqs, interface, machine)
+    }
+
+    /// What is ready is more than one SGI that could go the shortest way.
+    #[inline(never)]
+    fn flush_more<M: Hardware + ?Sized>(
+        &self,
+        vcpu: usize,
+        irqs: &PrivateIrqs,
+        interface: &mut CpuInterface,
+        machine: &mut M,
+        ready: u32,
+    ) -> VcpuSet {
+        if self.deliver_edges(irqs, interface, machine, ready) {
+            return VcpuSet::EMPTY;
+        }
+        self.rebuild(vcpu, irqs, interface, machine)
+    }
+
+    /// The shortest way: `ready` is one SGI of a GICv3 guest, not active, and its own list register is
+    /// empty. False, and nothing done, where it is not so.
+    #[inline(always)]
+    fn deliver_sgi<M: Hardware + ?Sized>(
+        &self,
+        irqs: &PrivateIrqs,
+        interface: &mut CpuInterface,
+        machine: &mut M,
+        ready: u32,
+    ) -> bool {
+        let intid = ready.trailing_zeros() as usize;
+        let other = ready & (ready.wrapping_sub(1) | !SGIS | irqs.active.load(SeqCst));
+        let own = usize::from(interface.slots.get(intid).copied().unwrap_or(NONE));
+        let empty = machine.empty_list_registers() & interface.all;
+        let is_empty = own < MAX_LIST_REGISTERS && empty & 1 << own != 0;
+        if other != 0 || !is_empty || interface.overflow || self.version() == GicVersion::V2 {
+            return false;
+        }
+        interface.asked = VcpuSet::EMPTY;
+        irqs.pending.fetch_and(!ready, SeqCst);
+        machine.set_list_register(own, private_entry(irqs, intid).pending().raw());
+        true
     }
 
     /// Answers the maintenance interrupt on the core where `vcpu` is resident.

@@ -48,6 +48,13 @@ impl VcpuSet {
         self.0 & Self::single(vcpu).0 != 0
     }
 
+    /// The one vCPU that it holds, if it is one.
+    #[must_use]
+    #[inline]
+    pub fn only(self) -> Option<usize> {
+        if self.0.is_power_of_two() { usize::try_from(self.0.trailing_zeros()).ok() } else { None }
+    }
+
     /// The set and those of `other`.
     #[inline]
     pub const fn union(self, other: Self) -> Self {
@@ -98,6 +105,9 @@ mod tests {
         assert_eq!(set.iter().collect::<Vec<_>>(), [0, 3]);
         assert!(set.contains(3) && !set.contains(1));
         assert_eq!(set.without(0), VcpuSet::single(3));
+        assert_eq!(set.only(), None);
+        assert_eq!(VcpuSet::single(3).only(), Some(3));
+        assert_eq!(VcpuSet::EMPTY.only(), None);
     }
 
     #[test]

@@ -175,8 +175,10 @@ forward! {
     fn deactivate(&self, intid: u32);
     /// Sets or clears the active state of a PPI of this core.
     fn set_ppi_active(&self, intid: u32, active: bool);
-    /// Sends EL2's SGI to a core.
-    fn kick(&self, target: Target);
+    /// Sends EL2's SGI to a core, by the value that the core gave for it.
+    fn kick(&self, value: u64);
+    /// The value by which others kick this core.
+    fn own_kick_value(&self, mpidr: u64) -> u64;
     /// Number of list registers.
     fn list_registers(&self) -> usize;
     /// Reads a list register in the format of ICH_LR.

@@ -7,7 +7,7 @@
 
 use penumbra_core::machine::VirtualInterfaceFrame;
 
-use super::{Target, gicd, reset_private, reset_shared};
+use super::{gicd, reset_private, reset_shared};
 use crate::mmio::Mmio;
 use crate::sysreg::{dsb_ishst, dsb_sy};
 
@@ -176,10 +176,15 @@ impl Core {
         }
     }
 
-    pub(super) fn kick(&self, target: Target) {
+    pub(super) fn kick(&self, value: u64) {
         dsb_ishst();
-        let value = u32::from(target.mask) << 16 | penumbra_core::machine::intid::KICK;
-        self.gic.distributor.write32(gicd::SGIR, value);
+        self.gic
+            .distributor
+            .write32(gicd::SGIR, (value & 0xffff_ffff) as u32);
+    }
+
+    pub(super) fn own_kick_value(&self, _mpidr: u64) -> u64 {
+        u64::from(self.gic.own_mask()) << 16 | u64::from(penumbra_core::machine::intid::KICK)
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 
 use penumbra_core::machine::VirtualInterfaceFrame;
 
-use super::{GicError, Target, gicd, reset_private, reset_shared};
+use super::{GicError, gicd, reset_private, reset_shared};
 use crate::mmio::Mmio;
 use crate::sysreg::{dsb_ishst, dsb_sy, isb, sysreg};
 
@@ -324,20 +324,22 @@ impl Core {
         }
     }
 
-    pub(super) fn kick(&self, target: Target) {
-        let mpidr = target.mpidr;
-        let [aff0, aff1, aff2, _, aff3, ..] = mpidr.to_le_bytes();
-        // TargetList names 16 cores from RS * 16 on.
-        let value = u64::from(aff3) << 48
-            | u64::from(aff0 >> 4) << 44
-            | u64::from(aff2) << 32
-            | u64::from(penumbra_core::machine::intid::KICK) << 24
-            | u64::from(aff1) << 16
-            | 1 << (aff0 & 0xf);
+    pub(super) fn kick(&self, value: u64) {
         // What the target is to find in memory must be there before the interrupt.
         dsb_ishst();
         icc_sgi1r_el1::write(value);
         isb();
+    }
+
+    pub(super) fn own_kick_value(&self, mpidr: u64) -> u64 {
+        let [aff0, aff1, aff2, _, aff3, ..] = mpidr.to_le_bytes();
+        // TargetList names 16 cores from RS * 16 on.
+        u64::from(aff3) << 48
+            | u64::from(aff0 >> 4) << 44
+            | u64::from(aff2) << 32
+            | u64::from(penumbra_core::machine::intid::KICK) << 24
+            | u64::from(aff1) << 16
+            | 1 << (aff0 & 0xf)
     }
 
     #[inline(always)]
