@@ -82,8 +82,10 @@ unsafe extern "C" fn qemu_plugin_install(
     let count = usize::try_from(argc).unwrap_or(0);
     let mut options = Vec::new();
     for index in 0..count {
-        // SAFETY: the index is below `argc`.
-        let argument = unsafe { *argv.add(index) };
+        // SAFETY: the index is below `argc`, so the place is in the array.
+        let place = unsafe { argv.add(index) };
+        // SAFETY: QEMU initialised the array.
+        let argument = unsafe { place.read() };
         // SAFETY: the caller gives C strings.
         let text = unsafe { CStr::from_ptr(argument) };
         options.push(text.to_string_lossy().into_owned());
