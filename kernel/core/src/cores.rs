@@ -14,6 +14,8 @@ pub(crate) struct CoreShared {
     ready: AtomicU64,
     /// The core shall go through its run loop before it enters a guest again.
     attention: AtomicBool,
+    /// Likewise, and VMs or pins have changed.
+    changed: AtomicBool,
     /// vCPUs of which the core's hardware holds state.
     holds: AtomicU64,
 }
@@ -26,6 +28,7 @@ impl CoreShared {
             pinned: AtomicU64::new(0),
             ready: AtomicU64::new(0),
             attention: AtomicBool::new(false),
+            changed: AtomicBool::new(false),
             holds: AtomicU64::new(0),
         }
     }
@@ -77,6 +80,17 @@ impl CoreShared {
     #[inline]
     pub(crate) fn call_attention(&self) {
         self.attention.store(true, Ordering::Release);
+    }
+
+    /// Asks the core to look around because a VM's state or what is pinned where has changed.
+    pub(crate) fn call_attention_to_change(&self) {
+        self.changed.store(true, Ordering::Release);
+        self.call_attention();
+    }
+
+    /// Takes the note of a change.
+    pub(crate) fn take_change(&self) -> bool {
+        self.changed.load(Ordering::Acquire) && self.changed.swap(false, Ordering::AcqRel)
     }
 
     /// Whether the core has been asked to look around.

@@ -1,6 +1,6 @@
 //! All state of EL2 that outlives an exit, in one static.
 
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use penumbra_abi::{GicVersion, MAX_CPUS, MAX_VCPUS_PER_VM, MAX_VMS};
 use penumbra_trap::controls::CpuFeatures;
@@ -137,6 +137,8 @@ pub struct System {
     pub(crate) manager: Manager,
     pub(crate) audit: Mutex<AuditProgress>,
     vmid: AtomicU8,
+    /// Counts changes of what is pinned where.
+    pins: AtomicU32,
 }
 
 impl System {
@@ -155,6 +157,7 @@ impl System {
             manager: Manager::new(),
             audit: Mutex::new(AuditProgress::NONE),
             vmid: AtomicU8::new(0),
+            pins: AtomicU32::new(0),
         }
     }
 
@@ -272,7 +275,7 @@ impl System {
     /// Makes a core look around.
     pub(crate) fn alert_core<M: PhysicalInterrupts + Core>(&self, cpu: CpuIndex, machine: &mut M) {
         let Some(core) = self.core(cpu) else { return };
-        core.call_attention();
+        core.call_attention_to_change();
         if cpu != machine.cpu() {
             machine.kick(cpu);
         }
@@ -281,6 +284,17 @@ impl System {
     /// The VMID to try next.
     pub(crate) fn next_vmid(&self) -> u8 {
         self.vmid.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+
+    /// How often what is pinned where has changed; not 0 once anything is.
+    #[inline]
+    pub(crate) fn pins(&self) -> u32 {
+        self.pins.load(Ordering::Acquire)
+    }
+
+    /// Notes that what is pinned where has changed. The cores are told apart.
+    pub(crate) fn note_pins(&self) {
+        self.pins.fetch_add(1, Ordering::Release);
     }
 
     /// vCPUs of which any core's hardware holds state.

@@ -160,6 +160,8 @@ pub struct Vcpu {
     pub sysregs: SysregFrame,
     /// Traps and identity.
     pub controls: Controls,
+    /// [`System::pins`] when `controls` were made; 0: never.
+    pub(crate) pins: u32,
     pub(crate) place: Option<&'static Place>,
     /// The core where it is resident.
     pub(crate) core: Option<&'static CoreShared>,
@@ -184,6 +186,7 @@ const VACANT: Vcpu = Vcpu {
     gpr: GprFrame::ZERO,
     sysregs: SysregFrame::ZERO,
     controls: Controls::ZERO,
+    pins: 0,
     place: None,
     core: None,
     id: VcpuId::MANAGER,
@@ -208,6 +211,7 @@ impl Vcpu {
     /// Empties the slot: nothing of the vCPU that was here remains.
     pub(crate) fn vacate(&mut self) {
         self.clone_from_vacant();
+        self.pins = 0;
         self.place = None;
         self.core = None;
         self.id = VcpuId::MANAGER;

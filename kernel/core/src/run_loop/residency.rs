@@ -1,0 +1,149 @@
+//! Bringing vCPUs in and out of the hardware.
+
+use penumbra_abi::VmState;
+
+use super::{NEVER, Resident, RunLoop};
+use crate::machine::Machine;
+use crate::vcpu::{Blocked, Counter, Place, Power, Vcpu, VcpuId};
+use crate::vm::Vm;
+use crate::{controls, manager, timer};
+
+impl RunLoop {
+    /// Brings a vCPU into the hardware; `false` if there is none.
+    pub(super) fn make_resident<M: Machine>(&mut self, id: VcpuId, machine: &mut M) -> bool {
+        if self
+            .resident
+            .as_ref()
+            .is_some_and(|resident| resident.id == id)
+        {
+            return true;
+        }
+        self.evict(machine);
+        let (Some(slot), Some(place)) = (self.system.slot(id), self.system.place(id)) else {
+            self.core.make_unready(id);
+            return false;
+        };
+        let mut vcpu = slot.lock();
+        if let Some((entry, context)) = place.shared.take_request() {
+            vcpu.reset(entry, context);
+            if id == VcpuId::MANAGER {
+                manager::greet(self.system, &mut vcpu, machine.counter());
+            }
+        } else if place.shared.power() != Power::On {
+            self.core.make_unready(id);
+            if place.shared.power() != Power::Off {
+                self.core.make_ready(id);
+            }
+            return false;
+        }
+        self.load(id, &mut vcpu, place, machine);
+        self.resident = Some(Resident { id, vcpu, place });
+        self.publish_holds();
+        true
+    }
+
+    pub(super) fn load<M: Machine>(
+        &mut self,
+        id: VcpuId,
+        vcpu: &mut Vcpu,
+        place: &'static Place,
+        machine: &mut M,
+    ) {
+        self.set_deadline_of(id, NEVER);
+        vcpu.id = id;
+        vcpu.place = Some(place);
+        vcpu.core = Some(self.core);
+        let pins = self.system.pins();
+        if vcpu.pins != pins {
+            vcpu.pins = pins;
+            vcpu.controls = controls::for_vcpu(self.system, self.board, id, machine);
+        }
+        controls::trap_fp(&mut vcpu.controls, self.fp != Some(id));
+        if vcpu.uses_debug && self.debug != Some(id) {
+            self.take_debug(id, vcpu, machine);
+        }
+        controls::trap_debug(&mut vcpu.controls, self.debug != Some(id));
+        machine.load_sysregs(&vcpu.sysregs, &vcpu.controls);
+        if let Some(last) = self.last.get_mut(id.vm()) {
+            if last.is_some_and(|last| last != id) {
+                machine.flush_guest_translations();
+            }
+            *last = Some(id);
+        }
+        let others = place.vm.gic.load(id.index(), &mut vcpu.gic, machine);
+        self.system
+            .wake_set(id.vm(), others.without(id.index()), machine);
+        vcpu.count(Counter::Switches);
+    }
+
+    /// Takes the resident vCPU out of the hardware, FP and debug registers apart.
+    pub(super) fn evict<M: Machine>(&mut self, machine: &mut M) {
+        let Some(mut resident) = self.resident.take() else {
+            return;
+        };
+        let Resident { id, vcpu, place } = &mut resident;
+        let set = place.vm.gic.save(id.index(), &mut vcpu.gic, machine);
+        machine.save_sysregs(&mut vcpu.sysregs);
+        let sysregs = &vcpu.sysregs;
+        let virtual_timer = timer::expiry(sysregs.cntv_ctl_el0, sysregs.cntv_cval_el0);
+        let physical_timer = vcpu.physical_timer.expiry();
+        let wait = match vcpu.blocked {
+            Blocked::Events(deadline) | Blocked::Restart(deadline) => Some(deadline),
+            _ => None,
+        };
+        let id = *id;
+        let soonest = [virtual_timer, physical_timer, wait]
+            .into_iter()
+            .flatten()
+            .min();
+        self.set_deadline_of(id, soonest.unwrap_or(NEVER));
+        drop(resident);
+        self.system
+            .wake_set(id.vm(), set.without(id.index()), machine);
+        self.publish_holds();
+    }
+
+    /// Gives up the state of vCPUs whose VM does not run (any more), so that others may have it.
+    pub(super) fn release_stopped<M: Machine>(&mut self, machine: &mut M) {
+        let system = self.system;
+        let stopped = |id: VcpuId| !system.vm(id.vm()).is_some_and(Vm::may_run);
+        if let Some(id) = self.fp.filter(|id| stopped(*id)) {
+            self.save_fp(id, machine);
+        }
+        if let Some(id) = self.debug.filter(|id| stopped(*id)) {
+            self.save_debug(id, machine);
+        }
+        let resident = self.resident.as_ref().map(|resident| resident.id);
+        if resident.is_some_and(stopped) {
+            self.evict(machine);
+        }
+        for (last, (_, vm)) in self.last.iter_mut().zip(system.vms()) {
+            if !vm.exists() || vm.life().state == VmState::Dying {
+                *last = None;
+            }
+        }
+        self.publish_holds();
+        manager::revive(self.system, machine);
+    }
+
+    /// Who shares the core may have changed, and with it what is trapped.
+    pub(super) fn refresh_traps<M: Machine>(&mut self, machine: &mut M) {
+        let pins = self.system.pins();
+        if let Some(resident) = &mut self.resident
+            && resident.vcpu.pins != pins
+        {
+            resident.vcpu.pins = pins;
+            let hcr = controls::hcr(self.system, self.board, resident.id);
+            if resident.vcpu.controls.hcr_el2 != hcr {
+                resident.vcpu.controls.hcr_el2 = hcr;
+                machine.set_controls(&resident.vcpu.controls);
+            }
+        }
+    }
+
+    pub(super) fn publish_holds(&self) {
+        let resident = self.resident.as_ref().map(|resident| resident.id);
+        let set = [resident, self.fp, self.debug].into_iter().flatten();
+        self.core.set_holds(set.fold(0, |set, id| set | id.bit()));
+    }
+}
