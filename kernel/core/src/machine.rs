@@ -192,7 +192,7 @@ impl DebugFrame {
 }
 
 /// State of the virtual CPU interface of a vCPU that is not resident: list registers in the format
-/// of ICH_LR<n>_EL2 (IHI 0069 H, "ICH_LR<n>_EL2"), whatever the board's GIC; the hal converts.
+/// of `ICH_LR<n>_EL2` (IHI 0069 H, "`ICH_LR<n>_EL2`"), whatever the board's GIC; the hal converts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct VirtualInterfaceFrame {
     /// List registers.
@@ -304,9 +304,9 @@ pub trait Residency {
 pub trait VirtualInterface {
     /// Number of list registers (4 on GIC-400; at most 16).
     fn list_registers(&self) -> usize;
-    /// Reads list register `n`, in the format of ICH_LR<n>_EL2.
+    /// Reads list register `n`, in the format of `ICH_LR<n>_EL2`.
     fn list_register(&self, n: usize) -> u64;
-    /// Writes list register `n`, in the format of ICH_LR<n>_EL2.
+    /// Writes list register `n`, in the format of `ICH_LR<n>_EL2`.
     fn set_list_register(&mut self, n: usize, value: u64);
     /// Bitmap of list registers that hold nothing (ICH_ELRSR_EL2).
     fn empty_list_registers(&self) -> u32;

@@ -1,7 +1,7 @@
 //! What each core does for ever: choose a vCPU, run it, answer its exit.
 //!
 //! vCPUs are pinned, so the loops of the cores share nothing but the flags in
-//! [`cores`](crate::cores). A core with one vCPU never switches; one with several gives each
+//! `cores`. A core with one vCPU never switches; one with several gives each
 //! [`SLICE_MS`] in turn, and the manager goes first when it has been woken, for one slice. System
 //! registers move at a switch, FP and debug registers only when another vCPU uses them.
 //!

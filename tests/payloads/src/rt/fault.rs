@@ -138,7 +138,7 @@ fn record(frame: &mut Frame) {
         guard.far.store(mrs!("far_el1"), Ordering::SeqCst);
         guard.elr.store(frame.elr, Ordering::SeqCst);
     }
-    if frame.elr % 4 != 0 || matches!(esr >> 26, class::FETCH | class::PC_ALIGNMENT) {
+    if !frame.elr.is_multiple_of(4) || matches!(esr >> 26, class::FETCH | class::PC_ALIGNMENT) {
         frame.elr = frame.x[30];
     } else {
         frame.elr += 4;
