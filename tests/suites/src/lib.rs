@@ -3,7 +3,7 @@
 //! A [`case::Case`] is one test: a name and a function that drives one board through a
 //! [`board::Board`] and returns a sentence if something is wrong. [`cases`] has them all: payloads
 //! that take every trap, guests that die, Linux under load, bad input. [`workshop::Workshop`] builds
-//! what they need. [`bench`] runs the same boards under eventscope and compares the figures with the
+//! what they need. [`mod@bench`] runs the same boards under eventscope and compares the figures with the
 //! peers'. See docs/testing.md and docs/performance.md.
 #![forbid(unsafe_code)]
 

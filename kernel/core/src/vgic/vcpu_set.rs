@@ -52,7 +52,11 @@ impl VcpuSet {
     #[must_use]
     #[inline]
     pub fn only(self) -> Option<usize> {
-        if self.0.is_power_of_two() { usize::try_from(self.0.trailing_zeros()).ok() } else { None }
+        if self.0.is_power_of_two() {
+            usize::try_from(self.0.trailing_zeros()).ok()
+        } else {
+            None
+        }
     }
 
     /// The set and those of `other`.

@@ -72,7 +72,7 @@ fn main() {
 }
 
 fn calls(n: u64, hypervised: bool) {
-    measure!(n, "hint #64", "hint #96", ());
+    measure!(n, "hint #64", "hint #96", core::hint::black_box(()));
     measure!(n, "hint #65", "hint #97", hvc(psci::SMCCC_VERSION, [0; 3]));
     measure!(n, "hint #66", "hint #98", hvc(0x8600_1234, [0; 3]));
     measure!(n, "hint #67", "hint #99", hvc(psci::VERSION, [0; 3]));

@@ -78,7 +78,7 @@ fn main() {
     let end = time::now() + time::ticks(2_000_000);
     while time::now() < end {
         rounds += 1;
-        if rounds % 3 == 0 {
+        if rounds.is_multiple_of(3) {
             gic::clear_log(0);
             time::arm(time::ticks(700));
             while gic::taken(0) == 0 {

@@ -69,7 +69,7 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// The host tool refuses, with a sentence that has the words.
 fn refused(w: &Workshop, name: &str, table: &str, sentence: &str) -> Result<(), String> {
-    let other = w.file("not-an-image");
+    let other = w.file(&format!("{name}.not-an-image"));
     fs::write(&other, [0x55; 4096]).map_err(|error| error.to_string())?;
     let kernel = format!("kernel = \"{}\"", w.payload("twin").display());
     let table = table

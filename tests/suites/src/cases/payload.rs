@@ -103,7 +103,15 @@ fn verdict(console: &str, closings: usize) -> Result<(), String> {
     }
     let closed = console.matches(" passed, 0 failed").count();
     if closed != closings {
-        return Err(format!("{closed} of {closings} payloads came to their end"));
+        let last = console
+            .lines()
+            .rev()
+            .map(str::trim)
+            .find(|line| !line.is_empty());
+        return Err(format!(
+            "{closed} of {closings} payloads came to their end; the last line is: {}",
+            last.unwrap_or("none")
+        ));
     }
     Ok(())
 }

@@ -32,7 +32,10 @@ struct Machine {
     gic: gic::Version,
 }
 
-const GROUPS: [(&str, fn(Machine)); 11] = [
+/// A name, and the checks that it stands for.
+type Group = (&'static str, fn(Machine));
+
+const GROUPS: [Group; 11] = [
     ("only-calls", calls::run),
     ("only-psci", psci::run),
     ("only-gicregs", gicregs::run),

@@ -93,7 +93,8 @@ fn data(machine: Machine) {
         if !machine.hypervised && hole >= 0x80_0000_0000 {
             continue; // QEMU's high PCIe window.
         }
-        let actions: [(&str, fn(usize)); 6] = [
+        type Action = (&'static str, fn(usize));
+        let actions: [Action; 6] = [
             ("read8", |a| fault::discard(io::read8(a))),
             ("read32", |a| fault::discard(io::read32(a))),
             ("read64", |a| fault::discard(io::read64(a))),
