@@ -11,6 +11,7 @@
 mod lazy;
 mod residency;
 mod time;
+mod turns;
 
 use penumbra_abi::MAX_VMS;
 use penumbra_vmsa::CpuIndex;
@@ -21,14 +22,15 @@ use crate::exit;
 use crate::machine::Machine;
 use crate::manager;
 use crate::system::{BoardState, System};
-use crate::vcpu::{Blocked, Deferred, MAX_VCPUS, Place, Vcpu, VcpuId, members};
+use crate::vcpu::{Blocked, Deferred, MAX_VCPUS, Place, Vcpu, VcpuId};
+use turns::Turns;
 
-/// How long a vCPU runs while others wait for the core.
-pub const SLICE_MS: u64 = 5;
 /// How often a core looks at a vCPU that runs without exits.
 const HEARTBEAT_MS: u64 = 1000;
 /// No deadline.
 const NEVER: u64 = u64::MAX;
+
+pub use turns::SLICE_MS;
 
 /// Runs the vCPUs of this core. Every core calls it, core 0 after [`System::boot`].
 pub fn run<M: Machine>(system: &'static System, machine: &mut M) -> ! {
@@ -62,13 +64,12 @@ pub(crate) struct RunLoop {
     debug: Option<VcpuId>,
     /// vCPU that ran here last, for each VM.
     last: [Option<VcpuId>; MAX_VMS],
-    /// Where the round robin goes on.
-    turn: VcpuId,
-    slice_end: u64,
-    /// The manager was woken and has not used up its slice.
-    manager_first: bool,
-    /// When vCPUs that are not resident want to be woken.
+    turns: Turns,
+    /// When vCPUs that wait want to be woken, for those in `sleepers`.
     deadlines: [u64; MAX_VCPUS],
+    sleepers: u64,
+    /// The first of the deadlines.
+    first_deadline: u64,
     heartbeat: u64,
     /// What EL2's timer is set to.
     armed: u64,
@@ -77,18 +78,19 @@ pub(crate) struct RunLoop {
 impl RunLoop {
     /// The loop of core `cpu`.
     pub(crate) fn new(system: &'static System, cpu: CpuIndex) -> Option<Self> {
+        let board = system.board()?;
         Some(Self {
             system,
-            board: system.board()?,
+            board,
             core: system.core(cpu)?,
             resident: None,
             fp: None,
             debug: None,
             last: [None; MAX_VMS],
-            turn: VcpuId::MANAGER,
-            slice_end: 0,
-            manager_first: false,
+            turns: Turns::new(board.facts.counter_hz),
             deadlines: [NEVER; MAX_VCPUS],
+            sleepers: 0,
+            first_deadline: NEVER,
             heartbeat: NEVER,
             armed: 0,
         })
@@ -101,8 +103,10 @@ impl RunLoop {
                 self.release_stopped(machine);
                 self.refresh_traps(machine);
             }
-            let woken = self.core.ready() & VcpuId::MANAGER.bit() != 0;
-            self.manager_first |= woken && self.system.events.is_waiting();
+            let manager = self.core.ready() & VcpuId::MANAGER.bit() != 0;
+            if manager && self.system.events.is_waiting() {
+                self.turns.put_manager_first();
+            }
         }
         let now = machine.counter();
         self.expire(machine, now);
@@ -117,7 +121,7 @@ impl RunLoop {
             if self.heartbeat == NEVER {
                 self.heartbeat = now.saturating_add(self.ticks(HEARTBEAT_MS));
             }
-            self.arm(machine);
+            self.arm(machine, now);
             self.enter(machine);
         }
     }
@@ -130,24 +134,11 @@ impl RunLoop {
     /// The vCPU to run now.
     fn choose(&mut self, now: u64) -> Option<VcpuId> {
         let resident = self.resident.as_ref().map(|resident| resident.id);
-        if resident == Some(VcpuId::MANAGER) && now >= self.slice_end {
-            self.manager_first = false;
-        }
         // Each round takes a vCPU that may not run off the list, so this ends.
         for _ in 0..MAX_VCPUS {
             let ready = self.core.ready() & self.core.pinned();
-            let slice_over = now >= self.slice_end;
-            let manager_waits = ready & VcpuId::MANAGER.bit() != 0;
-            let id = match resident {
-                _ if manager_waits && self.manager_first => VcpuId::MANAGER,
-                Some(id) if ready & id.bit() != 0 && !slice_over => id,
-                _ => next_after(ready, self.turn)?,
-            };
+            let id = self.turns.next(ready, resident, now)?;
             if self.may_run(id) {
-                if resident != Some(id) || slice_over {
-                    self.turn = id;
-                    self.slice_end = now.saturating_add(self.ticks(SLICE_MS));
-                }
                 return Some(id);
             }
         }
@@ -247,7 +238,7 @@ impl RunLoop {
         };
         let deadline = wait.min(vcpu.physical_timer.expiry().unwrap_or(NEVER));
         let id = *id;
-        self.manager_first &= id != VcpuId::MANAGER;
+        self.turns.blocked(id);
         self.set_deadline_of(id, deadline);
     }
 
@@ -277,7 +268,8 @@ impl RunLoop {
             return;
         }
         self.heartbeat = NEVER;
-        self.arm(machine);
+        let now = machine.counter();
+        self.arm(machine, now);
         machine.idle();
         match &mut self.resident {
             Some(resident) => {
@@ -295,10 +287,4 @@ impl RunLoop {
             None => exit::interrupt_idle(self.system, machine),
         }
     }
-}
-
-/// The member of `set` that follows `last` in a circle.
-fn next_after(set: u64, last: VcpuId) -> Option<VcpuId> {
-    let above = set & (u64::MAX << 1).wrapping_shl(u32::try_from(last.number()).ok()?);
-    members(if above != 0 { above } else { set }).next()
 }

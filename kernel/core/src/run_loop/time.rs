@@ -7,23 +7,37 @@ use crate::vcpu::{VcpuId, members};
 
 impl RunLoop {
     pub(super) fn set_deadline_of(&mut self, id: VcpuId, deadline: u64) {
-        if let Some(slot) = self.deadlines.get_mut(id.number()) {
-            *slot = deadline;
+        let slept = self.sleepers & id.bit() != 0;
+        if deadline == NEVER && !slept {
+            return;
+        }
+        let Some(slot) = self.deadlines.get_mut(id.number()) else {
+            return;
+        };
+        let old = core::mem::replace(slot, deadline);
+        if deadline == NEVER {
+            self.sleepers &= !id.bit();
+        } else {
+            self.sleepers |= id.bit();
+        }
+        if old == self.first_deadline || deadline < self.first_deadline {
+            let all = members(self.sleepers);
+            let all = all.filter_map(|id| self.deadlines.get(id.number()).copied());
+            self.first_deadline = all.min().unwrap_or(NEVER);
         }
     }
 
     /// Acts on deadlines that have passed.
     pub(super) fn expire<M: Machine>(&mut self, machine: &mut M, now: u64) {
-        for id in members(self.core.pinned()) {
-            let Some(deadline) = self.deadlines.get_mut(id.number()) else {
-                continue;
-            };
-            if now < *deadline {
-                continue;
-            }
-            *deadline = NEVER;
-            if self.core.make_ready(id) && id == VcpuId::MANAGER {
-                self.manager_first = true;
+        if now >= self.first_deadline {
+            for id in members(self.sleepers) {
+                let deadline = self.deadlines.get(id.number()).copied().unwrap_or(NEVER);
+                if now >= deadline {
+                    self.set_deadline_of(id, NEVER);
+                    if self.core.make_ready(id) && id == VcpuId::MANAGER {
+                        self.turns.put_manager_first();
+                    }
+                }
             }
         }
         if now >= self.heartbeat {
@@ -44,22 +58,16 @@ impl RunLoop {
         exit::check_vector_loop(&mut resident.vcpu, resident.place, machine);
     }
 
-    /// Sets EL2's timer for what comes first.
-    pub(super) fn arm<M: Machine>(&mut self, machine: &mut M) {
+    /// Sets EL2's timer for what comes first, after all that was due at `now` has been done.
+    pub(super) fn arm<M: Machine>(&mut self, machine: &mut M, now: u64) {
         let ready = self.core.ready() & self.core.pinned();
-        let resident = self.resident.as_ref();
-        let others = resident.map_or(ready, |resident| ready & !resident.id.bit());
-        let mut soonest = self.heartbeat;
-        if others != 0 {
-            soonest = soonest.min(self.slice_end);
-        }
-        for id in members(self.core.pinned()) {
-            soonest = soonest.min(self.deadlines.get(id.number()).copied().unwrap_or(NEVER));
-        }
-        if let Some(resident) = resident {
+        let running = self.resident.as_ref().map(|resident| resident.id);
+        let mut soonest = self.heartbeat.min(self.first_deadline);
+        soonest = soonest.min(self.turns.deadline(ready, running));
+        if let Some(resident) = &self.resident {
             let expiry = resident.vcpu.physical_timer.expiry().unwrap_or(NEVER);
-            // An expired timer has its line up already and needs no deadline.
-            if expiry > machine.counter() {
+            // What expired before has its line up already and needs no deadline.
+            if expiry > now {
                 soonest = soonest.min(expiry);
             }
         }
