@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 /// Tests that markers can name.
+#[cfg(not(test))]
 pub(crate) const TESTS: usize = 32;
 
 /// The windows of one test.
