@@ -184,9 +184,11 @@ impl RunLoop {
         if vcpu.physical_timer.expiry().is_some() {
             exit::drive_physical_timer(vcpu, place, machine, now);
         }
-        let others = place.vm.gic.flush(id.index(), &mut vcpu.gic, machine);
         let (vm, me) = (id.vm(), id.index());
-        self.system.wake_set(vm, others.without(me), machine);
+        let others = place.vm.gic.flush(me, &mut vcpu.gic, machine).without(me);
+        if !others.is_empty() {
+            self.system.wake_set(vm, others, machine);
+        }
         true
     }
 

@@ -4,7 +4,6 @@ use core::sync::atomic::Ordering::SeqCst;
 
 use super::interface::{CpuInterface, MAX_LIST_REGISTERS};
 use super::rebuild::{Rebuild, Released};
-use super::vcpu_set::Bits;
 use super::{Hardware, ListReg, VcpuSet, Vgic};
 use crate::machine::intid;
 
@@ -41,9 +40,9 @@ impl Vgic {
         interface.no_pending = false;
         let mut flush = VcpuSet::EMPTY;
         let mut live = 0;
-        for slot in Bits(interface.all) {
-            let entry = interface.frame.lr.get(slot).copied().unwrap_or(0);
-            live |= u32::from(!ListReg::from_raw(entry).is_empty()) << (slot & 31);
+        let count = machine.list_registers();
+        for (slot, entry) in interface.frame.lr.iter().take(count).enumerate() {
+            live |= u32::from(!ListReg::from_raw(*entry).is_empty()) << (slot & 31);
         }
         // If any is in use, something may also wait in memory for one: SPIs too, if they overflow.
         if live != 0 || overflow {
@@ -63,11 +62,7 @@ impl Vgic {
             rebuild.fold(live, &mut released, machine);
             flush = released.notify(self, &spis);
         }
-        for slot in Bits(interface.all) {
-            if let Some(entry) = interface.frame.lr.get_mut(slot) {
-                *entry = 0;
-            }
-        }
+        interface.frame.lr = [0; MAX_LIST_REGISTERS];
         if interface.timer_active {
             machine.set_ppi_active(intid::VIRTUAL_TIMER, false);
             interface.timer_active = false;

@@ -380,11 +380,43 @@ impl Core {
         ich_hcr_el2::write(if on { hcr | bit } else { hcr });
     }
 
+    /// Reads all list registers, one after the other: a switch pays for each branch.
+    fn read_list_registers(&self, frame: &mut [u64; 16]) {
+        macro_rules! each {
+            ($($n:literal $register:ident)*) => {
+                $(
+                    if self.list_registers <= $n {
+                        return;
+                    }
+                    frame[$n] = $register::read();
+                )*
+            };
+        }
+        each!(0 ich_lr0 1 ich_lr1 2 ich_lr2 3 ich_lr3 4 ich_lr4 5 ich_lr5 6 ich_lr6 7 ich_lr7);
+        each!(8 ich_lr8 9 ich_lr9 10 ich_lr10 11 ich_lr11 12 ich_lr12 13 ich_lr13 14 ich_lr14);
+        each!(15 ich_lr15);
+    }
+
+    /// Writes all list registers.
+    fn write_list_registers(&self, frame: &[u64; 16]) {
+        macro_rules! each {
+            ($($n:literal $register:ident)*) => {
+                $(
+                    if self.list_registers <= $n {
+                        return;
+                    }
+                    $register::write(frame[$n]);
+                )*
+            };
+        }
+        each!(0 ich_lr0 1 ich_lr1 2 ich_lr2 3 ich_lr3 4 ich_lr4 5 ich_lr5 6 ich_lr6 7 ich_lr7);
+        each!(8 ich_lr8 9 ich_lr9 10 ich_lr10 11 ich_lr11 12 ich_lr12 13 ich_lr13 14 ich_lr14);
+        each!(15 ich_lr15);
+    }
+
     pub(super) fn save(&self, frame: &mut VirtualInterfaceFrame) {
         frame.vmcr = ich_vmcr_el2::read();
-        for (n, slot) in frame.lr.iter_mut().enumerate().take(self.list_registers) {
-            *slot = self.list_register(n);
-        }
+        self.read_list_registers(&mut frame.lr);
         let [a0, a1, a2, a3] = &mut frame.ap0r;
         let [b0, b1, b2, b3] = &mut frame.ap1r;
         *a0 = ich_ap0r0_el2::read() as u32;
@@ -421,9 +453,7 @@ impl Core {
             ich_ap1r2_el2::write(b2);
             ich_ap1r3_el2::write(b3);
         }
-        for (n, &value) in frame.lr.iter().enumerate().take(self.list_registers) {
-            self.set_list_register(n, value);
-        }
+        self.write_list_registers(&frame.lr);
         ich_hcr_el2::write(HCR_EN);
         isb();
     }

@@ -1,0 +1,268 @@
+//! The fake's side of the machine traits.
+
+use std::collections::VecDeque;
+
+use penumbra_trap::controls::mdcr;
+use penumbra_vmsa::{CpuIndex, Ipa, PAGE_SIZE, Pa};
+
+use super::{Fake, RAM, RAM_BYTES};
+use crate::exit;
+use crate::machine::*;
+use crate::vcpu::{Deferred, Vcpu};
+
+impl Machine for Fake {
+    fn run(&mut self, vcpu: &mut Vcpu) -> ExitKind {
+        if self
+            .shared
+            .lock()
+            .unwrap()
+            .blocked
+            .remove(&vcpu.id.number())
+        {
+            self.record(vcpu);
+        }
+        loop {
+            let Some((kind, over)) = self.until_exit(vcpu) else {
+                return ExitKind::Irq;
+            };
+            let first = match kind {
+                ExitKind::Sync => exit::first_synchronous(vcpu, self),
+                ExitKind::Irq => exit::first_interrupt(vcpu, self),
+                ExitKind::Serror => false,
+            };
+            let back = first || exit::fast(vcpu, self, kind);
+            if !back && matches!(vcpu.deferred, Deferred::Block(_)) {
+                // What it waited for is in its registers when it goes on.
+                self.shared
+                    .lock()
+                    .unwrap()
+                    .blocked
+                    .extend(over.then(|| vcpu.id.number()));
+            } else if over {
+                self.record(vcpu);
+            }
+            if !back {
+                return kind;
+            }
+        }
+    }
+}
+
+impl GuestRegisters for Fake {
+    fn guest(&self, register: GuestRegister) -> u64 {
+        let frame = &self.sysregs;
+        match register {
+            GuestRegister::Pc => frame.pc,
+            GuestRegister::Pstate => frame.pstate,
+            GuestRegister::VbarEl1 => frame.vbar_el1,
+            GuestRegister::EsrEl1 => frame.esr_el1,
+            GuestRegister::ElrEl1 => frame.elr_el1,
+            GuestRegister::SctlrEl1 => frame.sctlr_el1,
+            GuestRegister::CntvCtlEl0 => frame.cntv_ctl_el0,
+            GuestRegister::CntvCvalEl0 => frame.cntv_cval_el0,
+            _ => 0,
+        }
+    }
+    fn set_guest(&mut self, register: GuestRegister, value: u64) {
+        let frame = &mut self.sysregs;
+        match register {
+            GuestRegister::Pc => frame.pc = value,
+            GuestRegister::Pstate => frame.pstate = value,
+            GuestRegister::VbarEl1 => frame.vbar_el1 = value,
+            GuestRegister::EsrEl1 => frame.esr_el1 = value,
+            GuestRegister::ElrEl1 => frame.elr_el1 = value,
+            GuestRegister::FarEl1 => frame.far_el1 = value,
+            GuestRegister::SpsrEl1 => frame.spsr_el1 = value,
+            _ => {}
+        }
+    }
+    fn syndrome(&self) -> Syndrome {
+        self.syndrome
+    }
+    fn id_register(&self, crm: u8, op2: u8) -> u64 {
+        if (crm, op2) == (4, 0) { 0x1122 } else { 0 }
+    }
+}
+
+impl Residency for Fake {
+    fn save_sysregs(&mut self, frame: &mut SysregFrame) {
+        *frame = self.sysregs;
+    }
+    fn load_sysregs(&mut self, frame: &SysregFrame, controls: &Controls) {
+        self.sysregs = *frame;
+        self.controls = *controls;
+    }
+    fn set_controls(&mut self, controls: &Controls) {
+        self.controls = *controls;
+    }
+    fn flush_guest_translations(&mut self) {
+        self.local_flushes += 1;
+    }
+    fn save_fp(&mut self, frame: &mut FpFrame) {
+        frame.v[0][0] = self.fp;
+    }
+    fn load_fp(&mut self, frame: &FpFrame) {
+        self.fp = frame.v[0][0];
+    }
+    fn save_debug(&mut self, _: &mut DebugFrame) {}
+    fn load_debug(&mut self, _: &DebugFrame) {
+        assert!(self.controls.mdcr_el2 & mdcr::TDE == 0);
+    }
+}
+
+impl VirtualInterface for Fake {
+    fn list_registers(&self) -> usize {
+        self.lr.len()
+    }
+    fn list_register(&self, n: usize) -> u64 {
+        self.lr[n]
+    }
+    fn set_list_register(&mut self, n: usize, value: u64) {
+        self.lr[n] = value;
+    }
+    fn empty_list_registers(&self) -> u32 {
+        (0..4)
+            .filter(|n| self.lr[*n] >> 62 == 0)
+            .fold(0, |set, n| set | 1 << n)
+    }
+    fn eoi_list_registers(&self) -> u32 {
+        0
+    }
+    fn set_underflow_interrupt(&mut self, _: bool) {}
+    fn set_no_pending_interrupt(&mut self, _: bool) {}
+    fn save_virtual_interface(&mut self, frame: &mut VirtualInterfaceFrame) {
+        frame.lr[..4].copy_from_slice(&self.lr);
+        self.lr = [0; 4];
+    }
+    fn load_virtual_interface(&mut self, frame: &VirtualInterfaceFrame) {
+        self.lr.copy_from_slice(&frame.lr[..4]);
+    }
+}
+
+impl PhysicalInterrupts for Fake {
+    fn acknowledge(&mut self) -> u32 {
+        let mut shared = self.shared.lock().unwrap();
+        if self.deadline.is_some_and(|at| shared.now >= at) {
+            return intid::HYP_TIMER;
+        }
+        shared
+            .pending
+            .get_mut(&self.cpu.get())
+            .and_then(VecDeque::pop_front)
+            .unwrap_or(1023)
+    }
+    fn drop_priority(&mut self, _: u32) {}
+    fn deactivate(&mut self, _: u32) {}
+    fn set_ppi_active(&mut self, _: u32, _: bool) {}
+    fn kick(&mut self, cpu: CpuIndex) {
+        self.interrupt(cpu.get(), intid::KICK);
+    }
+    fn set_spi_enabled(&mut self, _: u32, _: bool) {}
+}
+
+impl Core for Fake {
+    fn cpu(&self) -> CpuIndex {
+        self.cpu
+    }
+    fn midr(&self) -> u64 {
+        0x410f_d083
+    }
+    fn event_counters(&self) -> u64 {
+        0
+    }
+    fn counter(&self) -> u64 {
+        self.shared.lock().unwrap().now
+    }
+    fn set_deadline(&mut self, deadline: Option<u64>) {
+        self.deadline = deadline;
+    }
+    fn idle(&mut self) {
+        // Time passes until the timer of this core, or a little for the sake of others.
+        let mut shared = self.shared.lock().unwrap();
+        shared.now += 10;
+    }
+    fn relax(&self) {}
+}
+
+impl Translations for Fake {
+    fn load_descriptor(&self, entry: Pa) -> u64 {
+        self.shared
+            .lock()
+            .unwrap()
+            .tables
+            .get(&entry.raw())
+            .copied()
+            .unwrap_or(0)
+    }
+    fn store_descriptor(&self, entry: Pa, raw: u64) {
+        let mut shared = self.shared.lock().unwrap();
+        assert!(
+            shared.pages.contains(&(entry.raw() / PAGE_SIZE)),
+            "a table in a free frame"
+        );
+        shared.table_pages.insert(entry.raw() / PAGE_SIZE);
+        shared.tables.insert(entry.raw(), raw);
+    }
+    fn publish_descriptors(&self) {}
+    fn invalidate_leaves(&self, _: u64, _: Ipa, _: Ipa, _: u64) {
+        self.shared.lock().unwrap().flushes += 1;
+    }
+    fn invalidate_vm(&self, _: u64) {
+        self.shared.lock().unwrap().flushes += 1;
+    }
+}
+
+impl BoardMemory for Fake {
+    fn allocate(&self, bytes: u64) -> Option<Pa> {
+        let mut shared = self.shared.lock().unwrap();
+        let pages = bytes / PAGE_SIZE;
+        let base = (RAM..RAM + RAM_BYTES)
+            .step_by(usize::try_from(bytes).unwrap())
+            .find(|at| (0..pages).all(|n| !shared.pages.contains(&(at / PAGE_SIZE + n))))?;
+        for page in base / PAGE_SIZE..base / PAGE_SIZE + pages {
+            shared.pages.insert(page);
+            shared.dirty.insert(page);
+        }
+        Some(Pa::truncated(base))
+    }
+    fn free(&self, base: Pa, bytes: u64) {
+        let mut shared = self.shared.lock().unwrap();
+        for page in base.raw() / PAGE_SIZE..(base.raw() + bytes) / PAGE_SIZE {
+            assert!(shared.pages.remove(&page), "freed twice: {base:?}");
+        }
+    }
+    fn free_bytes(&self) -> (u64, u64) {
+        let free = RAM_BYTES - self.used_bytes();
+        (free, free)
+    }
+    fn copy_in(&self, _: Pa, _: &[u8]) {}
+    fn zero(&self, base: Pa, bytes: u64) {
+        let mut shared = self.shared.lock().unwrap();
+        for page in base.raw() / PAGE_SIZE..(base.raw() + bytes) / PAGE_SIZE {
+            assert!(shared.pages.contains(&page), "zeroed while free");
+            shared.dirty.remove(&page);
+            if shared.table_pages.remove(&page) {
+                for entry in 0..512 {
+                    shared.tables.remove(&(page * PAGE_SIZE + entry * 8));
+                }
+            }
+        }
+    }
+    fn publish_code(&self, _: Pa, _: u64) {}
+}
+
+impl Board for Fake {
+    fn console_write(&self, bytes: &[u8]) {
+        self.shared.lock().unwrap().console.extend_from_slice(bytes);
+    }
+    fn console_read(&self, bytes: &mut [u8]) -> usize {
+        let mut shared = self.shared.lock().unwrap();
+        let count = shared.input.len().min(bytes.len());
+        for slot in bytes.iter_mut().take(count) {
+            *slot = shared.input.pop_front().unwrap();
+        }
+        count
+    }
+    fn power_off(&self) {}
+    fn reset(&self) {}
+}
