@@ -31,7 +31,7 @@ fmt:
 # Lints, for the host and for the board.
 clippy:
     cargo clippy -q --all-targets -- -D warnings
-    cargo clippy -q -p penumbra-eventscope -p penumbra-walkscope-plugin -- -D warnings
+    cargo clippy -q -p penumbra-qemu-plugin -p penumbra-eventscope -p penumbra-walkscope-plugin -- -D warnings
     # The manager apart: it has a heap, and built together its dependencies would ask EL2 for one.
     PENUMBRA_MANAGER=/dev/null cargo clippy -q {{ metal }} --target {{ target }} -- -D warnings
     cargo clippy -q -p penumbra-manager --target {{ target }} -- -D warnings

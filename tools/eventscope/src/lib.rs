@@ -11,15 +11,12 @@
 //! partition's; `range=NAME:LOW:HIGH` (hexadecimal, repeatable) counts blocks of EL2 that start in
 //! `[LOW, HIGH)` apart, too.
 //!
-//! [`ffi`] declares the part of QEMU's plugin interface (version 4) that is used; [`plugin`] holds
-//! the callbacks, [`count`] the counters and [`report`] the figures. A translation block belongs to
+//! `penumbra-qemu-plugin` declares QEMU's interface; [`plugin`] holds the callbacks, [`count`] the counters and [`report`] the figures. A translation block belongs to
 //! one exception level and, its frames having one owner, to one VM, so the level is read once for
 //! each block and each instruction costs one call.
 
 #[cfg(not(test))]
 mod count;
-#[cfg(not(test))]
-mod ffi;
 #[cfg(not(test))]
 mod plugin;
 mod report;

@@ -1,14 +1,14 @@
 //! Installation and callbacks.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::fmt::Write as _;
 use std::fs;
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, OnceLock};
 
+use penumbra_qemu_plugin::{Registers, ffi};
+
 use crate::count::{self, Block};
-use crate::ffi;
 use crate::report::{self, Test};
 
 /// The interface version, read by QEMU before it installs the plugin.
@@ -33,11 +33,15 @@ static STATE: Mutex<State> = Mutex::new(State {
     firsts: Vec::new(),
 });
 
-/// Handles of CPSR and VTTBR_EL2 for each core. QEMU gives each vCPU its own.
-static CPSR: [AtomicPtr<ffi::Register>; count::CORES] =
-    [const { AtomicPtr::new(std::ptr::null_mut()) }; count::CORES];
-static VTTBR: [AtomicPtr<ffi::Register>; count::CORES] =
-    [const { AtomicPtr::new(std::ptr::null_mut()) }; count::CORES];
+/// Indices into [`REGISTERS`].
+const CPSR: usize = 0;
+const VTTBR: usize = 1;
+
+static REGISTERS: Registers<{ count::CORES }, 2> = Registers::new(|name| match name {
+    b"cpsr" => Some(CPSR),
+    b"VTTBR_EL2" => Some(VTTBR),
+    _ => None,
+});
 
 fn parse(options: &[String]) -> Result<Options, String> {
     let mut parsed = Options {
@@ -79,17 +83,8 @@ unsafe extern "C" fn qemu_plugin_install(
     argc: c_int,
     argv: *const *const c_char,
 ) -> c_int {
-    let count = usize::try_from(argc).unwrap_or(0);
-    let mut options = Vec::new();
-    for index in 0..count {
-        // SAFETY: the index is below `argc`, so the place is in the array.
-        let place = unsafe { argv.add(index) };
-        // SAFETY: QEMU initialised the array.
-        let argument = unsafe { place.read() };
-        // SAFETY: the caller gives C strings.
-        let text = unsafe { CStr::from_ptr(argument) };
-        options.push(text.to_string_lossy().into_owned());
-    }
+    // SAFETY: the caller's promise.
+    let options = unsafe { penumbra_qemu_plugin::options(argc, argv) };
     match parse(&options) {
         Ok(options) => {
             let _ = OPTIONS.set(options);
@@ -113,35 +108,8 @@ unsafe extern "C" fn qemu_plugin_install(
 
 /// Remembers the register handles of a vCPU.
 extern "C" fn vcpu_started(_id: u64, core: c_uint) {
-    // SAFETY: QEMU allows this call in this callback.
-    let array = unsafe { ffi::qemu_plugin_get_registers() };
-    let Some(array) = NonNull::new(array) else {
-        return;
-    };
-    // SAFETY: QEMU returned a valid array, which is ours and stays alive.
-    let array = unsafe { array.as_ref() };
-    if array.len == 0 {
-        return;
-    }
-    // SAFETY: `data` points at `len` descriptors, which GLib aligns.
-    let descriptors = unsafe {
-        std::slice::from_raw_parts(
-            array.data.cast::<ffi::RegisterDescriptor>(),
-            array.len as usize,
-        )
-    };
-    for descriptor in descriptors {
-        // SAFETY: the name of a descriptor is a C string.
-        let name = unsafe { CStr::from_ptr(descriptor.name) };
-        let slot = match name.to_bytes() {
-            b"cpsr" => CPSR.get(core as usize),
-            b"VTTBR_EL2" => VTTBR.get(core as usize),
-            _ => None,
-        };
-        if let Some(slot) = slot {
-            slot.store(descriptor.handle, Ordering::Relaxed);
-        }
-    }
+    // SAFETY: this is the callback for a new vCPU.
+    unsafe { REGISTERS.remember(core as usize) };
 }
 
 /// Instruments a block: the first callback finds out its level, then each instruction counts.
@@ -192,29 +160,9 @@ fn block(data: *mut c_void) -> &'static Block {
     unsafe { &*data.cast::<Block>() }
 }
 
-fn read_register(handles: &[AtomicPtr<ffi::Register>], core: usize) -> Option<u64> {
-    thread_local! {
-        static BUFFER: *mut ffi::ByteArray = {
-            // SAFETY: the function takes nothing and returns an array that is ours.
-            unsafe { ffi::g_byte_array_new() }
-        };
-    }
-    let handle = handles.get(core)?.load(Ordering::Relaxed);
-    if handle.is_null() {
-        return None;
-    }
-    let buffer = BUFFER.with(|buffer| *buffer);
-    // SAFETY: `buffer` came from `g_byte_array_new` and is used by this thread only.
-    unsafe { ffi::g_byte_array_set_size(buffer, 0) };
-    // SAFETY: the handle is this vCPU's, the callback asked for registers, the buffer is valid.
-    let bytes = unsafe { ffi::qemu_plugin_read_register(handle, buffer) };
-    let bytes = usize::try_from(bytes).ok().filter(|&n| n > 0 && n <= 8)?;
-    // SAFETY: the buffer is valid.
-    let data = unsafe { (*buffer).data };
-    let mut value = [0; 8];
-    // SAFETY: QEMU appended `bytes` bytes, at most eight.
-    unsafe { std::ptr::copy_nonoverlapping(data, value.as_mut_ptr(), bytes) };
-    Some(u64::from_le_bytes(value))
+fn read_register(core: usize, index: usize) -> Option<u64> {
+    // SAFETY: the only caller is `entered`, a callback of that core that may read registers.
+    unsafe { REGISTERS.read(core, index) }
 }
 
 /// Before a block runs: finds its level and VMID the first time.
@@ -224,11 +172,11 @@ extern "C" fn entered(core: c_uint, data: *mut c_void) {
         return;
     }
     let core = core as usize;
-    let Some(cpsr) = read_register(&CPSR, core) else {
+    let Some(cpsr) = read_register(core, CPSR) else {
         return;
     };
     let level = u8::try_from((cpsr >> 2) & 3).unwrap_or(0);
-    let vmid = read_register(&VTTBR, core).map_or(0, |vttbr| vttbr >> 48);
+    let vmid = read_register(core, VTTBR).map_or(0, |vttbr| vttbr >> 48);
     let (place, new) = count::place(level, u16::try_from(vmid).unwrap_or(0));
     block.place.store(place, Ordering::Relaxed);
     if new && let Ok(mut state) = STATE.lock() {

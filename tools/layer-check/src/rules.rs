@@ -31,7 +31,7 @@ const PLATFORM: Rule = Rule::Only(&[
     "log",
 ]);
 
-const RULES: [(&str, Rule); 20] = [
+const RULES: [(&str, Rule); 21] = [
     ("penumbra-abi", Rule::Only(&[])),
     ("penumbra-vmsa", Rule::Only(&[])),
     ("penumbra-bundle", Rule::Only(&["sha2"])),
@@ -79,7 +79,7 @@ const RULES: [(&str, Rule); 20] = [
     ("penumbra-rpi4", PLATFORM),
     ("penumbra-payloads", Rule::Only(&["penumbra-abi"])),
     ("penumbra", Rule::Host(&[])),
-    ("penumbra-eventscope", Rule::Host(&[])),
+    ("penumbra-eventscope", Rule::Host(&["penumbra-qemu-plugin"])),
     ("penumbra-layer-check", Rule::Host(&[])),
     ("penumbra-oracle", Rule::Host(&[])),
     ("penumbra-suites", Rule::Host(&["penumbra"])),
@@ -90,8 +90,9 @@ const RULES: [(&str, Rule); 20] = [
     ("penumbra-walkscope-model", Rule::Host(&[])),
     (
         "penumbra-walkscope-plugin",
-        Rule::Host(&["penumbra-walkscope-model"]),
+        Rule::Host(&["penumbra-qemu-plugin", "penumbra-walkscope-model"]),
     ),
+    ("penumbra-qemu-plugin", Rule::Host(&[])),
     ("penumbra-walkscope-workload", Rule::Host(&[])),
 ];
 

@@ -8,15 +8,13 @@
 //! A guest executes `HINT #(64 + t)` before and `HINT #(96 + t)` after what is to be measured as test
 //! `t`. Run QEMU with `-icount`: then one thread runs all cores, and two runs give the same counts.
 //!
-//! [`ffi`] declares QEMU's interface, [`decode`] finds the instructions of interest, [`state`] counts,
+//! `penumbra-qemu-plugin` declares QEMU's interface, [`decode`] finds the instructions of interest, [`state`] counts,
 //! [`plugin`] holds the callbacks, [`ram`] reads tables, [`output`] writes.
 
 mod decode;
 mod options;
 mod state;
 
-#[cfg(not(test))]
-mod ffi;
 #[cfg(not(test))]
 mod output;
 #[cfg(not(test))]

@@ -1,16 +1,17 @@
 //! Installation and callbacks.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
+use penumbra_qemu_plugin::ffi;
 use penumbra_walkscope_model::{Access, Operation, Scope};
 
 use crate::decode::{self, Kind, Written};
 use crate::ram::Ram;
 use crate::state::{CORES, INTERRUPT, Totals, Window};
-use crate::{ffi, options, output, registers};
+use crate::{options, output, registers};
 
 /// The interface version, read by QEMU before it installs the plugin.
 #[unsafe(no_mangle)]
@@ -69,16 +70,8 @@ unsafe extern "C" fn qemu_plugin_install(
     argc: c_int,
     argv: *const *const c_char,
 ) -> c_int {
-    let mut words = Vec::new();
-    for index in 0..usize::try_from(argc).unwrap_or(0) {
-        // SAFETY: the index is below `argc`.
-        let place = unsafe { argv.add(index) };
-        // SAFETY: the place lies within the array.
-        let argument = unsafe { *place };
-        // SAFETY: the caller gives C strings.
-        let text = unsafe { CStr::from_ptr(argument) };
-        words.push(text.to_string_lossy().into_owned());
-    }
+    // SAFETY: the caller's promise.
+    let words = unsafe { penumbra_qemu_plugin::options(argc, argv) };
     if let Err(message) = prepare(&words) {
         eprintln!("{message}");
         return 1;

@@ -1,15 +1,26 @@
 //! Guest RAM, read through the file that backs it.
 
+use std::ffi::{c_int, c_void};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
 use penumbra_walkscope_model::Memory;
 
-use crate::ffi;
+const READ: c_int = 1;
+const SHARED: c_int = 1;
 
-const READ: i32 = 1;
-const SHARED: i32 = 1;
+unsafe extern "C" {
+    /// POSIX; QEMU is linked to the C library.
+    fn mmap(
+        at: *mut c_void,
+        bytes: usize,
+        protection: c_int,
+        flags: c_int,
+        file: c_int,
+        offset: i64,
+    ) -> *mut c_void;
+}
 
 /// The file behind the RAM, mapped for reading.
 pub(crate) struct Ram {
@@ -32,7 +43,7 @@ impl Ram {
         let bytes = usize::try_from(length).map_err(|_| format!("{path} is too large"))?;
         // SAFETY: a new shared mapping at an address that the kernel chooses touches nothing of ours.
         let start = unsafe {
-            ffi::mmap(
+            mmap(
                 std::ptr::null_mut(),
                 bytes,
                 READ,

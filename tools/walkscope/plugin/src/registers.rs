@@ -1,10 +1,9 @@
 //! Reading registers of a vCPU from a callback that may.
 
-use std::ffi::{CStr, c_uint};
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::ffi::c_uint;
 
-use crate::ffi;
+use penumbra_qemu_plugin::Registers;
+
 use crate::state::CORES;
 use penumbra_walkscope_model::Regime;
 
@@ -28,9 +27,7 @@ pub(crate) const ESR_EL2: usize = 9;
 const FIRST_GENERAL: usize = NAMES.len();
 const COUNT: usize = FIRST_GENERAL + 31;
 
-type Handles = [AtomicPtr<ffi::Register>; COUNT];
-static HANDLES: [Handles; CORES] =
-    [const { [const { AtomicPtr::new(std::ptr::null_mut()) }; COUNT] }; CORES];
+static REGISTERS: Registers<CORES, COUNT> = Registers::new(index_of);
 
 fn index_of(name: &[u8]) -> Option<usize> {
     if let Some(index) = NAMES.iter().position(|known| *known == name) {
@@ -45,61 +42,14 @@ fn index_of(name: &[u8]) -> Option<usize> {
 
 /// Remembers the handles of a vCPU. Only in QEMU's callback for a new vCPU.
 pub(crate) fn remember(core: usize) {
-    // SAFETY: QEMU allows this call in the callback for a new vCPU.
-    let array = unsafe { ffi::qemu_plugin_get_registers() };
-    let Some(array) = NonNull::new(array) else {
-        return;
-    };
-    // SAFETY: QEMU returned a valid array, which is ours and stays alive.
-    let array = unsafe { array.as_ref() };
-    if array.len == 0 {
-        return;
-    }
-    // SAFETY: `data` points at `len` descriptors, which GLib aligns.
-    let descriptors = unsafe {
-        std::slice::from_raw_parts(
-            array.data.cast::<ffi::RegisterDescriptor>(),
-            array.len as usize,
-        )
-    };
-    for descriptor in descriptors {
-        // SAFETY: the name of a descriptor is a C string.
-        let name = unsafe { CStr::from_ptr(descriptor.name) };
-        let slot = index_of(name.to_bytes())
-            .and_then(|index| HANDLES.get(core).and_then(|handles| handles.get(index)));
-        if let Some(slot) = slot {
-            slot.store(descriptor.handle, Ordering::Relaxed);
-        }
-    }
+    // SAFETY: the only caller is the callback for a new vCPU.
+    unsafe { REGISTERS.remember(core) };
 }
 
-/// Reads a register; 0 if the machine has none of that name.
+/// Reads a register; 0 if the machine has none of that name. Only in callbacks that may read registers.
 pub(crate) fn read(core: usize, index: usize) -> u64 {
-    thread_local! {
-        static BUFFER: *mut ffi::ByteArray = {
-            // SAFETY: the function takes nothing and returns an array that is ours.
-            unsafe { ffi::g_byte_array_new() }
-        };
-    }
-    let handle = HANDLES.get(core).and_then(|handles| handles.get(index));
-    let handle = handle.map_or(std::ptr::null_mut(), |slot| slot.load(Ordering::Relaxed));
-    if handle.is_null() {
-        return 0;
-    }
-    let buffer = BUFFER.with(|buffer| *buffer);
-    // SAFETY: `buffer` came from `g_byte_array_new` and is used by this thread only.
-    unsafe { ffi::g_byte_array_set_size(buffer, 0) };
-    // SAFETY: the handle is this vCPU's, the callback asked for registers, the buffer is valid.
-    let bytes = unsafe { ffi::qemu_plugin_read_register(handle, buffer) };
-    let Some(bytes) = usize::try_from(bytes).ok().filter(|&n| n > 0 && n <= 8) else {
-        return 0;
-    };
-    // SAFETY: the buffer is valid.
-    let data = unsafe { (*buffer).data };
-    let mut value = [0; 8];
-    // SAFETY: QEMU appended `bytes` bytes, at most eight.
-    unsafe { std::ptr::copy_nonoverlapping(data, value.as_mut_ptr(), bytes) };
-    u64::from_le_bytes(value)
+    // SAFETY: all callers are callbacks of that core, registered to read registers.
+    unsafe { REGISTERS.read(core, index) }.unwrap_or(0)
 }
 
 /// Reads a general register; register 31 is zero.
