@@ -1,4 +1,4 @@
-//! Tests and how they are run: two at a time, one line each.
+//! Tests and how they are run: some at a time, one line each.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -41,16 +41,32 @@ impl Case {
     }
 }
 
-/// Boards that run at the same time.
+/// Boards that run at the same time, unless `$PENUMBRA_BOARDS` says another number.
 const BOARDS: usize = 2;
 
+/// How many boards to run at the same time.
+fn boards() -> Result<usize, String> {
+    match std::env::var("PENUMBRA_BOARDS") {
+        Err(_) => Ok(BOARDS),
+        Ok(text) => match text.parse() {
+            Ok(boards @ 1..=64) => Ok(boards),
+            _ => Err(format!(
+                "PENUMBRA_BOARDS={text} is not a number from 1 to 64"
+            )),
+        },
+    }
+}
+
 /// Runs the cases, prints a line for each and the closing line; says whether all passed.
-#[must_use]
-pub fn run_all(workshop: &Workshop, cases: &[&Case]) -> bool {
+///
+/// # Errors
+/// `$PENUMBRA_BOARDS` is not a number of boards.
+pub fn run_all(workshop: &Workshop, cases: &[&Case]) -> Result<bool, String> {
+    let boards = boards()?;
     let queue: Mutex<VecDeque<&&Case>> = Mutex::new(cases.iter().collect());
     let failed = Mutex::new(0_usize);
     std::thread::scope(|scope| {
-        for _ in 0..BOARDS {
+        for _ in 0..boards {
             scope.spawn(|| {
                 loop {
                     let next = queue
@@ -76,5 +92,5 @@ pub fn run_all(workshop: &Workshop, cases: &[&Case]) -> bool {
     });
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!("{} passed, {failed} failed", cases.len() - failed);
-    failed == 0
+    Ok(failed == 0)
 }

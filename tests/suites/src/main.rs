@@ -47,18 +47,15 @@ fn tests(cases: Vec<&Case>) -> ExitCode {
         eprintln!("penumbra-suites: no test has that name; `list` shows them");
         return ExitCode::from(2);
     }
-    match Workshop::open() {
-        Ok(workshop) if run_all(&workshop, &cases) => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(why) => {
-            eprintln!("penumbra-suites: {why}");
-            ExitCode::FAILURE
-        }
-    }
+    finish(Workshop::open().and_then(|workshop| run_all(&workshop, &cases)))
 }
 
 fn measure(bench: fn(&Workshop) -> Result<bool, String>) -> ExitCode {
-    match Workshop::open().and_then(|workshop| bench(&workshop)) {
+    finish(Workshop::open().and_then(|workshop| bench(&workshop)))
+}
+
+fn finish(good: Result<bool, String>) -> ExitCode {
+    match good {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(why) => {
