@@ -11,8 +11,9 @@ pub(crate) enum Rule {
 }
 
 /// Crates without a line of code for the target only; they build and test on the host.
-const PURE: [&str; 7] = [
+const PURE: [&str; 8] = [
     "penumbra-abi",
+    "penumbra-board",
     "penumbra-bundle",
     "penumbra-vmsa",
     "penumbra-paging",
@@ -21,19 +22,15 @@ const PURE: [&str; 7] = [
     "penumbra-manager",
 ];
 
-const PLATFORM: Rule = Rule::Only(&[
-    "penumbra-abi",
-    "penumbra-core",
-    "penumbra-hal",
-    "penumbra-vmsa",
-    "dtoolkit",
-    "fdt",
-    "log",
-]);
+const PLATFORM: Rule = Rule::Only(&["penumbra-core", "penumbra-hal", "penumbra-platform"]);
 
-const RULES: [(&str, Rule); 21] = [
+const RULES: [(&str, Rule); 23] = [
     ("penumbra-abi", Rule::Only(&[])),
     ("penumbra-vmsa", Rule::Only(&[])),
+    (
+        "penumbra-board",
+        Rule::Only(&["penumbra-abi", "penumbra-vmsa"]),
+    ),
     ("penumbra-bundle", Rule::Only(&["sha2"])),
     ("penumbra-paging", Rule::Only(&["penumbra-vmsa"])),
     (
@@ -73,6 +70,17 @@ const RULES: [(&str, Rule); 21] = [
             "buddy_system_allocator",
             "dtoolkit",
             "spin",
+        ]),
+    ),
+    (
+        "penumbra-platform",
+        Rule::Only(&[
+            "penumbra-abi",
+            "penumbra-board",
+            "penumbra-core",
+            "penumbra-hal",
+            "penumbra-vmsa",
+            "log",
         ]),
     ),
     ("penumbra-qemu-virt", PLATFORM),
