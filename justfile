@@ -67,3 +67,7 @@ bench NAME:
 # Sizes of the image and its sections.
 size:
     {{ tool }} size
+
+# Restart a guest and kill the manager so often beside a running Linux.
+test-soak RESTARTS="1000" KILLS="100":
+    {{ suites }} soak {{ RESTARTS }} {{ KILLS }}

@@ -25,7 +25,7 @@ pub use state::{
 };
 
 /// Version of this interface. The manager refuses to start on another major version.
-pub const ABI_VERSION: AbiVersion = AbiVersion { major: 1, minor: 0 };
+pub const ABI_VERSION: AbiVersion = AbiVersion { major: 1, minor: 1 };
 
 /// Version of the interface between EL2 and the manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,8 @@ pub const MANAGER_VM: u64 = 0;
 
 /// IPA at which EL2 puts the manager's image and its RAM. The image is linked for this address and
 /// is entered at its first byte, MMU off, with X0 = [`ABI_VERSION`], X1 = this address, X2 = bytes of
-/// RAM (at least 4 MiB, a multiple of 2 MiB), X3 = how often EL2 has restarted the manager so far.
+/// RAM (at least 4 MiB, a multiple of 2 MiB), X3 = how often EL2 has restarted the manager so far,
+/// X4 = why it did last: a [`StopReason`] in bits 7:0 and a [`CrashCause`] in bits 15:8, X5 = the PC then.
 pub const MANAGER_RAM_IPA: u64 = 0x4000_0000;
 /// IPA of the bundle in the manager, plus its offset in the first 4 KiB. `BootInfo` gives the address.
 pub const MANAGER_BUNDLE_IPA: u64 = 0x20_0000_0000;

@@ -142,6 +142,8 @@ pub enum CrashCause {
     UnexpectedException = 5,
     /// EL2 could not save what it needed for the vCPU (an internal limit).
     Internal = 6,
+    /// The manager used its core for long without a call that was carried out, or without `Wait`.
+    Hung = 7,
 }
 
 impl CrashCause {
@@ -156,6 +158,7 @@ impl CrashCause {
             4 => Self::Serror,
             5 => Self::UnexpectedException,
             6 => Self::Internal,
+            7 => Self::Hung,
             _ => return None,
         })
     }

@@ -13,6 +13,8 @@ pub const FORMAT_VERSION: u32 = 2;
 pub const MAX_PARTS: u32 = 64;
 /// Alignment of parts in the bundle.
 pub const PART_ALIGN_BYTES: u64 = 4096;
+/// Bytes that are digested between two signs of life: a fraction of a second on the slowest core.
+const DIGEST_STEP_BYTES: usize = 1 << 20;
 
 pub(crate) const HEADER_BYTES: usize = 64;
 /// Header bytes that the table's digest covers.
@@ -75,7 +77,21 @@ impl<'a> Part<'a> {
     /// # Errors
     /// [`Error::PartDigest`].
     pub fn verified(&self) -> Result<&'a [u8], Error> {
-        if Sha256::digest(self.bytes).as_slice() == self.digest.as_slice() {
+        self.verified_with(|| {})
+    }
+
+    /// As [`Self::verified`]; `pulse` is called for each MiB, for whoever must show
+    /// that it is alive.
+    ///
+    /// # Errors
+    /// [`Error::PartDigest`].
+    pub fn verified_with(&self, mut pulse: impl FnMut()) -> Result<&'a [u8], Error> {
+        let mut hasher = Sha256::new();
+        for step in self.bytes.chunks(DIGEST_STEP_BYTES) {
+            hasher.update(step);
+            pulse();
+        }
+        if hasher.finalize().as_slice() == self.digest.as_slice() {
             Ok(self.bytes)
         } else {
             Err(Error::PartDigest(self.index))

@@ -114,12 +114,13 @@ impl RunLoop {
             self.idle(machine);
             return;
         };
-        if !self.make_resident(id, machine) {
+        if !self.make_resident(id, machine, now) {
             return;
         }
         if self.may_enter(machine, now) {
             if self.heartbeat == NEVER {
                 self.heartbeat = now.saturating_add(self.ticks(HEARTBEAT_MS));
+                self.start_clock(now);
             }
             self.arm(machine, now);
             self.enter(machine);
@@ -192,6 +193,13 @@ impl RunLoop {
         true
     }
 
+    /// The resident vCPU has the core from now on.
+    fn start_clock(&self, now: u64) {
+        if let Some(resident) = &self.resident {
+            resident.place.shared.start_clock(now);
+        }
+    }
+
     fn enter<M: Machine>(&mut self, machine: &mut M) {
         let Some(resident) = &mut self.resident else {
             return;
@@ -255,7 +263,8 @@ impl RunLoop {
         if self.debug == Some(id) {
             self.save_debug(id, machine);
         }
-        self.evict(machine);
+        let now = machine.counter();
+        self.evict(machine, now);
         self.set_deadline_of(id, NEVER);
         self.core.make_unready(id);
         if let Some(shared) = self.system.shared(id) {
@@ -271,6 +280,9 @@ impl RunLoop {
         }
         self.heartbeat = NEVER;
         let now = machine.counter();
+        if let Some(resident) = &self.resident {
+            resident.place.shared.stop_clock(now);
+        }
         self.arm(machine, now);
         machine.idle();
         match &mut self.resident {

@@ -309,6 +309,9 @@ pub struct VcpuShared {
     entry: AtomicU64,
     context: AtomicU64,
     counters: [AtomicU64; COUNTERS],
+    /// Counter ticks for which it had its core. While it has it, less the counter's value when it got
+    /// it, which is negative: it cannot have had the core for longer than there was time.
+    clock: AtomicU64,
 }
 
 const OFF: u8 = 0;
@@ -328,6 +331,7 @@ impl VcpuShared {
             entry: AtomicU64::new(0),
             context: AtomicU64::new(0),
             counters: [const { AtomicU64::new(0) }; COUNTERS],
+            clock: AtomicU64::new(0),
         }
     }
 
@@ -338,6 +342,37 @@ impl VcpuShared {
         for counter in &self.counters {
             counter.store(0, Ordering::Relaxed);
         }
+        self.clock.store(0, Ordering::Relaxed);
+    }
+
+    /// It gets its core at counter value `now`, if it has not got it. Only that core calls this.
+    #[inline]
+    pub(crate) fn start_clock(&self, now: u64) {
+        let clock = self.clock.load(Ordering::Relaxed);
+        if clock.cast_signed() >= 0 {
+            self.clock.store(clock.wrapping_sub(now), Ordering::Relaxed);
+        }
+    }
+
+    /// It loses its core, or waits on it, at counter value `now`. Only that core calls this.
+    #[inline]
+    pub(crate) fn stop_clock(&self, now: u64) {
+        let clock = self.clock.load(Ordering::Relaxed);
+        if clock.cast_signed() < 0 {
+            self.clock.store(clock.wrapping_add(now), Ordering::Relaxed);
+        }
+    }
+
+    /// Counter ticks for which it has had its core until `now`.
+    #[must_use]
+    pub(crate) fn ran(&self, now: u64) -> u64 {
+        let clock = self.clock.load(Ordering::Relaxed);
+        if clock.cast_signed() < 0 {
+            // Another core's clock may have been started a moment after `now` was read.
+            let ran = clock.wrapping_add(now);
+            return if ran.cast_signed() < 0 { 0 } else { ran };
+        }
+        clock
     }
 
     /// Whether it is on.

@@ -8,7 +8,7 @@ use penumbra_abi::{ABI_VERSION, GicVersion, MAX_VMS, VmState};
 use penumbra_bundle::{Backing, Bundle, Key};
 
 use crate::console::Console;
-use crate::hypervisor::{Board, Hypervisor, VmId, finish};
+use crate::hypervisor::{Board, Hypervisor, Revival, VmId, finish};
 use crate::load::core_of;
 use crate::manager::{Ending, Manager, OFF_TAG, Phase, Slot, tag_of};
 use crate::plan::Plan;
@@ -26,8 +26,9 @@ impl<'a> Manager<'a> {
     pub(crate) fn boot<H: Hypervisor>(
         hv: &mut H,
         bundle: &'a [u8],
-        restarts: u64,
+        revival: Revival,
     ) -> Result<Self, Ending> {
+        let restarts = revival.restarts;
         let began = hv.now();
         let board = Self::board(hv)?;
         let mut manager = Self::read_bundle(hv, bundle, board)?;
@@ -35,7 +36,7 @@ impl<'a> Manager<'a> {
         if adopted > 0 {
             manager.console.say(
                 hv,
-                format_args!("the manager was restarted ({restarts}); the guests went on"),
+                format_args!("the manager was restarted ({revival}); the guests went on"),
             );
         } else if restarts >= RESTARTS_AT_MOST {
             let text = format_args!("the manager was restarted {restarts} times in vain");
@@ -177,7 +178,8 @@ impl<'a> Manager<'a> {
                     }));
                 }
             }
-            slot.plan = Some(Plan::new(&self.bundle, &slot.guest, &board).map_err(refuse)?);
+            let plan = Plan::new(&self.bundle, &slot.guest, &board, &mut || hv.alive());
+            slot.plan = Some(plan.map_err(refuse)?);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use penumbra_abi::{
 };
 
 use crate::hypervisor::{
-    Board, Chunk, Grant, Granules, Hypervisor, RamRequest, Register, Result, VmId,
+    Board, Chunk, Death, Grant, Granules, Hypervisor, RamRequest, Register, Result, VmId,
 };
 
 /// Bytes that a continuation does per call.
@@ -64,6 +64,8 @@ pub(crate) struct Fake {
     audits: u32,
     /// What an audit finds.
     pub(crate) differences: u64,
+    /// How the manager was made to die.
+    pub(crate) deaths: Vec<Death>,
 }
 
 impl Fake {
@@ -92,6 +94,7 @@ impl Fake {
             frames: 1000,
             audits: 0,
             differences: 0,
+            deaths: Vec::new(),
         }
     }
 
@@ -481,6 +484,10 @@ impl Hypervisor for Fake {
     fn now(&mut self) -> u64 {
         self.clock += 1;
         self.clock
+    }
+
+    fn die(&mut self, how: Death) {
+        self.deaths.push(how);
     }
 }
 

@@ -3,7 +3,14 @@
 //! The EL1 runtime implements [`Hypervisor`] with `HVC`; the tests implement it with a fake. Calls
 //! that are continuations in `penumbra-abi` are so here too; [`finish`] and [`finish_bytes`] repeat them.
 
-use penumbra_abi::{AbiVersion, Backing, CONSOLE_CHUNK_BYTES, Error, Events, GicVersion, VmStatus};
+use core::fmt;
+
+use penumbra_abi::{
+    AbiVersion, Backing, CONSOLE_CHUNK_BYTES, CrashCause, Error, Events, GicVersion, StopReason,
+    VmStatus,
+};
+
+use crate::report::cause_text;
 
 /// Number of a VM, as `VmCreate` returned it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,6 +130,62 @@ impl Register {
     pub const VBAR_EL1: Self = Self(39);
 }
 
+/// A manager that EL2 has started, perhaps not for the first time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Revival {
+    /// How often it was started again.
+    pub restarts: u64,
+    /// Why it was the last time: X4 as EL2 gave it.
+    pub end: u64,
+    /// Where its last life ended.
+    pub pc: u64,
+}
+
+impl fmt::Display for Revival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { restarts, end, pc } = self;
+        write!(f, "{restarts}")?;
+        // What ended by itself has said why.
+        if StopReason::from_bits(end & 0xff) == Some(StopReason::Crash) {
+            let cause = CrashCause::from_bits((end >> 8) & 0xff).unwrap_or(CrashCause::None);
+            write!(f, ": it {}, at {pc:#x}", cause_text(cause))?;
+        }
+        Ok(())
+    }
+}
+
+/// A way for the manager to die, on the operator's wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// A panic.
+    Panic,
+    /// A store to an address that its own tables do not map.
+    Store,
+    /// A store to guest memory that nobody has lent to it.
+    Steal,
+    /// A jump to data.
+    Jump,
+    /// Recursion without end.
+    Stack,
+    /// A fault with the exception vectors gone.
+    Vectors,
+    /// A loop without end.
+    Loop,
+}
+
+impl Death {
+    /// Every way, with the word for it.
+    pub const ALL: [(&'static str, Self); 7] = [
+        ("panic", Self::Panic),
+        ("store", Self::Store),
+        ("steal", Self::Steal),
+        ("jump", Self::Jump),
+        ("stack", Self::Stack),
+        ("vectors", Self::Vectors),
+        ("loop", Self::Loop),
+    ];
+}
+
 /// Result of a hypercall.
 pub type Result<T> = core::result::Result<T, Error>;
 
@@ -191,6 +254,14 @@ pub trait Hypervisor {
     fn window_write(&mut self, at: u64, bytes: &[u8]) -> Result<()>;
     /// CNTPCT_EL0.
     fn now(&mut self) -> u64;
+    /// Dies.
+    fn die(&mut self, how: Death);
+
+    /// Shows EL2 that the manager works, in long work without other calls.
+    fn alive(&mut self) {
+        // Any call that is carried out does.
+        let _ = self.version();
+    }
 }
 
 /// Arguments of `VmMapRam`.

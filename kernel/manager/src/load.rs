@@ -13,6 +13,8 @@ use crate::refusal::Cause;
 
 /// Frames that a thin guest starts with in its stock, quota permitting.
 pub const FIRST_STOCK_FRAMES: u64 = 8;
+/// Bytes that are copied between two signs of life.
+const COPY_STEP_BYTES: usize = 16 << 20;
 /// Bytes of a frame of the stock.
 pub const STOCK_FRAME_BYTES: u64 = 2 << 20;
 
@@ -173,11 +175,16 @@ impl<H: Hypervisor> Loader<'_, H> {
 
     fn copy(&mut self) -> Result<(), Cause<'static>> {
         for piece in self.plan.pieces() {
-            let written = self.hv.window_write(window_of(piece.ipa), piece.bytes);
-            written.map_err(|error| Cause::Call {
-                what: "take the payload",
-                error,
-            })?;
+            let mut at = window_of(piece.ipa);
+            for step in piece.bytes.chunks(COPY_STEP_BYTES) {
+                self.hv.alive();
+                let written = self.hv.window_write(at, step);
+                written.map_err(|error| Cause::Call {
+                    what: "take the payload",
+                    error,
+                })?;
+                at = at.saturating_add(u64::try_from(step.len()).unwrap_or(0));
+            }
         }
         Ok(())
     }

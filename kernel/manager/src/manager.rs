@@ -8,7 +8,7 @@ use penumbra_abi::Events;
 use penumbra_bundle::{Bundle, Guest, Manifest, WhenAllOff};
 
 use crate::console::{Console, View};
-use crate::hypervisor::{Board, Hypervisor, VmId};
+use crate::hypervisor::{Board, Hypervisor, Revival, VmId};
 use crate::journal::Journal;
 use crate::load;
 use crate::plan::Plan;
@@ -89,10 +89,9 @@ pub(crate) struct Manager<'a> {
     pub(crate) over: Option<Ending>,
 }
 
-/// Runs the board with the bundle at hand, until there is nothing left to do. `restarts` is how often
-/// EL2 has restarted the manager.
-pub fn serve<H: Hypervisor>(hv: &mut H, bundle: &[u8], restarts: u64) -> Ending {
-    let mut manager = match Manager::boot(hv, bundle, restarts) {
+/// Runs the board with the bundle at hand, until there is nothing left to do.
+pub fn serve<H: Hypervisor>(hv: &mut H, bundle: &[u8], revival: Revival) -> Ending {
+    let mut manager = match Manager::boot(hv, bundle, revival) {
         Ok(manager) => manager,
         Err(ending) => return ending,
     };
@@ -210,7 +209,7 @@ impl<'a> Manager<'a> {
         let refuse = |cause| Refusal::new(file, &guest, cause);
         let plan = match slot.plan.take() {
             Some(plan) => plan,
-            None => Plan::new(&self.bundle, &guest, &board).map_err(refuse)?,
+            None => Plan::new(&self.bundle, &guest, &board, &mut || hv.alive()).map_err(refuse)?,
         };
         let created = load::create(hv, &board, &guest, &plan, tag);
         slot.plan = Some(plan);

@@ -46,12 +46,18 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Checks the payload of a guest, its digests included, and lays it out.
+    /// Checks the payload of a guest, its digests included, and lays it out. `pulse` is called now and
+    /// then meanwhile.
     ///
     /// # Errors
     /// Why the guest cannot be loaded.
-    pub fn new(bundle: &Bundle<'a>, guest: &Guest<'a>, board: &Board) -> Result<Self, Cause<'a>> {
-        let kernel = part(bundle, guest.kernel, "kernel")?;
+    pub fn new(
+        bundle: &Bundle<'a>,
+        guest: &Guest<'a>,
+        board: &Board,
+        pulse: &mut dyn FnMut(),
+    ) -> Result<Self, Cause<'a>> {
+        let kernel = part(bundle, guest.kernel, "kernel", pulse)?;
         let (kernel_ipa, kernel_bytes, entry) = match guest.payload {
             Payload::Linux => {
                 let not = |reason| Cause::Kernel {
@@ -72,7 +78,7 @@ impl<'a> Plan<'a> {
         let initrd = match guest.initrd {
             None => None,
             Some(index) => {
-                let bytes = part(bundle, index, "initrd")?;
+                let bytes = part(bundle, index, "initrd", pulse)?;
                 let ipa = layout.place(layout.next, len(bytes), "kernel with its initrd")?;
                 Some(Piece { ipa, bytes })
             }
@@ -166,8 +172,14 @@ impl<'a> Plan<'a> {
 }
 
 /// The content of a part, its digest checked.
-fn part<'a>(bundle: &Bundle<'a>, index: u32, what: &'static str) -> Result<&'a [u8], Cause<'a>> {
-    let content = bundle.part(index).and_then(|part| part.verified());
+fn part<'a>(
+    bundle: &Bundle<'a>,
+    index: u32,
+    what: &'static str,
+    pulse: &mut dyn FnMut(),
+) -> Result<&'a [u8], Cause<'a>> {
+    let part = bundle.part(index);
+    let content = part.and_then(|part| part.verified_with(pulse));
     content.map_err(|error| Cause::Part { what, error })
 }
 

@@ -109,7 +109,7 @@ fn await_registers<H: Hypervisor>(hv: &mut H, board: &Board, vm: VmId, vcpu: u64
     }
 }
 
-fn cause_text(cause: CrashCause) -> &'static str {
+pub(crate) const fn cause_text(cause: CrashCause) -> &'static str {
     match cause {
         CrashCause::None => "stopped without a cause",
         CrashCause::VectorLoop => {
@@ -119,6 +119,7 @@ fn cause_text(cause: CrashCause) -> &'static str {
         CrashCause::TableOutsideMemory => "uses translation tables that lie outside its memory",
         CrashCause::Serror => "took an SError interrupt",
         CrashCause::UnexpectedException => "took an exception that no guest can take",
+        CrashCause::Hung => "used its core for long and did nothing that shows",
         CrashCause::Internal => "needs more than the hypervisor's fixed tables hold",
     }
 }

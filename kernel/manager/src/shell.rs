@@ -15,7 +15,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::console::{Typed, View};
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Death, Hypervisor};
 use crate::manager::Manager;
 use command::{COMMANDS, Command, Takes, VIEWS, Verb};
 use complete::Completion;
@@ -216,6 +216,7 @@ impl Manager<'_> {
             (Verb::Board, _) => self.show_board(hv),
             (Verb::Audit, _) => self.show_audit(hv),
             (Verb::Version, _) => self.show_version(hv),
+            (Verb::Manager, Some(how)) => self.die(hv, how),
             (Verb::Exit, _) => self.console.leave_shell(hv),
             (Verb::PowerOff, None) => self.operator_power_off(hv, false),
             (Verb::PowerOff, Some("now")) => self.operator_power_off(hv, true),
@@ -224,6 +225,21 @@ impl Manager<'_> {
                 self.shell.watch = Some(Watch { line, next: 0 });
             }
             _ => self.usage(hv, command),
+        }
+    }
+
+    fn die<H: Hypervisor>(&mut self, hv: &mut H, how: &str) {
+        match Death::ALL.iter().find(|(word, _)| *word == how) {
+            Some((_, death)) => {
+                self.console
+                    .say(hv, format_args!("the operator lets the manager die: {how}"));
+                hv.die(*death);
+            }
+            None => {
+                let words = Death::ALL.map(|(word, _)| word).join(", ");
+                let text = format_args!("it cannot die by '{how}'; the ways are {words}");
+                self.console.print(hv, text);
+            }
         }
     }
 

@@ -54,14 +54,23 @@ impl Board {
     /// # Errors
     /// The text did not come within `limit`, or the board ended before.
     pub fn expect(&mut self, text: &str, limit: Duration) -> Result<(), String> {
+        self.until(text, limit).map(drop)
+    }
+
+    /// As [`Self::expect`]; returns what was printed before `text`.
+    ///
+    /// # Errors
+    /// The text did not come within `limit`, or the board ended before.
+    pub fn until(&mut self, text: &str, limit: Duration) -> Result<String, String> {
         let end = Instant::now() + limit;
         let (lock, changed) = &*self.console;
         let mut console = lock.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let rest = console.bytes.get(self.seen..).unwrap_or_default();
             if let Some(at) = find(rest, text.as_bytes()) {
+                let before = String::from_utf8_lossy(rest.get(..at).unwrap_or_default());
                 self.seen += at + text.len();
-                return Ok(());
+                return Ok(before.into_owned());
             }
             let left = end.saturating_duration_since(Instant::now());
             if console.ended || left.is_zero() {

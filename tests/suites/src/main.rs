@@ -8,7 +8,7 @@ use penumbra_suites::workshop::Workshop;
 use penumbra_suites::{bench, cases};
 
 const USAGE: &str =
-    "usage: penumbra-suites quick | full | list | one NAME... | bench-events | bench-boot
+    "usage: penumbra-suites quick | full | list | one NAME... | soak RESTARTS KILLS | bench-events | bench-boot
 NAME may be the beginning of names.";
 
 fn main() -> ExitCode {
@@ -33,6 +33,16 @@ fn main() -> ExitCode {
                 .filter(|c| names.iter().any(|n| c.name.starts_with(n)))
                 .collect(),
         ),
+        ["soak", restarts, kills] => match (restarts.parse(), kills.parse()) {
+            (Ok(restarts), Ok(kills)) => {
+                let soak = move |w: &Workshop| cases::soak(w, restarts, kills);
+                tests(vec![&Case::new("soak", false, soak)])
+            }
+            _ => {
+                eprintln!("{USAGE}");
+                ExitCode::from(2)
+            }
+        },
         ["bench-events"] => measure(bench::events),
         ["bench-boot"] => measure(bench::boot),
         _ => {

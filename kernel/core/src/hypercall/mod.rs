@@ -52,7 +52,10 @@ pub(crate) fn made(
     }
     let reply = answer(place.system, machine, call, arguments);
     let (x0, values) = match reply {
-        Ok(values) => (0, values),
+        Ok(values) => {
+            place.system.manager.note_call();
+            (0, values)
+        }
         Err(error) => (error.to_bits(), NOTHING),
     };
     vcpu.gpr.set(0, x0);
@@ -65,6 +68,7 @@ pub(crate) fn made(
 /// `Wait`: the values are filled in when it ends.
 fn wait(vcpu: &mut Vcpu, place: &'static Place, arguments: Arguments) -> Option<Deferred> {
     let [deadline, ..] = arguments;
+    place.system.manager.note_wait();
     vcpu.blocked = Blocked::Events(deadline);
     if manager::end_wait(place.system, vcpu, false) {
         return None;

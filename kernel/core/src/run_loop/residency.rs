@@ -10,7 +10,12 @@ use crate::{controls, manager, timer};
 
 impl RunLoop {
     /// Brings a vCPU into the hardware; `false` if there is none.
-    pub(super) fn make_resident<M: Machine>(&mut self, id: VcpuId, machine: &mut M) -> bool {
+    pub(super) fn make_resident<M: Machine>(
+        &mut self,
+        id: VcpuId,
+        machine: &mut M,
+        now: u64,
+    ) -> bool {
         if self
             .resident
             .as_ref()
@@ -18,7 +23,7 @@ impl RunLoop {
         {
             return true;
         }
-        self.evict(machine);
+        self.evict(machine, now);
         let (Some(slot), Some(place)) = (self.system.slot(id), self.system.place(id)) else {
             self.core.make_unready(id);
             return false;
@@ -27,7 +32,7 @@ impl RunLoop {
         if let Some((entry, context)) = place.shared.take_request() {
             vcpu.reset(entry, context);
             if id == VcpuId::MANAGER {
-                manager::greet(self.system, &mut vcpu, machine.counter());
+                manager::greet(self.system, &mut vcpu, now);
             }
         } else if place.shared.power() != Power::On {
             self.core.make_unready(id);
@@ -37,6 +42,7 @@ impl RunLoop {
             return false;
         }
         self.load(id, &mut vcpu, place, machine);
+        place.shared.start_clock(now);
         self.resident = Some(Resident { id, vcpu, place });
         self.publish_holds();
         true
@@ -77,11 +83,12 @@ impl RunLoop {
     }
 
     /// Takes the resident vCPU out of the hardware, FP and debug registers apart.
-    pub(super) fn evict<M: Machine>(&mut self, machine: &mut M) {
+    pub(super) fn evict<M: Machine>(&mut self, machine: &mut M, now: u64) {
         let Some(mut resident) = self.resident.take() else {
             return;
         };
         let Resident { id, vcpu, place } = &mut resident;
+        place.shared.stop_clock(now);
         let set = place.vm.gic.save(id.index(), &mut vcpu.gic, machine);
         machine.save_sysregs(&mut vcpu.sysregs);
         let sysregs = &vcpu.sysregs;
@@ -115,7 +122,8 @@ impl RunLoop {
         }
         let resident = self.resident.as_ref().map(|resident| resident.id);
         if resident.is_some_and(stopped) {
-            self.evict(machine);
+            let now = machine.counter();
+            self.evict(machine, now);
         }
         for (last, (_, vm)) in self.last.iter_mut().zip(system.vms()) {
             if !vm.exists() || vm.life().state == VmState::Dying {

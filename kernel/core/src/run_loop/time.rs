@@ -3,6 +3,7 @@
 use super::{HEARTBEAT_MS, NEVER, RunLoop};
 use crate::exit;
 use crate::machine::Machine;
+use crate::manager;
 use crate::vcpu::{VcpuId, members};
 
 impl RunLoop {
@@ -42,7 +43,7 @@ impl RunLoop {
         }
         if now >= self.heartbeat {
             self.heartbeat = now.saturating_add(self.ticks(HEARTBEAT_MS));
-            self.beat(machine);
+            self.beat(machine, now);
         }
         if now >= self.armed {
             self.armed = NEVER;
@@ -50,7 +51,10 @@ impl RunLoop {
     }
 
     /// A look at the resident vCPU now and then: what makes no exits has no other moment.
-    pub(super) fn beat<M: Machine>(&mut self, machine: &mut M) {
+    pub(super) fn beat<M: Machine>(&mut self, machine: &mut M, now: u64) {
+        if self.core.pinned() & VcpuId::MANAGER.bit() != 0 {
+            manager::check_life(self.system, machine, now);
+        }
         let Some(resident) = &mut self.resident else {
             return;
         };

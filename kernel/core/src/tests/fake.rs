@@ -59,7 +59,7 @@ pub(super) struct Shared {
     table_pages: HashSet<u64>,
     pub(super) now: u64,
     pending: HashMap<usize, VecDeque<u32>>,
-    programs: HashMap<usize, VecDeque<Op>>,
+    pub(super) programs: HashMap<usize, VecDeque<Op>>,
     blocked: HashSet<usize>,
     /// X0 to X6 after each completed operation, by vCPU.
     pub(super) log: HashMap<usize, Vec<[u64; 7]>>,

@@ -1,8 +1,8 @@
 //! The manager's own life: boot, waits, crash and restart, a hang.
 
 use penumbra_abi::{
-    ABI_VERSION, Call, Error, Events, MANAGER_BUNDLE_IPA, MANAGER_RAM_IPA, MANAGER_TREE_IPA,
-    MANAGER_WINDOW_IPA,
+    ABI_VERSION, Call, CrashCause, Error, Events, MANAGER_BUNDLE_IPA, MANAGER_RAM_IPA,
+    MANAGER_TREE_IPA, MANAGER_WINDOW_IPA, StopReason,
 };
 use penumbra_vmsa::MIB;
 
@@ -243,4 +243,93 @@ fn any_registers_are_survived() {
         }
     }
     assert_eq!(bench.audit(), 0);
+}
+
+#[test]
+fn a_manager_that_makes_no_call_is_started_again() {
+    let mut bench = Bench::new(2);
+    let vm = bench.guest(&[1]);
+    // Calls keep it alive, refused ones do not, and a board that stood still is no proof of a hang.
+    for _ in 0..20 {
+        bench.cores[0].program(0, (0..10).map(|_| Op::Spin(HZ / 10)));
+        bench.ok(Call::Version, &[]);
+        bench.cores[0].pass(3600 * HZ);
+    }
+    assert_eq!(bench.system.manager.restarts(), 0);
+    let refused = |n| match n % 3 {
+        2 => call(Call::VmStop, &[99]),
+        _ => Op::Spin(HZ / 20),
+    };
+    bench.cores[0].program(0, (0..250).map(refused));
+    bench.program(vm, 0, [hvc(0x8400_0000, &[])]);
+    let began = crate::machine::Core::counter(&bench.cores[0]);
+    while bench.system.manager.restarts() == 0 {
+        bench.steps(1);
+    }
+    // Five seconds, found within two looks.
+    let took = crate::machine::Core::counter(&bench.cores[0]) - began;
+    assert!((5 * HZ..7 * HZ).contains(&took), "{took}");
+    assert_eq!(bench.log(vm, 0).len(), 1);
+    // The first pause of a row; then it is told why.
+    bench.cores[0].shared.lock().unwrap().programs.clear();
+    bench.cores[0].pass(HZ / 100);
+    bench.cores[0].program(0, [Op::Spin(1)]);
+    bench.steps(5);
+    let why = StopReason::Crash as u64 | (CrashCause::Hung as u64) << 8;
+    assert_eq!(bench.cores[0].log_of(0).last().unwrap()[3..5], [1, why]);
+    assert_eq!(bench.ok(Call::Version, &[]), ABI_VERSION.to_bits());
+    assert_eq!(bench.status(vm).tag, 77);
+}
+
+#[test]
+fn a_manager_that_never_waits_is_started_again() {
+    let mut bench = Bench::new(1);
+    let circle = |n| match n % 2 {
+        0 => Op::Spin(HZ),
+        _ => call(Call::Version, &[]),
+    };
+    bench.cores[0].program(0, (0..1000).map(circle));
+    while crate::machine::Core::counter(&bench.cores[0]) < 299 * HZ {
+        bench.steps(1);
+        assert_eq!(bench.system.manager.restarts(), 0);
+    }
+    while crate::machine::Core::counter(&bench.cores[0]) < 303 * HZ {
+        bench.steps(1);
+    }
+    assert_eq!(bench.system.manager.restarts(), 1);
+}
+
+#[test]
+fn a_steady_life_ends_the_row_of_restarts() {
+    let mut bench = Bench::new(1);
+    for restart in 1..40 {
+        bench.ok(Call::Version, &[]);
+        bench.cores[0].pass(2 * HZ);
+        bench.cores[0].program(0, [hvc(0x8400_0009, &[])]);
+        bench.steps(3);
+        assert_eq!(bench.system.manager.restarts(), restart);
+        // The first pause of a row, each time.
+        bench.cores[0].pass(HZ / 100);
+    }
+}
+
+#[test]
+fn core_time_is_counted_for_whoever_has_the_core() {
+    let mut bench = Bench::new(1);
+    let vm = bench.guest(&[0]);
+    let ran = |bench: &Bench, vm| {
+        let id = crate::vcpu::VcpuId::from_number(super::number(vm, 0)).unwrap();
+        let now = crate::machine::Core::counter(&bench.cores[0]);
+        bench.system.shared(id).unwrap().ran(now)
+    };
+    let (manager, guest) = (ran(&bench, 0), ran(&bench, vm));
+    let began = crate::machine::Core::counter(&bench.cores[0]);
+    bench.cores[0].program(0, (0..300).map(|_| Op::Spin(100)));
+    bench.program(vm, 0, (0..100).map(|_| Op::Spin(100)).chain([Op::Wfi]));
+    bench.steps(500);
+    let took = crate::machine::Core::counter(&bench.cores[0]) - began;
+    let (manager, guest) = (ran(&bench, 0) - manager, ran(&bench, vm) - guest);
+    assert!((10_000..14_000).contains(&guest), "{guest}");
+    assert!(manager + guest <= took, "{manager} {guest} {took}");
+    assert!(manager >= 30_000, "{manager}");
 }

@@ -19,6 +19,7 @@ pub(crate) enum Verb {
     Board,
     Audit,
     Version,
+    Manager,
     Exit,
     PowerOff,
 }
@@ -36,6 +37,8 @@ pub(crate) enum Takes {
     AnyCommand,
     /// A command that only shows something, with its own argument.
     View,
+    /// A way for the manager to die.
+    Death,
     /// The word `now`, or nothing.
     Now,
 }
@@ -75,7 +78,7 @@ pub(crate) const VIEWS: [&str; 3] = ["list", "stats", "board"];
 
 /// Every command.
 #[rustfmt::skip]
-pub(crate) const COMMANDS: [Command; 18] = [
+pub(crate) const COMMANDS: [Command; 19] = [
     command(("help", Verb::Help, Takes::AnyCommand), "help [COMMAND]", "the commands, or one of them", "help start"),
     command(("list", Verb::List, Takes::Nothing), "list", "the guests: state, cores, memory, restarts", "list"),
     command(("start", Verb::Start, Takes::Guest), "start GUEST", "starts a guest that is off, anew from the bundle", "start linux"),
@@ -92,6 +95,7 @@ pub(crate) const COMMANDS: [Command; 18] = [
     command(("board", Verb::Board, Takes::Nothing), "board", "cores, interrupt controller, memory, time", "board"),
     command(("audit", Verb::Audit, Takes::Nothing), "audit", "compares the owner of every frame with all stage-2 tables", "audit"),
     command(("version", Verb::Version, Takes::Nothing), "version", "versions of manager, interface and bundle", "version"),
+    command(("manager", Verb::Manager, Takes::Death), "manager HOW", "makes the manager fail; guests go on (panic, loop, ...)", "manager panic"),
     command(("exit", Verb::Exit, Takes::Nothing), "exit", "back to the guests' consoles, as Ctrl-D", "exit"),
     command(("poweroff", Verb::PowerOff, Takes::Now), "poweroff [now]", "switches the board off; `now`: with guests that run", "poweroff now"),
 ];

@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use crate::hypervisor::Death;
+
 use super::command::{COMMANDS, Takes, VIEWS, find};
 
 /// What may stand in place of the word before the cursor.
@@ -61,6 +63,7 @@ fn all<'c>(earlier: &str, guests: &[&'c str]) -> Vec<&'c str> {
         Some(Takes::Guest | Takes::AnyGuest) => guests.to_vec(),
         Some(Takes::AnyCommand) => COMMANDS.iter().map(|command| command.name).collect(),
         Some(Takes::Now) => Vec::from(["now"]),
+        Some(Takes::Death) => Death::ALL.map(|(word, _)| word).to_vec(),
         Some(Takes::Nothing | Takes::View) | None => Vec::new(),
     }
 }
@@ -89,6 +92,7 @@ mod tests {
         completes("watch s", &["stats"], "tats ");
         completes("watch stats linux-", &["linux-rt"], "rt ");
         completes("poweroff n", &["now"], "ow ");
+        completes("manager p", &["panic"], "anic ");
         completes("list l", &[], "");
         completes("nonsense l", &[], "");
         completes("start linux l", &[], "");

@@ -137,7 +137,7 @@ fn a_restarted_manager_leaves_running_guests_alone() {
     booted(&mut fake, &bundle);
     fake.forget();
     fake.vm(2).output.extend(b"still here\r\n");
-    let mut manager = Manager::boot(&mut fake, &bundle, 1).unwrap_or_else(|_| panic!());
+    let mut manager = Manager::boot(&mut fake, &bundle, revival(1)).unwrap_or_else(|_| panic!());
     assert_eq!(settle(&mut manager, &mut fake), None);
     assert_eq!(fake.log, Vec::<String>::new());
     assert!(fake.screen.contains("restarted"), "{}", fake.screen);
@@ -152,7 +152,7 @@ fn a_restarted_manager_finishes_what_was_half_done() {
     // Guest b was being loaded: created, not started.
     fake.vm(2).status.state = VmState::Created;
     fake.forget();
-    let manager = Manager::boot(&mut fake, &bundle, 1);
+    let manager = Manager::boot(&mut fake, &bundle, revival(1));
     assert!(manager.is_ok());
     assert_eq!(fake.count("VmCreate"), 1);
     assert!(fake.position("VmDestroy 2") < fake.position("VmCreate 2"));
@@ -167,7 +167,7 @@ fn a_restarted_manager_answers_what_happened_meanwhile() {
     booted(&mut fake, &bundle);
     fake.stop(1, StopReason::Reset, CrashCause::None);
     fake.stop(2, StopReason::PowerOff, CrashCause::None);
-    let mut manager = Manager::boot(&mut fake, &bundle, 1).unwrap_or_else(|_| panic!());
+    let mut manager = Manager::boot(&mut fake, &bundle, revival(1)).unwrap_or_else(|_| panic!());
     assert_eq!(settle(&mut manager, &mut fake), None);
     assert_eq!(fake.vm(1).status.state, VmState::Running);
     assert!(
@@ -186,7 +186,7 @@ fn a_guest_that_is_off_stays_off_when_the_manager_restarts() {
     fake.stop(1, StopReason::PowerOff, CrashCause::None);
     assert_eq!(settle(&mut manager, &mut fake), None);
     fake.forget();
-    let mut manager = Manager::boot(&mut fake, &bundle, 1).unwrap_or_else(|_| panic!());
+    let mut manager = Manager::boot(&mut fake, &bundle, revival(1)).unwrap_or_else(|_| panic!());
     assert_eq!(fake.log, Vec::<String>::new());
     fake.stop(2, StopReason::PowerOff, CrashCause::None);
     assert_eq!(settle(&mut manager, &mut fake), Some(Ending::Off));
@@ -196,7 +196,7 @@ fn a_guest_that_is_off_stays_off_when_the_manager_restarts() {
 fn a_manager_that_never_gets_anywhere_gives_up() {
     let mut fake = Fake::new();
     let bundle = bundle(vec![guest("a")]);
-    assert_eq!(serve(&mut fake, &bundle, 5), Ending::Fatal);
+    assert_eq!(serve(&mut fake, &bundle, revival(5)), Ending::Fatal);
     assert!(
         fake.screen
             .contains("penumbra: fatal: the manager was restarted 5 times")
@@ -219,7 +219,7 @@ fn a_guest_that_cannot_be_started_does_not_end_the_others() {
     let mut fake = Fake::new();
     let bundle = bundle(vec![guest("a"), guest("b")]);
     fake.slots = 1;
-    let mut manager = Manager::boot(&mut fake, &bundle, 0).unwrap_or_else(|_| panic!());
+    let mut manager = Manager::boot(&mut fake, &bundle, revival(0)).unwrap_or_else(|_| panic!());
     assert_eq!(settle(&mut manager, &mut fake), None);
     assert!(
         fake.screen

@@ -11,7 +11,7 @@ use crate::serve;
 /// Lets the manager loose on a bundle. Returns what it made of it.
 fn ending(bundle: &[u8]) -> (Ending, Fake) {
     let mut fake = Fake::new();
-    let ending = serve(&mut fake, bundle, 0);
+    let ending = serve(&mut fake, bundle, revival(0));
     (ending, fake)
 }
 

@@ -343,7 +343,7 @@ fn a_guest_without_autostart_is_checked_and_left_off() {
         fake.screen
     );
     // Not after a restart of the manager either.
-    let mut again = Manager::boot(&mut fake, &bundle, 1).unwrap_or_else(|_| panic!());
+    let mut again = Manager::boot(&mut fake, &bundle, revival(1)).unwrap_or_else(|_| panic!());
     assert_eq!(settle(&mut again, &mut fake), None);
     assert_eq!(fake.count("VmCreate"), 1);
     fake.stop(1, StopReason::PowerOff, CrashCause::None);
@@ -352,7 +352,7 @@ fn a_guest_without_autostart_is_checked_and_left_off() {
     later.kernel.bytes = vec![0; 5000].into();
     let bundle = super::bundle(vec![guest("now"), later]);
     assert!(
-        Manager::boot(&mut Fake::new(), &bundle, 0).is_err(),
+        Manager::boot(&mut Fake::new(), &bundle, revival(0)).is_err(),
         "checked with the others"
     );
 }

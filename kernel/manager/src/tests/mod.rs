@@ -16,6 +16,7 @@ use penumbra_bundle::{
 };
 
 use crate::fake::{Fake, MIB};
+use crate::hypervisor::Revival;
 use crate::image::tests::kernel;
 use crate::manager::{Ending, Manager};
 
@@ -82,9 +83,17 @@ pub(crate) fn bundle(guests: Vec<GuestSpec<'static>>) -> Vec<u8> {
     bundle_of(guests, WhenAllOff::PowerOff)
 }
 
+/// A manager that was restarted so often.
+fn revival(restarts: u64) -> Revival {
+    Revival {
+        restarts,
+        ..Revival::default()
+    }
+}
+
 /// Boots and expects the guests to run; nothing was done that EL2 would refuse.
 fn booted<'a>(fake: &mut Fake, bundle: &'a [u8]) -> Manager<'a> {
-    let manager = Manager::boot(fake, bundle, 0);
+    let manager = Manager::boot(fake, bundle, revival(0));
     let manager = manager.unwrap_or_else(|_| panic!("no boot:\n{}", fake.screen));
     assert_eq!(fake.misuse, Vec::<String>::new());
     manager

@@ -8,7 +8,7 @@ use crate::serve;
 
 /// Serves, expects a fatal ending, and returns the fatal line.
 fn fatal(fake: &mut Fake, bundle: &[u8]) -> String {
-    assert_eq!(serve(fake, bundle, 0), Ending::Fatal);
+    assert_eq!(serve(fake, bundle, revival(0)), Ending::Fatal);
     assert_eq!(fake.count("VmStart"), 0, "nothing may be started");
     assert!(fake.vms.is_empty(), "nothing may be left behind");
     let lines = fake

@@ -3,6 +3,7 @@
 use penumbra_abi::{CrashCause, Error, StopReason, VmState};
 
 use super::*;
+use crate::hypervisor::Death;
 
 /// Types into the shell and returns what the screen showed for it.
 fn typed(manager: &mut Manager<'_>, fake: &mut Fake, text: &str) -> String {
@@ -174,7 +175,7 @@ fn what_the_operator_did_outlives_the_manager() {
         "stop a\rdestroy a\rstop b\rdestroy b\rcreate b\rstop c\r",
     );
     let mut again =
-        Manager::boot(&mut fake, &bundle, 1).unwrap_or_else(|_| panic!("{}", fake.screen));
+        Manager::boot(&mut fake, &bundle, revival(1)).unwrap_or_else(|_| panic!("{}", fake.screen));
     // Nobody runs, but the operator is not there any more to say so.
     let _ = settle(&mut again, &mut fake);
     assert!(
@@ -195,7 +196,7 @@ fn what_the_operator_did_outlives_the_manager() {
         "stop a\rdestroy a\rcreate a\rstart a\rpause b\r",
     );
     fake.log.clear();
-    let mut again = Manager::boot(&mut fake, &bundle, 1).unwrap_or_else(|_| panic!());
+    let mut again = Manager::boot(&mut fake, &bundle, revival(1)).unwrap_or_else(|_| panic!());
     assert_eq!(settle(&mut again, &mut fake), None);
     assert_eq!(fake.log, Vec::<String>::new(), "both go on as they were");
 }
@@ -281,7 +282,7 @@ fn figures_are_shown_for_every_vcpu() {
     );
     shows(
         &typed(&mut manager, &mut fake, "version\r"),
-        &["interface 1.0 and bundle format 2"],
+        &["interface 1.1 and bundle format 2"],
     );
     shows(
         &typed(&mut manager, &mut fake, "audit\r"),
@@ -443,4 +444,43 @@ fn any_bytes_may_be_typed() {
     assert_eq!(settle(&mut manager, &mut fake), None);
     typed(&mut manager, &mut fake, "\x1d1\x1ds\x15");
     shows(&typed(&mut manager, &mut fake, "list\r"), &["linux"]);
+}
+
+#[test]
+fn the_operator_lets_the_manager_die() {
+    let mut fake = Fake::new();
+    let bundle = pair();
+    let mut manager = at_shell(&mut fake, &bundle);
+    let screen = typed(&mut manager, &mut fake, "manager sleep\r");
+    shows(
+        &screen,
+        &["cannot die by 'sleep'; the ways are panic, store"],
+    );
+    let usage = typed(&mut manager, &mut fake, "manager\r");
+    shows(&usage, &["written `manager HOW`"]);
+    assert_eq!(fake.deaths, []);
+    for (word, death) in Death::ALL {
+        typed(&mut manager, &mut fake, &format!("manager {word}\r"));
+        assert_eq!(fake.deaths.last(), Some(&death));
+    }
+}
+
+#[test]
+fn a_restarted_manager_says_why() {
+    let mut fake = Fake::new();
+    let bundle = pair();
+    booted(&mut fake, &bundle);
+    let revival = Revival {
+        restarts: 3,
+        end: StopReason::Crash as u64 | (CrashCause::Hung as u64) << 8,
+        pc: 0x4000_1234,
+    };
+    assert!(Manager::boot(&mut fake, &bundle, revival).is_ok());
+    shows(
+        &fake.screen,
+        &[
+            "was restarted (3: it used its core for long",
+            "at 0x40001234)",
+        ],
+    );
 }

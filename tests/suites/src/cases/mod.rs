@@ -2,11 +2,14 @@
 
 mod crash;
 mod linux;
+mod lives;
 mod negative;
 mod operator;
 mod payload;
 
 use crate::case::Case;
+
+pub use lives::soak;
 
 /// Every test, the quick ones first.
 #[must_use]
@@ -17,6 +20,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(crash::cases());
     cases.extend(linux::cases());
     cases.extend(operator::cases());
+    cases.extend(lives::cases());
     cases.sort_by_key(|case| !case.quick);
     cases
 }

@@ -6,8 +6,10 @@ use core::fmt::{self, Write};
 
 use penumbra_abi::{AbiVersion, Call, Error, Events, GicVersion, VmStatus};
 use penumbra_manager::hypervisor::{
-    Board, Chunk, Grant, Granules, Hypervisor, RamRequest, Register, Result, VmId,
+    Board, Chunk, Death, Grant, Granules, Hypervisor, RamRequest, Register, Result, VmId,
 };
+
+use super::death;
 
 extern crate alloc;
 
@@ -310,5 +312,9 @@ impl Hypervisor for El2 {
             asm!("isb", "mrs {count}, cntpct_el0", count = out(reg) count, options(nomem, nostack, preserves_flags));
         }
         count
+    }
+
+    fn die(&mut self, how: Death) {
+        death::die(how);
     }
 }

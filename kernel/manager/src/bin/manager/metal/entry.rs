@@ -17,7 +17,7 @@ const SCTLR_I: u64 = 1 << 12;
 pub(super) const SCTLR: u64 = SCTLR_RES1 | SCTLR_M | SCTLR_C | SCTLR_SA | SCTLR_I;
 
 global_asm!(
-    // In: x0 to x3 as `main` takes them. Uses x9, x10. Does not return.
+    // In: x0 to x5 as `main` takes them. Uses x9, x10. Does not return.
     ".pushsection .text.entry, \"ax\"",
     ".globl manager_start",
     ".type manager_start, %function",

@@ -1,20 +1,22 @@
 //! The runtime, in the order in which it comes to work.
 
 mod call;
+mod death;
 mod entry;
 mod heap;
 mod mmu;
 mod stop;
 
 use penumbra_abi::MANAGER_RAM_IPA;
+use penumbra_manager::hypervisor::Revival;
 use penumbra_manager::{Ending, Hypervisor, serve};
 
 use call::El2;
 
 /// The first Rust code: MMU on with the boot table, stack valid, BSS zeroed.
 ///
-/// X0 to X3 of the entry are described at [`MANAGER_RAM_IPA`].
-extern "C" fn main(abi: u64, ram_ipa: u64, ram_bytes: u64, restarts: u64) -> ! {
+/// X0 to X5 of the entry are described at [`MANAGER_RAM_IPA`].
+extern "C" fn main(abi: u64, ram_ipa: u64, ram_bytes: u64, restarts: u64, end: u64, pc: u64) -> ! {
     let mut el2 = El2::new();
     if ram_ipa != MANAGER_RAM_IPA || abi >> 16 != penumbra_abi::ABI_VERSION.to_bits() >> 16 {
         el2.print(format_args!(
@@ -31,7 +33,8 @@ extern "C" fn main(abi: u64, ram_ipa: u64, ram_bytes: u64, restarts: u64) -> ! {
     };
     mmu::enable(ram_bytes, &input);
     heap::init(ram_bytes);
-    match serve(&mut el2, input.bundle(), restarts) {
+    let revival = Revival { restarts, end, pc };
+    match serve(&mut el2, input.bundle(), revival) {
         Ending::Off | Ending::Fatal => off(&mut el2),
     }
 }
