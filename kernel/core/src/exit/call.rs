@@ -122,7 +122,7 @@ fn cpu_on(
     let Some(shared) = place.system.shared(id) else {
         return Return::InvalidParameters;
     };
-    if entry & 3 != 0 {
+    if entry & 3 != 0 || place.vm.memory.lock().region(entry).is_none() {
         return Return::InvalidAddress;
     }
     // Counted before the target can run and leave again, so that the count never misses it.
