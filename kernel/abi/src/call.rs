@@ -71,9 +71,9 @@ pub enum Call {
     /// 32: PC, 33: PSTATE, 34: ELR_EL1, 35: ESR_EL1, 36: FAR_EL1, 37: SP_EL0, 38: SCTLR_EL1,
     /// 39: VBAR_EL1. -> X1: value.
     VcpuRegister = 28,
-    /// A counter. X1: VM, X2: vCPU, X3: index: 0 exits, 1 hypercalls and SMCs, 2 system registers,
-    /// 3 MMIO, 4 stage-2 population, 5 interrupts, 6 WFI, 7 switches in, 8 bytes of console
-    /// output that the VM lost because nobody read them. -> X1: value.
+    /// A counter. X1: VM, X2: vCPU, X3: index: exits by reason (1 hypercalls and SMCs, 2 system
+    /// registers, 3 MMIO, 4 stage-2 population, 5 interrupts, 6 WFI, 0 anything else; their sum is all exits),
+    /// 7 switches in, 8 bytes of console output that the VM lost because nobody read them. -> X1: value.
     VcpuCounter = 29,
     /// Holds a running VM. X1: VM.
     VmPause = 30,

@@ -269,8 +269,8 @@ const SCTLR_EL1_RESET: u64 = 0x30d0_0800;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Counter {
-    /// Exits.
-    Exits = 0,
+    /// Exits for none of the reasons below.
+    Others = 0,
     /// Hypercalls and SMCs.
     Calls = 1,
     /// System registers.

@@ -59,7 +59,7 @@ pub(super) fn instruction(
         (FaultStatus::TlbConflict, _) => return conflict(place, machine),
         _ => {}
     }
-    place.shared.count(Counter::Exits);
+    place.shared.count(Counter::Others);
     let abort = inject::abort(
         syndrome.far,
         abort.far_is_unknown(),
@@ -82,10 +82,10 @@ fn elsewhere(
     abort: DataAbort,
     ipa: Option<Ipa>,
 ) -> Flow {
-    place.shared.count(Counter::Exits);
     if abort.status() == FaultStatus::TlbConflict {
         return conflict(place, machine);
     }
+    place.shared.count(Counter::Others);
     if abort.is_cache_maintenance() && !abort.is_on_table_walk() {
         // Nothing of what is not memory is cached, so the maintenance is done.
         machine.skip_instruction();
@@ -105,7 +105,7 @@ fn elsewhere(
 
 /// Two TLB entries for one address: drop what the VM has cached and try again.
 fn conflict(place: &'static Place, machine: &mut impl Machine) -> Flow {
-    place.shared.count(Counter::Exits);
+    place.shared.count(Counter::Others);
     place.vm.memory.lock().flush_all(machine);
     None
 }
@@ -135,6 +135,7 @@ fn first_touch(
             Touched::Yes(None)
         }
         Touch::WantsStock => {
+            vcpu.count(Counter::Population);
             ask_for_stock(vcpu, place, machine);
             Touched::Yes(Some(Deferred::Block(Blocked::Stock)))
         }

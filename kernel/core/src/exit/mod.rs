@@ -95,7 +95,10 @@ fn synchronous(vcpu: &mut Vcpu, place: &'static Place, machine: &mut impl Machin
         }
         TrapCause::InstructionAbort(abort) => abort::instruction(vcpu, place, machine, abort),
         TrapCause::Wait(wait) => waits(vcpu, place, machine, wait),
-        TrapCause::FpSimd => Some(Deferred::Fp),
+        TrapCause::FpSimd => {
+            vcpu.count(Counter::Others);
+            Some(Deferred::Fp)
+        }
         _ => rare(vcpu, place, machine, esr),
     }
 }
@@ -126,7 +129,7 @@ fn suspend(vcpu: &Vcpu, place: &'static Place, machine: &mut impl Machine) -> Fl
 
 /// Exception classes off the beaten track.
 fn rare(vcpu: &mut Vcpu, place: &'static Place, machine: &mut impl Machine, esr: Esr) -> Flow {
-    place.shared.count(Counter::Exits);
+    place.shared.count(Counter::Others);
     match esr.cause() {
         TrapCause::Coprocessor
             if !condition::passed(esr.iss(), machine.guest(GuestRegister::Pstate)) =>
