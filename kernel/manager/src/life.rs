@@ -39,8 +39,10 @@ impl<'a> Manager<'a> {
         let name = self.name(index);
         match status.reason {
             StopReason::Reset => {
-                self.tell(hv, index, format_args!("guest '{name}' restarts"));
-                self.reload(hv, index, vm);
+                self.tell(hv, index, format_args!("guest '{name}' resets itself"));
+                if !self.restart_later(hv, index, vm) {
+                    self.retire(hv, index, vm);
+                }
             }
             StopReason::Crash => self.crashed(hv, index, vm, status),
             StopReason::Killed => {

@@ -171,7 +171,7 @@ fn a_restarted_manager_answers_what_happened_meanwhile() {
     assert_eq!(settle(&mut manager, &mut fake), None);
     assert_eq!(fake.vm(1).status.state, VmState::Running);
     assert!(
-        fake.screen.contains("guest 'a' restarts"),
+        fake.screen.contains("guest 'a' resets itself"),
         "{}",
         fake.screen
     );

@@ -52,6 +52,7 @@ fn reset_destroys_loads_and_starts_again() {
     let first = fake.vm(1).written.clone();
     for _ in 0..3 {
         fake.forget();
+        fake.clock += 20_000;
         fake.stop(1, StopReason::Reset, CrashCause::None);
         assert_eq!(settle(&mut manager, &mut fake), None);
         let order = [
@@ -74,6 +75,31 @@ fn reset_destroys_loads_and_starts_again() {
         assert!(fake.screen.ends_with("again"), "{}", fake.screen);
     }
     assert_eq!(fake.misuse, Vec::<String>::new());
+}
+
+#[test]
+fn a_guest_that_resets_itself_at_once_waits_longer_and_stays_off_in_the_end() {
+    let mut fake = Fake::new();
+    let mut spec = guest("linux");
+    (spec.restart_limit, spec.restart_delay_ms) = (3, 500);
+    let bundle = bundle(vec![spec]);
+    let mut manager = booted(&mut fake, &bundle);
+    for delay in [500, 1000, 2000] {
+        fake.forget();
+        fake.stop(1, StopReason::Reset, CrashCause::None);
+        let before = fake.clock;
+        assert_eq!(settle(&mut manager, &mut fake), None);
+        assert!((delay..delay + 200).contains(&(fake.clock - before)));
+        assert_eq!(fake.vm(1).status.state, VmState::Running);
+    }
+    fake.stop(1, StopReason::Reset, CrashCause::None);
+    assert_eq!(settle(&mut manager, &mut fake), Some(Ending::Off));
+    assert!(
+        fake.screen
+            .contains("stays off: it was started again 3 times in a row (`restart_limit`)"),
+        "{}",
+        fake.screen
+    );
 }
 
 #[test]

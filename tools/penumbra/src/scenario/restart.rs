@@ -36,21 +36,11 @@ impl Reader<'_> {
             ];
             self.choice("on_power_off", value, &choices)
         });
-        // A policy that was refused above may have been meant as a restart.
-        let restarts = on_crash.unwrap_or_default() == OnCrash::Restart
-            || on_power_off.unwrap_or_default() == OnPowerOff::Restart
-            || (table.contains_key("on_crash") && on_crash.is_none())
-            || (table.contains_key("on_power_off") && on_power_off.is_none());
-        let mut limit = None;
-        let mut delay = None;
-        if let Some(value) = table.get("restart_limit") {
-            limit = self.restart_limit(value);
-            self.useless_without_restart("restart_limit", value, restarts && limit.is_some());
-        }
-        if let Some(value) = table.get("restart_delay") {
-            delay = self.restart_delay(value);
-            self.useless_without_restart("restart_delay", value, restarts && delay.is_some());
-        }
+        // They have an effect whatever the policies are: any guest may reset itself.
+        let limit = table.get("restart_limit");
+        let limit = limit.and_then(|value| self.restart_limit(value));
+        let delay = table.get("restart_delay");
+        let delay = delay.and_then(|value| self.restart_delay(value));
         let autostart = table.get("autostart").and_then(|value| self.flag(value));
         Life {
             on_crash: on_crash.unwrap_or_default(),
@@ -61,26 +51,13 @@ impl Reader<'_> {
         }
     }
 
-    fn useless_without_restart(&mut self, key: &str, value: &Value<'_>, useful: bool) {
-        let told = self
-            .problems
-            .last()
-            .is_some_and(|problem| problem.span.as_ref() == Some(&value.span()));
-        if !useful && !told {
-            let help =
-                "add `on_crash = \"restart\"` or `on_power_off = \"restart\"`, or leave it out";
-            let message = format!("`{key}` has no effect: this guest is never restarted");
-            self.complain(value.span(), message, help);
-        }
-    }
-
     fn restart_limit(&mut self, value: &Value<'_>) -> Option<u32> {
         let number = self.integer("restart_limit", value)?;
         match u32::try_from(number) {
             Ok(limit) if (1..=MAX_RESTART_LIMIT).contains(&limit) => Some(limit),
             _ => {
                 let message = format!("`restart_limit` is 1 to {MAX_RESTART_LIMIT}, not {number}");
-                let help = "to restart it never, write `on_crash = \"stay\"`";
+                let help = "after a crash or power-off, `\"stay\"` restarts it never";
                 self.complain(value.span(), message, help);
                 None
             }

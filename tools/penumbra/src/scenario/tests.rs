@@ -528,15 +528,10 @@ fn a_restart_delay_that_is_no_time() {
 }
 
 #[test]
-fn restart_keys_of_a_guest_that_is_never_restarted() {
-    extra(
-        "restart_limit = 3",
-        &["`restart_limit` has no effect", "on_crash"],
-    );
-    extra(
-        "restart_delay = \"1 s\"",
-        &["`restart_delay` has no effect"],
-    );
+fn restart_keys_count_for_a_guest_that_resets_itself() {
+    let text = format!("{GOOD}restart_limit = 7\nrestart_delay = \"1 s\"\n");
+    let guest = &read(&text).unwrap().guests[0];
+    assert_eq!((guest.restart_limit, guest.restart_delay_ms), (7, 1000));
 }
 
 #[test]
