@@ -173,7 +173,9 @@ impl FpFrame {
     };
 }
 
-/// Breakpoint and watchpoint registers, as many as the core has.
+/// Breakpoint and watchpoint registers, as many as the core has, and what else a vCPU that uses debug
+/// registers leaves in the core. The debug communication channel is not kept: whoever comes next finds it
+/// empty, as if a debugger had read it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct DebugFrame {
@@ -181,6 +183,10 @@ pub struct DebugFrame {
     pub breakpoints: [[u64; 2]; 16],
     /// DBGWVRn_EL1 and DBGWCRn_EL1.
     pub watchpoints: [[u64; 2]; 16],
+    /// Claim tags that are set (DBGCLAIMCLR_EL1).
+    pub claim_tags: u64,
+    /// MDCCINT_EL1.
+    pub mdccint_el1: u64,
 }
 
 impl DebugFrame {
@@ -188,6 +194,8 @@ impl DebugFrame {
     pub const ZERO: Self = Self {
         breakpoints: [[0; 2]; 16],
         watchpoints: [[0; 2]; 16],
+        claim_tags: 0,
+        mdccint_el1: 0,
     };
 }
 

@@ -1,17 +1,35 @@
-//! Breakpoint and watchpoint registers, as many as ID_AA64DFR0_EL1 says the core has.
+//! Breakpoint and watchpoint registers, as many as ID_AA64DFR0_EL1 says the core has, claim tags, and the
+//! debug communication channel.
 
 use core::arch::asm;
 
 use penumbra_core::machine::DebugFrame;
 
-use crate::sysreg::{isb, sysreg};
+use crate::sysreg::{isb, mdscr_el1, sysreg};
 
 sysreg! {
     /// ID_AA64DFR0_EL1.
     id_aa64dfr0_el1 = "id_aa64dfr0_el1": read;
     /// PMCR_EL0.
     pmcr_el0 = "pmcr_el0": read;
+    /// DBGCLAIMSET_EL1.
+    dbgclaimset_el1 = "dbgclaimset_el1": write;
+    /// DBGCLAIMCLR_EL1.
+    dbgclaimclr_el1 = "dbgclaimclr_el1": read, write;
+    /// MDCCINT_EL1.
+    mdccint_el1 = "mdccint_el1": read, write;
+    /// OSDTRRX_EL1.
+    osdtrrx_el1 = "osdtrrx_el1": write;
+    /// OSDTRTX_EL1.
+    osdtrtx_el1 = "osdtrtx_el1": write;
+    /// OSLAR_EL1.
+    oslar_el1 = "oslar_el1": write;
 }
+
+/// Claim tags that there may be (DBGCLAIMSET_EL1.CLAIM).
+const CLAIM_TAGS: u64 = 0xff;
+/// MDSCR_EL1.RXfull and TXfull.
+const DCC_FULL: u64 = 1 << 30 | 1 << 29;
 
 macro_rules! numbered {
     ($read:ident, $write:ident, $name:literal) => {
@@ -72,6 +90,8 @@ pub(crate) fn save(frame: &mut DebugFrame) {
         *value = read_wvr(n);
         *control = read_wcr(n);
     }
+    frame.claim_tags = dbgclaimclr_el1::read() & CLAIM_TAGS;
+    frame.mdccint_el1 = mdccint_el1::read();
 }
 
 pub(crate) fn load(frame: &DebugFrame) {
@@ -84,6 +104,22 @@ pub(crate) fn load(frame: &DebugFrame) {
         write_wvr(n, value);
         write_wcr(n, control);
     }
+    dbgclaimclr_el1::write(CLAIM_TAGS);
+    dbgclaimset_el1::write(frame.claim_tags);
+    mdccint_el1::write(frame.mdccint_el1);
+    empty_dcc();
+}
+
+/// Empties the debug communication channel and leaves the OS lock open. Both registers and their flags
+/// can be written only while the lock is set (Arm ARM DDI 0487 L.b, H6 "Debug OS Save and Restore sequences").
+fn empty_dcc() {
+    oslar_el1::write(1);
+    isb();
+    mdscr_el1::write(mdscr_el1::read() & !DCC_FULL);
+    osdtrrx_el1::write(0);
+    osdtrtx_el1::write(0);
+    isb();
+    oslar_el1::write(0);
     isb();
 }
 

@@ -73,6 +73,13 @@ fn main() {
     msr!("afsr0_el1", 0);
     let debug = fault::probe(|| msr!("dbgbvr0_el1", seed & 0xffff_fffc)).is_none();
     let breakpoint = if debug { mrs!("dbgbvr0_el1") } else { 0 };
+    // Claim tags: none is set for a guest that has set none, and each keeps its own.
+    check::equal("twin.claim-tags-at-start", mrs!("dbgclaimclr_el1"), 0);
+    let tags = seed >> 32 & 0xff;
+    msr!("dbgclaimset_el1", tags);
+    let tags = mrs!("dbgclaimclr_el1");
+    msr!("mdccint_el1", tags << 29 & 3 << 29);
+    let dcc = mrs!("mdccint_el1");
     let mut wrong = 0;
     let mut rounds = 0_u64;
     let end = time::now() + time::ticks(2_000_000);
@@ -93,6 +100,8 @@ fn main() {
         wrong |= mrs!("contextidr_el1") ^ (seed >> 32);
         if debug {
             wrong |= mrs!("dbgbvr0_el1") ^ breakpoint;
+            wrong |= mrs!("dbgclaimclr_el1") ^ tags;
+            wrong |= mrs!("mdccint_el1") ^ dcc;
         }
         if wrong != 0 {
             break;
