@@ -82,11 +82,18 @@ pub enum Call {
     /// Compares frame ownership with every stage-2 table. *Continuation.* -> X1: 1 when done,
     /// X2: number of differences found.
     Audit = 32,
+
+    /// For how long a vCPU has had its core. X1: VM (0: the manager), X2: vCPU. -> X1: CNTPCT ticks since
+    /// the VM was created, X2: CNTPCT now, X3: its core plus one (0: not pinned).
+    VcpuTime = 96,
+    /// How a guest's memory is mapped. X1: VM. -> X1: stage-2 leaves of 1 GiB, X2: of 2 MiB, X3: of 4 KiB
+    /// (those in contiguous runs of 64 KiB included), X4: table pages.
+    VmLeaves = 97,
 }
 
 impl Call {
     /// Every call, for tables and tests.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Version,
         Self::BootInfo,
         Self::BoardInfo,
@@ -112,6 +119,8 @@ impl Call {
         Self::VmPause,
         Self::VmResume,
         Self::Audit,
+        Self::VcpuTime,
+        Self::VmLeaves,
     ];
 
     /// The SMCCC function identifier for W0.

@@ -3,6 +3,8 @@
 //! Continuations take several calls. A call that breaks a rule is refused as EL2 would refuse it, and
 //! noted in `misuse`, so that a test that expects good manners can check that there was none.
 
+mod vm;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use penumbra_abi::{
@@ -11,35 +13,16 @@ use penumbra_abi::{
 };
 
 use crate::hypervisor::{
-    Board, Chunk, Death, Grant, Granules, Hypervisor, RamRequest, Register, Result, VmId,
+    Board, Chunk, Death, Grant, Granules, Hypervisor, Leaves, RamRequest, Register, Result,
+    VcpuTime, VmId,
 };
 
 /// Bytes that a continuation does per call.
 const PIECE_BYTES: u64 = 16 << 20;
 
-pub(crate) const MIB: u64 = 1 << 20;
+pub(crate) use vm::FakeVm;
 
-/// A VM of the fake.
-#[derive(Debug)]
-pub(crate) struct FakeVm {
-    pub(crate) status: VmStatus,
-    pub(crate) ram: Option<RamRequest>,
-    mapped: u64,
-    pins: BTreeMap<u64, u64>,
-    vcpus: u64,
-    devices: u32,
-    pub(crate) grants: Vec<(Grant, u64)>,
-    ending: u32,
-    dying: u32,
-    zeroing: bool,
-    /// What was written through grants: IPA and bytes.
-    pub(crate) written: Vec<(u64, Vec<u8>)>,
-    pub(crate) entry: Option<(u64, u64)>,
-    pub(crate) output: VecDeque<u8>,
-    pub(crate) input: Vec<u8>,
-    pub(crate) input_room: usize,
-    unseen: bool,
-}
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// The fake.
 pub(crate) struct Fake {
@@ -466,6 +449,28 @@ impl Hypervisor for Fake {
         Ok((self.audits.is_multiple_of(3), self.differences))
     }
 
+    fn vcpu_time(&mut self, vm: VmId, vcpu: u64) -> Result<VcpuTime> {
+        let pins = match vm {
+            VmId::MANAGER => BTreeMap::from([(0, 0)]),
+            _ => self.vms.get(&vm.0).ok_or(Error::NoSuchObject)?.pins.clone(),
+        };
+        let core = Some(*pins.get(&vcpu).ok_or(Error::NoSuchObject)?);
+        let now = self.now();
+        // vCPU 0 has a quarter of its core, the next one half of it.
+        let ran = (now * (vcpu + 1)) / 4;
+        Ok(VcpuTime { ran, now, core })
+    }
+
+    fn vm_leaves(&mut self, vm: VmId) -> Result<Leaves> {
+        let held = self.vms.get(&vm.0).ok_or(Error::NoSuchObject)?;
+        Ok(Leaves {
+            mib2: held.status.held_bytes / (2 * MIB),
+            pages: 17,
+            tables: 3,
+            ..Leaves::default()
+        })
+    }
+
     fn window_write(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
         let end = at + bytes.len() as u64;
         for vm in self.vms.values_mut() {
@@ -488,16 +493,5 @@ impl Hypervisor for Fake {
 
     fn die(&mut self, how: Death) {
         self.deaths.push(how);
-    }
-}
-
-/// What the fake was told to back RAM with.
-impl FakeVm {
-    pub(crate) fn backing(&self) -> Option<Backing> {
-        self.ram.map(|ram| ram.backing)
-    }
-
-    pub(crate) fn pin(&self, vcpu: u64) -> Option<u64> {
-        self.pins.get(&vcpu).copied()
     }
 }

@@ -186,6 +186,30 @@ impl Death {
     ];
 }
 
+/// For how long a vCPU has had its core, in counter ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VcpuTime {
+    /// Since its VM was created.
+    pub ran: u64,
+    /// The counter when that was asked.
+    pub now: u64,
+    /// Its core.
+    pub core: Option<u64>,
+}
+
+/// How a guest's memory is mapped: stage-2 leaves by size, and pages of tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leaves {
+    /// 1 GiB.
+    pub gib: u64,
+    /// 2 MiB.
+    pub mib2: u64,
+    /// 4 KiB, those in runs of 64 KiB included.
+    pub pages: u64,
+    /// Table pages.
+    pub tables: u64,
+}
+
 /// Result of a hypercall.
 pub type Result<T> = core::result::Result<T, Error>;
 
@@ -246,6 +270,11 @@ pub trait Hypervisor {
     fn vm_resume(&mut self, vm: VmId) -> Result<()>;
     /// `Audit`: whether it is done, and the differences found.
     fn audit(&mut self) -> Result<(bool, u64)>;
+
+    /// `VcpuTime`.
+    fn vcpu_time(&mut self, vm: VmId, vcpu: u64) -> Result<VcpuTime>;
+    /// `VmLeaves`.
+    fn vm_leaves(&mut self, vm: VmId) -> Result<Leaves>;
 
     /// Copies `bytes` to `at` in memory that a live grant lends.
     ///

@@ -14,7 +14,7 @@ use crate::load;
 use crate::plan::Plan;
 use crate::refusal::{ErrorText, Refusal};
 use crate::restart::Restarts;
-use crate::shell::Shell;
+use crate::shell::{Look, Shell};
 
 /// Why the manager has nothing left to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,8 @@ pub(crate) struct Slot<'a> {
     pub(crate) started: u64,
     pub(crate) restarts: Restarts,
     pub(crate) journal: Journal,
+    /// What the operator saw of its load last.
+    pub(crate) looked: Vec<Look>,
 }
 
 impl<'a> Slot<'a> {
@@ -73,6 +75,7 @@ impl<'a> Slot<'a> {
             started: 0,
             restarts: Restarts::default(),
             journal: Journal::default(),
+            looked: Vec::new(),
         }
     }
 }
@@ -232,6 +235,7 @@ impl<'a> Manager<'a> {
             load::start(hv, vm, plan).map_err(refuse)?;
         }
         slot.started = hv.now();
+        slot.looked.clear();
         self.console.begin(index);
         self.set(index, Phase::Running, Some(vm));
         Ok(())

@@ -8,6 +8,7 @@ mod command;
 mod complete;
 mod editor;
 mod keys;
+mod load;
 mod operate;
 mod show;
 
@@ -20,12 +21,15 @@ use crate::manager::Manager;
 use command::{COMMANDS, Command, Takes, VIEWS, Verb};
 use complete::Completion;
 use editor::{Action, Editor};
+pub(crate) use load::Look;
 
 /// The shell, its commands apart.
 #[derive(Debug, Default)]
 pub(crate) struct Shell {
     editor: Editor,
     watch: Option<Watch>,
+    /// What was seen of the manager's own load last.
+    looked: Vec<Look>,
 }
 
 /// A command that is repeated until a key is pressed.
@@ -214,6 +218,11 @@ impl Manager<'_> {
             (Verb::Help, argument) => self.show_help(hv, argument),
             (Verb::List, _) => self.show_list(hv),
             (Verb::Board, _) => self.show_board(hv),
+            (Verb::Load, _) => self.show_load(hv),
+            (Verb::Top, _) => {
+                let line = "load".into();
+                self.shell.watch = Some(Watch { line, next: 0 });
+            }
             (Verb::Audit, _) => self.show_audit(hv),
             (Verb::Version, _) => self.show_version(hv),
             (Verb::Manager, Some(how)) => self.die(hv, how),

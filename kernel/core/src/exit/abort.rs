@@ -135,7 +135,8 @@ fn first_touch(
             Touched::Yes(None)
         }
         Touch::WantsStock => {
-            vcpu.count(Counter::Population);
+            // It is repeated, and counts as population then.
+            vcpu.count(Counter::Others);
             ask_for_stock(vcpu, place, machine);
             Touched::Yes(Some(Deferred::Block(Blocked::Stock)))
         }

@@ -116,6 +116,8 @@ fn answer(
         Call::VmPause => observe::pause(system, machine, x1),
         Call::VmResume => observe::resume(system, machine, x1),
         Call::Audit => audit::audit(system, machine),
+        Call::VcpuTime => observe::time(system, machine, (x1, x2)),
+        Call::VmLeaves => observe::leaves(system, x1),
     }
 }
 

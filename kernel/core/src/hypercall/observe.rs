@@ -1,6 +1,6 @@
 //! Looking at VMs, stopping and holding them.
 
-use penumbra_abi::{CrashCause, Error, StopReason, VmState, VmStatus};
+use penumbra_abi::{CrashCause, Error, MANAGER_VM, StopReason, VmState, VmStatus};
 use penumbra_vmsa::Ipa;
 
 use super::{NOTHING, Reply, guest, one};
@@ -102,6 +102,25 @@ fn value(vcpu: &Vcpu, register: u64) -> Option<u64> {
         39 => sysregs.vbar_el1,
         _ => return None,
     })
+}
+
+/// Run time of a vCPU, the manager's included.
+pub(super) fn time(system: &System, machine: &impl Machine, (number, index): (u64, u64)) -> Reply {
+    let id = match (number, index) {
+        (MANAGER_VM, 0) => VcpuId::MANAGER,
+        _ => vcpu(system, number, index)?,
+    };
+    let shared = system.shared(id).ok_or(Error::NoSuchObject)?;
+    let now = machine.counter();
+    let core = shared.core().map_or(0, |core| core.get().saturating_add(1));
+    let core = u64::try_from(core).unwrap_or(0);
+    Ok([shared.ran(now), now, core, 0, 0, 0])
+}
+
+pub(super) fn leaves(system: &System, number: u64) -> Reply {
+    let (_, vm) = guest(system, number)?;
+    let (counts, tables) = vm.memory.lock().leaves();
+    Ok([counts.gib, counts.mib2, counts.pages, tables, 0, 0])
 }
 
 /// Index behind the vCPU's own counters: what the whole VM lost of its output.

@@ -11,7 +11,7 @@ mod grant;
 mod tables;
 
 use penumbra_abi::Error;
-use penumbra_paging::{Stage2, Stage2Error, TlbSink, Touch as Touched};
+use penumbra_paging::{LeafCounts, Stage2, Stage2Error, TlbSink, Touch as Touched};
 use penumbra_vmsa::{Ipa, MIB, PAGE_SIZE, Pa, Stage2Attrs};
 
 pub(crate) use build::RamRequest;
@@ -154,6 +154,12 @@ impl Memory {
     /// Bytes of the frames that the VM holds.
     pub(crate) const fn held(&self) -> u64 {
         self.held
+    }
+
+    /// Leaves by size, and frames that the tables use.
+    pub(crate) fn leaves(&self) -> (LeafCounts, u64) {
+        let tables = self.stage2.table_frames();
+        (self.stage2.counts(), tables.into())
     }
 
     /// Frames in stock.

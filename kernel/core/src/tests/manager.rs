@@ -187,6 +187,11 @@ fn bad_arguments_get_an_error_each() {
         (Call::VcpuRegister, &[vm, 0, 40], InvalidParameter),
         (Call::VcpuRegister, &[vm, 8, 0], NoSuchObject),
         (Call::VcpuCounter, &[vm, 0, 9], InvalidParameter),
+        (Call::VcpuTime, &[0, 1], NoSuchObject),
+        (Call::VcpuTime, &[vm, 2], NoSuchObject),
+        (Call::VcpuTime, &[6, 0], NoSuchObject),
+        (Call::VmLeaves, &[0], NoSuchObject),
+        (Call::VmLeaves, &[u64::MAX], NoSuchObject),
         (Call::ConsoleWrite, &[vm, 0], InvalidParameter),
         (Call::ConsoleWrite, &[vm, 41], InvalidParameter),
         (Call::ConsoleRead, &[6], NoSuchObject),
@@ -332,4 +337,6 @@ fn core_time_is_counted_for_whoever_has_the_core() {
     assert!((10_000..14_000).contains(&guest), "{guest}");
     assert!(manager + guest <= took, "{manager} {guest} {took}");
     assert!(manager >= 30_000, "{manager}");
+    let asked = bench.call(Call::VcpuTime, &[vm, 0]);
+    assert_eq!((asked[1], asked[3]), (ran(&bench, vm), 1));
 }

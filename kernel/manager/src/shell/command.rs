@@ -15,6 +15,8 @@ pub(crate) enum Verb {
     Console,
     Log,
     Stats,
+    Load,
+    Top,
     Watch,
     Board,
     Audit,
@@ -74,11 +76,11 @@ const fn command(
 }
 
 /// The commands that `watch` takes.
-pub(crate) const VIEWS: [&str; 3] = ["list", "stats", "board"];
+pub(crate) const VIEWS: [&str; 4] = ["list", "stats", "load", "board"];
 
 /// Every command.
 #[rustfmt::skip]
-pub(crate) const COMMANDS: [Command; 19] = [
+pub(crate) const COMMANDS: [Command; 21] = [
     command(("help", Verb::Help, Takes::AnyCommand), "help [COMMAND]", "the commands, or one of them", "help start"),
     command(("list", Verb::List, Takes::Nothing), "list", "the guests: state, cores, memory, restarts", "list"),
     command(("start", Verb::Start, Takes::Guest), "start GUEST", "starts a guest that is off, anew from the bundle", "start linux"),
@@ -91,7 +93,9 @@ pub(crate) const COMMANDS: [Command; 19] = [
     command(("console", Verb::Console, Takes::AnyGuest), "console [GUEST]", "that guest's console; without a name: all, labelled", "console linux"),
     command(("log", Verb::Log, Takes::AnyGuest), "log [GUEST]", "what happened to it, and its last crash report", "log linux"),
     command(("stats", Verb::Stats, Takes::AnyGuest), "stats [GUEST]", "exits by reason, memory, console", "stats linux"),
-    command(("watch", Verb::Watch, Takes::View), "watch COMMAND", "repeats list, stats or board each second until a key", "watch stats linux"),
+    command(("load", Verb::Load, Takes::Nothing), "load", "CPU time, exits and interrupts of each vCPU since last asked", "load"),
+    command(("top", Verb::Top, Takes::Nothing), "top", "load, each second until a key", "top"),
+    command(("watch", Verb::Watch, Takes::View), "watch COMMAND", "repeats list, stats, load or board each second until a key", "watch stats linux"),
     command(("board", Verb::Board, Takes::Nothing), "board", "cores, interrupt controller, memory, time", "board"),
     command(("audit", Verb::Audit, Takes::Nothing), "audit", "compares the owner of every frame with all stage-2 tables", "audit"),
     command(("version", Verb::Version, Takes::Nothing), "version", "versions of manager, interface and bundle", "version"),

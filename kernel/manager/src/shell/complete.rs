@@ -81,7 +81,8 @@ mod tests {
 
     #[test]
     fn words_are_completed() {
-        completes("lo", &["log"], "g ");
+        completes("log", &["log"], " ");
+        completes("lo", &["log", "load"], "");
         completes("sta", &["start", "stats"], "");
         completes("st", &["start", "stop", "stats"], "");
         completes("re", &["resume", "restart"], "s");

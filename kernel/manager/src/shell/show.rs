@@ -8,7 +8,7 @@ use core::fmt;
 use penumbra_abi::{GicVersion, VmState, VmStatus};
 use penumbra_bundle::Backing;
 
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Hypervisor, Leaves};
 use crate::load::core_of;
 use crate::manager::{Manager, Phase};
 use crate::refusal::{ErrorText, Line, Size};
@@ -25,7 +25,9 @@ const COUNTERS: [(u64, &str); 8] = [
     (7, "switches in"),
 ];
 /// The counters that together are all exits.
-const EXIT_REASONS: core::ops::RangeInclusive<u64> = 0..=6;
+pub(super) const EXIT_REASONS: core::ops::RangeInclusive<u64> = 0..=6;
+/// Index of the interrupts.
+pub(super) const INTERRUPTS: u64 = 5;
 /// Index of the bytes of console output that a VM lost.
 const LOST_COUNTER: u64 = 8;
 
@@ -171,6 +173,21 @@ impl Manager<'_> {
             format_args!("guest '{name}': {state}{age}; {memory}{stock}"),
         );
         let Some(vm) = vm else { return };
+        if let Ok(leaves) = hv.vm_leaves(vm) {
+            let Leaves {
+                gib,
+                mib2,
+                pages,
+                tables,
+            } = leaves;
+            self.console.print(
+                hv,
+                format_args!(
+                    "  mapped by {gib} blocks of 1 GiB, {mib2} of 2 MiB, {pages} pages of 4 KiB; \
+                     {tables} pages of tables"
+                ),
+            );
+        }
         let vcpus = u64::try_from(vcpus).unwrap_or(0);
         let mut head = String::from("                      ");
         for vcpu in 0..vcpus {

@@ -282,7 +282,7 @@ fn figures_are_shown_for_every_vcpu() {
     );
     shows(
         &typed(&mut manager, &mut fake, "version\r"),
-        &["interface 1.1 and bundle format 2"],
+        &["interface 1.2 and bundle format 2"],
     );
     shows(
         &typed(&mut manager, &mut fake, "audit\r"),
@@ -482,5 +482,50 @@ fn a_restarted_manager_says_why() {
             "was restarted (3: it used its core for long",
             "at 0x40001234)",
         ],
+    );
+}
+
+#[test]
+fn the_load_is_that_since_the_last_look() {
+    let mut fake = Fake::new();
+    let bundle = pair();
+    let mut manager = at_shell(&mut fake, &bundle);
+    typed(&mut manager, &mut fake, "load\r");
+    fake.clock += 5000;
+    let screen = typed(&mut manager, &mut fake, "load\r");
+    shows(
+        &screen,
+        &[
+            "linux           0    1  25.0 %          0            0\r\n",
+            "linux           1    2  50.0 %",
+            "bare            0    1  25.0 %",
+            "(manager)       0    0  25.0 %",
+        ],
+    );
+    // A guest that was started anew is looked at from its start.
+    typed(&mut manager, &mut fake, "restart linux\r");
+    let screen = typed(&mut manager, &mut fake, "load\r");
+    shows(&screen, &["linux           0    1 100.0 %"]);
+    fake.forget();
+    fake.keys.extend(b"top\r");
+    for _ in 0..4 {
+        assert_eq!(manager.step(&mut fake), None);
+    }
+    let times = fake
+        .screen
+        .matches("guest        vCPU core     CPU")
+        .count();
+    assert!(times >= 3, "{}", fake.screen);
+}
+
+#[test]
+fn the_figures_say_how_memory_is_mapped() {
+    let mut fake = Fake::new();
+    let bundle = pair();
+    let mut manager = at_shell(&mut fake, &bundle);
+    let screen = typed(&mut manager, &mut fake, "stats linux\r");
+    shows(
+        &screen,
+        &["mapped by 0 blocks of 1 GiB, 32 of 2 MiB, 17 pages of 4 KiB; 3 pages of tables"],
     );
 }

@@ -51,7 +51,21 @@ fn shell(w: &Workshop) -> Result<(), String> {
         ("audit", &["every frame that a VM sees is its own"]),
         ("create one", &["is loaded"]),
         ("start one", &["started by the operator"]),
-        ("stats one", &["guest 'one': running for", "interrupts"]),
+        (
+            "stats one",
+            &[
+                "guest 'one': running for",
+                "mapped by",
+                "of 2 MiB",
+                "interrupts",
+            ],
+        ),
+        (
+            "load",
+            &["one             0    1", " %", "(manager)       0    0"],
+        ),
+        ("top", &["two             0    2", "(any key ends this)"]),
+        ("x", &["penumbra> "]),
         (
             "console one",
             &["console of guest 1, 'one'", "This is a busybox shell", "# "],

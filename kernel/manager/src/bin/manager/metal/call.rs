@@ -6,7 +6,8 @@ use core::fmt::{self, Write};
 
 use penumbra_abi::{AbiVersion, Call, Error, Events, GicVersion, VmStatus};
 use penumbra_manager::hypervisor::{
-    Board, Chunk, Death, Grant, Granules, Hypervisor, RamRequest, Register, Result, VmId,
+    Board, Chunk, Death, Grant, Granules, Hypervisor, Leaves, RamRequest, Register, Result,
+    VcpuTime, VmId,
 };
 
 use super::death;
@@ -286,6 +287,22 @@ impl Hypervisor for El2 {
 
     fn audit(&mut self) -> Result<(bool, u64)> {
         call(Call::Audit, &[]).map(|[done, differences, ..]| (done != 0, differences))
+    }
+
+    fn vcpu_time(&mut self, vm: VmId, vcpu: u64) -> Result<VcpuTime> {
+        let [ran, now, core, ..] = call(Call::VcpuTime, &[vm.0, vcpu])?;
+        let core = core.checked_sub(1);
+        Ok(VcpuTime { ran, now, core })
+    }
+
+    fn vm_leaves(&mut self, vm: VmId) -> Result<Leaves> {
+        let [gib, mib2, pages, tables, ..] = call(Call::VmLeaves, &[vm.0])?;
+        Ok(Leaves {
+            gib,
+            mib2,
+            pages,
+            tables,
+        })
     }
 
     fn window_write(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
