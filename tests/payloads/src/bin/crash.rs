@@ -4,7 +4,8 @@
 //! points at nothing. `endless-fault`: its handler faults for ever at a mapped vector. `last-off`:
 //! CPU_OFF of the only vCPU. `undefined-storm`: undefined instructions without end, then off.
 //! `quota`: touches all of its memory. `table-outside`: TTBR0_EL1 points outside its memory.
-//! `misuse`: PSCI calls with rubbish, then SYSTEM_OFF while other vCPUs run. `reset`: SYSTEM_RESET.
+//! `misuse`: PSCI calls with rubbish, then SYSTEM_OFF while other vCPUs run. `reset`: looks for what a
+//! former life left, then SYSTEM_RESET.
 //! `spin`: never answers anything.
 #![no_std]
 #![no_main]
@@ -129,7 +130,19 @@ fn misuse() {
     console::power_off();
 }
 
+/// Its memory has nothing of a former life in it, and it fills it for the next one to look.
 fn reset() {
+    const SECRET: u64 = 0x5ec2_e7ed_5ec2_e7ed;
+    // What lies at either end is the payload's and the loader's.
+    let cells = (layout::RAM + (16 << 20)..fdt::ram_end() - (16 << 20)).step_by(64);
+    for cell in cells {
+        let found = io::read64(cell);
+        if found != 0 {
+            println!("crash: {found:#x} was left at {cell:#x}");
+            return;
+        }
+        io::write64(cell, SECRET);
+    }
     hvc(psci::SYSTEM_RESET, [0; 3]);
 }
 

@@ -84,6 +84,7 @@ pub(crate) fn run(machine: Machine) {
     forms_on_ram();
     if machine.hypervised {
         bad_entry_points();
+        strangers();
     }
 }
 
@@ -190,6 +191,39 @@ fn forms_on_ram() {
         }
     });
     check::that("memory.cache-maintenance", fault.is_none(), fault);
+}
+
+/// Nothing that is not this guest's answers at any address: not the board's flash and devices, not the rest
+/// of its RAM, where EL2, the manager and other guests are, not its high PCIe windows, not the window of
+/// EL2's own tables. Where EL2's image lies on the board, this guest has memory of its own.
+fn strangers() {
+    const EL2_IMAGE: usize = 0x4020_0000;
+    const MAGIC: usize = 0x38;
+    let flash = (0..0x0800_0000).step_by(1 << 20);
+    let devices = (layout::UART + 0x1000..0x0a20_0000).step_by(4 << 10);
+    let holes = (0x0a20_0000..layout::RAM).step_by(2 << 20);
+    let memory = (fdt::ram_end()..0x4_0000_0000).step_by(8 << 20);
+    let rest = (0x4_0000_0000..1 << 40).step_by(1 << 30);
+    let all = flash.chain(devices).chain(holes).chain(memory).chain(rest);
+    let (mut tried, mut answered) = (0, None);
+    for address in all {
+        let load = fault::probe(|| fault::discard(io::read64(address)));
+        let store = fault::probe(|| io::write64(address, 0x5ec2_e700));
+        let refused = |fault: Option<Fault>| fault.is_some_and(Fault::is_external_data_abort);
+        if !refused(load) || !refused(store) {
+            answered = answered.or(Some((address, load, store)));
+        }
+        tried += 1;
+    }
+    check::that(
+        "memory.strangers",
+        answered.is_none() && tried > 7000,
+        (tried, answered),
+    );
+    if fdt::ram_end() > EL2_IMAGE + 0x1000 {
+        let found = io::read32(EL2_IMAGE + MAGIC);
+        check::that("memory.el2-image", found != 0x644d_5241, found);
+    }
 }
 
 /// CPU_ON at an entry point that is no RAM: PSCI INVALID_ADDRESS.
