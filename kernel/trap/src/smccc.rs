@@ -302,7 +302,8 @@ mod tests {
             assert_eq!(reply(id, 0), [NOT_SUPPORTED, 0, 0, 0], "{id:#x}");
         }
         assert_eq!(reply(0x8600_ff01, 0), VENDOR_UID.map(u64::from));
-        assert_eq!(reply(0x8600_ff03, 0), [1, 0, 0, 0]);
+        let penumbra_abi::AbiVersion { major, minor } = penumbra_abi::ABI_VERSION;
+        assert_eq!(reply(0x8600_ff03, 0), [major.into(), minor.into(), 0, 0]);
         assert_eq!(
             Service::decode(0x8400_0000).stateless_reply(0, &NOTHING),
             None
