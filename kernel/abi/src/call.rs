@@ -83,6 +83,48 @@ pub enum Call {
     /// X2: number of differences found.
     Audit = 32,
 
+    /// Sets how a VM's stage 1 is walked. *Continuation* towards nested. X1: VM,
+    /// X2: [`PagingMode`](crate::PagingMode). Any state but Stopped and Dying. -> X1: 1 when done.
+    PagingMode = 64,
+    /// X1: VM. -> X1..X6: [`PagingStatus`](crate::PagingStatus).
+    PagingStatus = 65,
+    /// Which ways to put compound roots in place are allowed. X1: VM, X2: bits of
+    /// [`paging_roots`](crate::paging_roots). It also ends a back-off after lost roots.
+    PagingRoots = 66,
+    /// Gives the VM a zeroed 2 MiB block for mirror tables, out of its quota. *Continuation.* X1: VM.
+    /// -> X1: 1 when it is there.
+    PagingPool = 67,
+    /// X1: VM, X2: space, below [`PAGING_SPACES`](crate::PAGING_SPACES).
+    /// -> X1..X3: [`PagingSpace`](crate::PagingSpace).
+    PagingSpace = 68,
+    /// Looks for the next level-3 table of a guest. X1: VM, X2: space, X3: VA to look from.
+    /// -> X1..X6: [`PagingSurvey`](crate::PagingSurvey).
+    PagingSurvey = 69,
+    /// Shadows the guest table of a level around a VA, and what leads there, as one leaf where it can.
+    /// X1: VM, X2: space, X3: VA, X4: level (1 to 3) of the table. Holds the VM's vCPUs.
+    /// -> X1: [`PagingForm`](crate::PagingForm).
+    PagingShadow = 70,
+    /// Gives a shadowed table back, with all below it. X1: VM, X2: space, X3: VA, X4: level.
+    /// Holds the VM's vCPUs. -> X1: tables given up.
+    PagingDemote = 71,
+    /// What a shadowed table is worth, for eviction. X1: VM, X2: space, X3: VA, X4: level, X5: worth
+    /// (0 to 65,535; the least goes first).
+    PagingWorth = 72,
+    /// Moves the pages of a mirrored region into one 2 MiB frame, for one leaf. *Continuation.* X1: VM,
+    /// X2: space, X3: VA, X4: IPA of 2 MiB of the VM's RAM that give their frame and take the others,
+    /// X5: 1: also if only EL1 may access the region. -> X1: 1 when one leaf stands for the region.
+    PagingRelayout = 73,
+    /// Merges 2 MiB of the VM's RAM into one stage-2 block, if nothing is in the way. X1: VM, X2: IPA.
+    /// -> X1: 1 if it is a block now.
+    PagingSettle = 74,
+    /// Starts an epoch of walk samples. *Continuation.* X1: VM. -> X1: 1 when all tables are armed.
+    PagingEpoch = 75,
+    /// X1: VM, X2: [`PagingCounter`](crate::PagingCounter). -> X1: its value.
+    PagingCounter = 76,
+    /// Compares mirrors with the guest's tables and protected pages with stage 2. *Continuation.* X1: VM,
+    /// X2: where to go on (0 at first). Holds the VM's vCPUs for each piece. -> X1: where to go on (0: done),
+    /// X2: differences found in this piece.
+    PagingAudit = 77,
     /// For how long a vCPU has had its core. X1: VM (0: the manager), X2: vCPU. -> X1: CNTPCT ticks since
     /// the VM was created, X2: CNTPCT now, X3: its core plus one (0: not pinned).
     VcpuTime = 96,
@@ -93,7 +135,7 @@ pub enum Call {
 
 impl Call {
     /// Every call, for tables and tests.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 41] = [
         Self::Version,
         Self::BootInfo,
         Self::BoardInfo,
@@ -119,6 +161,20 @@ impl Call {
         Self::VmPause,
         Self::VmResume,
         Self::Audit,
+        Self::PagingMode,
+        Self::PagingStatus,
+        Self::PagingRoots,
+        Self::PagingPool,
+        Self::PagingSpace,
+        Self::PagingSurvey,
+        Self::PagingShadow,
+        Self::PagingDemote,
+        Self::PagingWorth,
+        Self::PagingRelayout,
+        Self::PagingSettle,
+        Self::PagingEpoch,
+        Self::PagingCounter,
+        Self::PagingAudit,
         Self::VcpuTime,
         Self::VmLeaves,
     ];

@@ -14,18 +14,24 @@
 mod call;
 mod error;
 mod event;
+mod paging;
 mod state;
 
 pub use call::{CALL_BASE, Call};
 pub use error::Error;
 pub use event::Events;
+pub use paging::{
+    PAGING_BLOCKS, PAGING_NODES, PAGING_SPACES, PagingCounter, PagingForm, PagingMode,
+    PagingRefusal, PagingRegion, PagingSpace, PagingStatus, PagingSurvey, RootInstall,
+    paging_roots,
+};
 pub use state::{
     Backing, CONSOLE_CHUNK_BYTES, CrashCause, GicVersion, MAX_CPUS, MAX_VCPUS_PER_VM, MAX_VMS,
     StopReason, VmState, VmStatus, ZERO_CHUNK_BYTES,
 };
 
 /// Version of this interface. The manager refuses to start on another major version.
-pub const ABI_VERSION: AbiVersion = AbiVersion { major: 1, minor: 2 };
+pub const ABI_VERSION: AbiVersion = AbiVersion { major: 1, minor: 3 };
 
 /// Version of the interface between EL2 and the manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -118,6 +118,7 @@ fn answer(
         Call::Audit => audit::audit(system, machine),
         Call::VcpuTime => observe::time(system, machine, (x1, x2)),
         Call::VmLeaves => observe::leaves(system, x1),
+        _ => Err(Error::NotSupported),
     }
 }
 
