@@ -30,6 +30,7 @@ mod access;
 mod build;
 mod coalesce;
 mod demote;
+mod manage;
 mod node;
 mod pool;
 mod relayout;
@@ -47,6 +48,7 @@ use relayout::Aliases;
 use space::Spaces;
 
 pub use access::Access;
+pub use manage::SpaceView;
 pub use node::Form;
 pub use relayout::{FrameMover, Relayout};
 pub use settle::Home;

@@ -33,6 +33,7 @@
 //! | [`Compound::forget_page`] | before a page of the guest changes hands: **must** be called | parked |
 //! | [`Compound::relayout`], [`Compound::relayout_step`], [`Compound::relayout_finish`] | moves frames so that one leaf can do | run, run, parked |
 //! | [`Compound::bring_home`], [`Compound::settle`] | undoes moves and splits | run |
+//! | [`Compound::demote`], [`Compound::prune`] | gives back by VA, or whatever there is | parked |
 //! | [`Compound::survey`], [`Compound::audit`] | reads | run / parked |
 //!
 //! *Parked* means that the caller shows a [`Parked`]. Nothing at EL2 calls this part yet.
@@ -54,7 +55,7 @@ mod tlb;
 
 pub use compound::{
     ALIAS_BASE, Access, Compound, Counters, Form, FrameMover, Home, POOL_BASE, Parked, Refusal,
-    Region, Relayout, ShadowError, SpaceId, Stored, SurveyStep, WINDOW_BIT,
+    Region, Relayout, ShadowError, SpaceId, SpaceView, Stored, SurveyStep, WINDOW_BIT,
 };
 pub use memory::TableMemory;
 pub use stage1::{

@@ -52,6 +52,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         }
         let id = self.spaces.vacant().ok_or(ShadowError::Full)?;
         let space = Space {
+            used: true,
             root,
             start,
             flat_hierarchy,

@@ -9,6 +9,12 @@ use super::relayout::AliasId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NodeId(u16);
 
+impl NodeId {
+    pub(super) const fn number(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// What stands for a guest table in the compound tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -127,6 +133,15 @@ impl<const NODES: usize> Nodes<NODES> {
 
     pub(super) const fn used(&self) -> usize {
         self.used
+    }
+
+    /// No node is in use any more, in place.
+    pub(super) fn clear(&mut self) {
+        self.nodes.fill(Node::FREE);
+        self.buckets.fill(None);
+        self.free = None;
+        self.fresh = 0;
+        self.used = 0;
     }
 
     pub(super) const fn is_full(&self) -> bool {

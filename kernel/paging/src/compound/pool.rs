@@ -38,6 +38,12 @@ impl<const BLOCKS: usize> Pool<BLOCKS> {
         }
     }
 
+    /// No block is left, in place.
+    pub(super) fn clear(&mut self) {
+        self.blocks.fill(None);
+        self.used = 0;
+    }
+
     pub(super) fn usage(&self) -> (u32, u32) {
         let blocks = self.blocks.iter().flatten().count();
         let all = u32::try_from(blocks)

@@ -56,6 +56,11 @@ impl Aliases {
         }
     }
 
+    /// No alias is left, in place.
+    pub(super) fn clear(&mut self) {
+        self.0.fill(None);
+    }
+
     fn is_full(&self) -> bool {
         self.0.iter().all(Option::is_some)
     }
@@ -90,6 +95,12 @@ impl Relayout {
     #[must_use]
     pub const fn progress(&self) -> u64 {
         self.next
+    }
+
+    /// Whether it is about this region and this partner.
+    #[must_use]
+    pub fn is_for(&self, space: SpaceId, va: Va, partner: Ipa) -> bool {
+        (self.space, self.va, self.partner) == (space, va, partner)
     }
 }
 

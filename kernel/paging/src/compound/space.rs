@@ -82,6 +82,8 @@ pub(super) fn eligible(regs: &Stage1Regs, half: Half) -> Result<(Ipa, Level), Re
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Space {
+    /// The number is taken.
+    pub(super) used: bool,
     pub(super) root: Ipa,
     pub(super) start: Level,
     /// TCR_EL1.HPD of the half.
@@ -92,36 +94,55 @@ pub(super) struct Space {
     pub(super) node: Option<NodeId>,
 }
 
+impl Space {
+    /// A number that is free: all zero, which an `Option` around it would not be.
+    pub(super) const FREE: Self = Self {
+        used: false,
+        root: Ipa::truncated(0),
+        start: Level::L0,
+        flat_hierarchy: false,
+        half: Half::Low,
+        node: None,
+    };
+}
+
 #[derive(Debug)]
 pub(super) struct Spaces<const SPACES: usize> {
-    spaces: [Option<Space>; SPACES],
+    spaces: [Space; SPACES],
 }
 
 impl<const SPACES: usize> Spaces<SPACES> {
     pub(super) const fn new() -> Self {
         assert!(SPACES <= 255, "space numbers have 8 bits");
         Self {
-            spaces: [None; SPACES],
+            spaces: [Space::FREE; SPACES],
         }
     }
 
     pub(super) fn get(&self, id: SpaceId) -> Option<Space> {
-        self.spaces.get(usize::from(id.0)).copied().flatten()
+        let space = self.spaces.get(usize::from(id.0)).copied();
+        space.filter(|space| space.used)
     }
 
     pub(super) fn set(&mut self, id: SpaceId, space: Option<Space>) {
         if let Some(slot) = self.spaces.get_mut(usize::from(id.0)) {
-            *slot = space;
+            *slot = space.unwrap_or(Space::FREE);
         }
     }
 
     pub(super) fn find(&self, root: Ipa) -> Option<(SpaceId, Space)> {
         let mut spaces = (0..).map(SpaceId).zip(&self.spaces);
-        spaces.find_map(|(id, space)| space.filter(|space| space.root == root).map(|s| (id, s)))
+        let found = spaces.find(|(_, space)| space.used && space.root == root);
+        found.map(|(id, space)| (id, *space))
     }
 
     pub(super) fn vacant(&self) -> Option<SpaceId> {
         let mut spaces = (0..).map(SpaceId).zip(&self.spaces);
-        spaces.find(|(_, space)| space.is_none()).map(|(id, _)| id)
+        spaces.find(|(_, space)| !space.used).map(|(id, _)| id)
+    }
+
+    /// All numbers are free again.
+    pub(super) fn clear(&mut self) {
+        self.spaces.fill(Space::FREE);
     }
 }

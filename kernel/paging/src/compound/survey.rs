@@ -26,6 +26,8 @@ pub struct Region {
     pub uniform: bool,
     /// Full, with equal attributes: frames could be re-laid out for one leaf.
     pub full: bool,
+    /// EL0 may access its first page.
+    pub user: bool,
     /// How it is shadowed; `None`: nested.
     pub form: Option<Form>,
     /// Stores mirrored since it was surveyed last; 0 where nested.
@@ -135,8 +137,23 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         &self,
         vm: &Access<'_, M, T>,
     ) -> u32 {
+        self.audit_piece(vm, (0, NODES)).0
+    }
+
+    /// The audit of the nodes numbered `from` to `from + count`. Returns the differences and where to
+    /// go on, if anywhere.
+    pub fn audit_piece<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &self,
+        vm: &Access<'_, M, T>,
+        (from, count): (usize, usize),
+    ) -> (u32, Option<usize>) {
         let mut wrong: u32 = 0;
-        for (id, node) in self.nodes.iter() {
+        let end = from.saturating_add(count);
+        let piece = self
+            .nodes
+            .iter()
+            .filter(|(id, _)| (from..end).contains(&id.number()));
+        for (id, node) in piece {
             let leaf = vm.stage2.lookup(vm.memory, node.guest);
             if leaf.is_ok_and(|leaf| leaf.attrs.access.writes()) {
                 wrong = wrong.saturating_add(1);
@@ -146,7 +163,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
                 None => u32::from(!self.leaf_is_right(vm, node)),
             });
         }
-        wrong
+        (wrong, (end < NODES).then_some(end))
     }
 
     fn audit_mirror<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
@@ -237,11 +254,15 @@ fn examine<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         runs: 0,
         uniform: whole.is_some(),
         full: true,
+        user: false,
         form: None,
         writes: 0,
     };
     let plain = |raw: u64| raw & !(IGNORED | bits::CONTIGUOUS);
     let first = bits::leaf_attributes(Level::L3, plain(load(0)));
+    if let Stage1Desc::Leaf { attrs, .. } = Stage1Desc::decode(Level::L3, load(0)) {
+        region.user = attrs.user;
+    }
     // The descriptor that would continue the run, and how long it is.
     let (mut expected, mut length) = (0, 0);
     for index in 0..TABLE_ENTRIES {
