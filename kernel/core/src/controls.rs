@@ -11,6 +11,9 @@ use crate::vcpu::{VcpuId, VcpuShared};
 /// MPIDR_EL1: bit 31 is RES1; U = 0, the VM has more than one PE or might have.
 const MPIDR_RES1: u64 = 1 << 31;
 
+/// HCR_EL2.TWI: WFI is trapped.
+pub(crate) const TRAP_WFI: u64 = penumbra_trap::controls::hcr::TWI;
+
 /// Controls of vCPU `id` on the core of `machine`, where neither FP nor debug registers are its own.
 pub(crate) fn for_vcpu(
     system: &System,

@@ -1,8 +1,13 @@
 //! What cores see of each other: who is ready to run where, and who has been asked to look around.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crate::vcpu::VcpuId;
+
+/// A VM's state or what is pinned where has changed.
+pub(crate) const CHANGED: u8 = 1 << 0;
+/// Somebody wants to hold a VM.
+pub(crate) const ASKED: u8 = 1 << 1;
 
 /// The shared face of one core. Sets are bitmaps of [`VcpuId`]s.
 #[derive(Debug)]
@@ -14,8 +19,11 @@ pub(crate) struct CoreShared {
     ready: AtomicU64,
     /// The core shall go through its run loop before it enters a guest again.
     attention: AtomicBool,
-    /// Likewise, and VMs or pins have changed.
-    changed: AtomicBool,
+    /// Likewise, and what about: bits of [`CHANGED`] and [`ASKED`].
+    reasons: AtomicU8,
+    /// How often the core was asked whether it is in EL2, and up to which time it has answered.
+    asked: AtomicU32,
+    answered: AtomicU32,
     /// vCPUs of which the core's hardware holds state.
     holds: AtomicU64,
 }
@@ -28,7 +36,9 @@ impl CoreShared {
             pinned: AtomicU64::new(0),
             ready: AtomicU64::new(0),
             attention: AtomicBool::new(false),
-            changed: AtomicBool::new(false),
+            reasons: AtomicU8::new(0),
+            asked: AtomicU32::new(0),
+            answered: AtomicU32::new(0),
             holds: AtomicU64::new(0),
         }
     }
@@ -84,13 +94,37 @@ impl CoreShared {
 
     /// Asks the core to look around because a VM's state or what is pinned where has changed.
     pub(crate) fn call_attention_to_change(&self) {
-        self.changed.store(true, Ordering::Release);
+        self.reasons.fetch_or(CHANGED, Ordering::Release);
         self.call_attention();
     }
 
-    /// Takes the note of a change.
-    pub(crate) fn take_change(&self) -> bool {
-        self.changed.load(Ordering::Acquire) && self.changed.swap(false, Ordering::AcqRel)
+    /// Takes what the core has been asked to look at.
+    pub(crate) fn take_reasons(&self) -> u8 {
+        if self.reasons.load(Ordering::Acquire) == 0 {
+            return 0;
+        }
+        self.reasons.swap(0, Ordering::AcqRel)
+    }
+
+    /// Asks the core to go through its run loop and say so. It must be kicked, too. SeqCst: what was
+    /// written before is seen by the core before it enters a guest.
+    pub(crate) fn ask(&self) -> u32 {
+        let ticket = self.asked.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
+        self.reasons.fetch_or(ASKED, Ordering::SeqCst);
+        self.call_attention();
+        ticket
+    }
+
+    /// Answers all that was asked so far, for the core itself.
+    pub(crate) fn answer(&self) {
+        self.answered
+            .store(self.asked.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+
+    /// Whether the core has answered a ticket. Acquire: what it did before is over.
+    pub(crate) fn has_answered(&self, ticket: u32) -> bool {
+        let ahead = self.answered.load(Ordering::Acquire).wrapping_sub(ticket);
+        ahead < u32::MAX / 2
     }
 
     /// Whether the core has been asked to look around.

@@ -7,16 +7,20 @@
 //! # Locks, in the order in which they are taken
 //! 1. a vCPU's slot: held by the core while the vCPU is resident. Other cores only try.
 //! 2. a VM's report.
-//! 3. a guest's memory, then the manager's memory.
+//! 3. a guest's memory, then its compound tables, then the manager's memory.
 //! 4. a VM's UART.
 //! 5. the SPIs of a VM's [vGIC](vgic); nothing is taken under it.
 //!
 //! The progress of an audit is locked before 3. Everything else that cores share is atomic:
 //! [`vcpu::VcpuShared`], ready sets, frame owners, events, the life of a VM. No lock is shared
 //! between VMs on an exit path, and none is held while a guest runs but the slot of its own vCPU.
+//!
+//! Holding a VM (`compound::held`) comes before 2: who waits for the answers of other cores has no
+//! lock but its vCPU's slot, and answers others meanwhile. One VM is held at a time by one core.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+mod compound;
 mod controls;
 mod cores;
 mod events;

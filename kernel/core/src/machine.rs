@@ -7,7 +7,7 @@
 //! in the hardware and are reached through [`GuestRegisters`]; its general-purpose registers are in
 //! [`GprFrame`]. They move to and from [`SysregFrame`] only when another vCPU is loaded.
 
-use penumbra_vmsa::{CpuIndex, Ipa, Pa};
+use penumbra_vmsa::{CpuIndex, Half, Ipa, Pa};
 
 use crate::vcpu::Vcpu;
 
@@ -298,6 +298,9 @@ pub trait Residency {
     /// TLBI VMALLE1, IC IALLU, DSB NSH, ISB under the VMID of the resident vCPU: another vCPU of its
     /// VM ran here last (DESIGN rule 7).
     fn flush_guest_translations(&mut self);
+    /// Puts a root into TTBR0_EL1 or TTBR1_EL1 of the resident vCPU where another was, as rule 5 says: DSB
+    /// NSH, MSR, ISB, TLBI VMALLE1, DSB NSH, ISB.
+    fn set_root(&mut self, half: Half, value: u64);
     /// Saves FP/SIMD state. CPTR_EL2 allows it while this runs.
     fn save_fp(&mut self, frame: &mut FpFrame);
     /// Loads FP/SIMD state.
@@ -391,6 +394,8 @@ pub trait Translations {
     /// Writes the descriptor at `entry`: one single-copy atomic store with release order, so that
     /// a walker which sees a table descriptor also sees the table.
     fn store_descriptor(&self, entry: Pa, raw: u64);
+    /// DSB ISH: accesses and walks of the guest that was left are over.
+    fn complete_accesses(&self);
     /// DSB ISHST: walkers see all stores.
     fn publish_descriptors(&self);
     /// Under `vttbr`: DSB ISHST; TLBI IPAS2E1IS for each `step` bytes from `start` to `end`; DSB ISH;
@@ -413,6 +418,9 @@ pub trait BoardMemory {
     fn copy_in(&self, base: Pa, bytes: &[u8]);
     /// Zeroes frames and cleans and invalidates them to the point of coherency.
     fn zero(&self, base: Pa, bytes: u64);
+    /// Exchanges the contents of two pages that no guest can reach meanwhile, and does for both what
+    /// [`Self::publish_code`] does.
+    fn exchange_pages(&self, a: Pa, b: Pa);
     /// Cleans and invalidates frames to the point of coherency and makes fetches coherent.
     fn publish_code(&self, base: Pa, bytes: u64);
 }

@@ -17,7 +17,8 @@ use penumbra_abi::MAX_VMS;
 use penumbra_vmsa::CpuIndex;
 use spin::MutexGuard;
 
-use crate::cores::CoreShared;
+use crate::compound;
+use crate::cores::{ASKED, CHANGED, CoreShared};
 use crate::exit;
 use crate::machine::Machine;
 use crate::manager;
@@ -27,6 +28,8 @@ use turns::Turns;
 
 /// How often a core looks at a vCPU that runs without exits.
 const HEARTBEAT_MS: u64 = 1000;
+/// How soon it looks again at one whose compound root is to be planted.
+const PLANTING_MS: u64 = 1;
 /// No deadline.
 const NEVER: u64 = u64::MAX;
 
@@ -99,9 +102,14 @@ impl RunLoop {
     /// Once around: at most one entry into a guest, or one wait.
     pub(crate) fn step<M: Machine>(&mut self, machine: &mut M) {
         if self.core.take_attention() {
-            if self.core.take_change() {
+            let reasons = self.core.take_reasons();
+            if reasons & ASKED != 0 {
+                compound::answer(self.system, machine);
+            }
+            if reasons & CHANGED != 0 {
                 self.release_stopped(machine);
                 self.refresh_traps(machine);
+                self.heartbeat = 0;
             }
             let manager = self.core.ready() & VcpuId::MANAGER.bit() != 0;
             if manager && self.system.events.is_waiting() {
@@ -155,6 +163,9 @@ impl RunLoop {
             return true;
         }
         self.core.make_unready(id);
+        if vm.is_held() {
+            vm.paging.note_parked(id.index());
+        }
         // The VM may have been resumed just now; its vCPUs were made ready before we took it off.
         if vm.may_run() {
             self.core.make_ready(id);
@@ -213,6 +224,10 @@ impl RunLoop {
             Deferred::Debug => self.switch_debug(machine),
             Deferred::Block(why) => {
                 resident.vcpu.blocked = why;
+                if why == Blocked::Interrupt && resident.place.vm.paging.is_used() {
+                    self.plant(machine, true);
+                    return self.block_resident(machine);
+                }
                 if resident.id == VcpuId::MANAGER {
                     self.system.events.set_waiting(true);
                 }

@@ -173,6 +173,8 @@ pub struct Vcpu {
     pub(crate) uses_debug: bool,
     /// OS lock (OSLSR_EL1.OSLK).
     pub(crate) os_lock: bool,
+    /// PC and FAR_EL2 of the last store to a protected page that the guest's tables did not explain.
+    pub(crate) unexplained: Option<(u64, u64)>,
     pub(crate) gic: CpuInterface,
     pub(crate) physical_timer: PhysicalTimer,
     pub(crate) fp: FpFrame,
@@ -195,6 +197,7 @@ const VACANT: Vcpu = Vcpu {
     blocked: Blocked::No,
     uses_debug: false,
     os_lock: false,
+    unexplained: None,
     gic: CpuInterface::vacant(),
     physical_timer: PhysicalTimer::OFF,
     fp: FpFrame::ZERO,
@@ -226,6 +229,7 @@ impl Vcpu {
         self.left = Left::Everything;
         self.blocked = Blocked::No;
         self.uses_debug = false;
+        self.unexplained = None;
         self.gic = CpuInterface::new();
         self.physical_timer = PhysicalTimer::OFF;
         self.fp = FpFrame::ZERO;

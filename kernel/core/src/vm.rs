@@ -6,9 +6,13 @@ use penumbra_abi::{CrashCause, StopReason, VmState};
 use penumbra_vmsa::Ipa;
 use spin::Mutex;
 
+use crate::compound::Paging;
 use crate::memory::Memory;
 use crate::pl011::Pl011;
 use crate::vgic::Vgic;
+
+/// In a VM's life, beside its state: somebody holds its vCPUs for an edit of its tables.
+const HELD: u64 = 1 << 32;
 
 /// A VM. All zero while its number is free.
 #[derive(Debug)]
@@ -26,6 +30,7 @@ pub(crate) struct Vm {
     pub(crate) gic: Vgic,
     pub(crate) uart: Mutex<Uart>,
     pub(crate) memory: Mutex<Memory>,
+    pub(crate) paging: Paging,
     pub(crate) report: Mutex<Report>,
 }
 
@@ -134,6 +139,7 @@ impl Vm {
                 line: false,
             }),
             memory: Mutex::new(Memory::new()),
+            paging: Paging::new(),
             report: Mutex::new(Report {
                 esr: 0,
                 far: 0,
@@ -148,10 +154,32 @@ impl Vm {
         Life::from_bits(self.life.load(Ordering::Acquire))
     }
 
-    /// Whether its vCPUs may run.
+    /// Whether its vCPUs may run now: it is running and not held.
     #[inline]
     pub(crate) fn may_run(&self) -> bool {
+        self.life.load(Ordering::Acquire) & (0xff | HELD) == VmState::Running as u64
+    }
+
+    /// Whether it is running, held or not.
+    pub(crate) fn is_running(&self) -> bool {
         self.life.load(Ordering::Acquire) & 0xff == VmState::Running as u64
+    }
+
+    /// Whether somebody holds it.
+    pub(crate) fn is_held(&self) -> bool {
+        self.life.load(Ordering::Acquire) & HELD != 0
+    }
+
+    /// Keeps its vCPUs from being entered, until [`Self::release_hold`]. Those that execute now are
+    /// another matter. `false` if somebody else holds it. SeqCst: whoever asks cores afterwards may rely
+    /// on their seeing it.
+    pub(crate) fn try_hold(&self) -> bool {
+        self.life.fetch_or(HELD, Ordering::SeqCst) & HELD == 0
+    }
+
+    /// Ends what [`Self::try_hold`] began.
+    pub(crate) fn release_hold(&self) {
+        self.life.fetch_and(!HELD, Ordering::SeqCst);
     }
 
     /// Whether it exists.
@@ -166,7 +194,7 @@ impl Vm {
         if life.state != from {
             return false;
         }
-        let next = Life { state: to, ..life }.to_bits();
+        let next = Life { state: to, ..life }.to_bits() | current & HELD;
         self.life
             .compare_exchange(current, next, Ordering::SeqCst, Ordering::Acquire)
             .is_ok()
@@ -188,15 +216,20 @@ impl Vm {
                     Life::from_bits(bits).state,
                     VmState::Running | VmState::Paused
                 );
-                running.then_some(stopped)
+                running.then_some(stopped | bits & HELD)
             });
         changed.is_ok()
     }
 
     /// Sets the state whatever it was, for the only core that may touch the VM then.
     pub(crate) fn set_state(&self, state: VmState) {
-        self.life
-            .store(Life::new(state).to_bits(), Ordering::SeqCst);
+        let bits = Life::new(state).to_bits();
+        // The closure always gives a value.
+        let _ = self
+            .life
+            .fetch_update(Ordering::SeqCst, Ordering::Acquire, |old| {
+                Some(bits | old & HELD)
+            });
     }
 
     /// What the manager knows it by.
@@ -241,6 +274,7 @@ impl Vm {
         ] {
             place.store(0, Ordering::Relaxed);
         }
+        self.paging.clear();
         let mut uart = self.uart.lock();
         uart.device.reset();
         uart.line = false;

@@ -102,3 +102,22 @@ pub unsafe fn copy_in(base: usize, bytes: &[u8]) {
     unsafe { target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     clean_invalidate(base, bytes.len());
 }
+
+/// Exchanges the contents of two pages, and does for both what [`publish_code`] does.
+///
+/// # Safety
+/// Both are mapped Normal write-back, no reference to any of them exists, no guest can reach them,
+/// and their owner agreed. They are not the same page.
+pub unsafe fn exchange_pages(a: usize, b: usize) {
+    // What a guest wrote past the caches must not be hidden by stale lines.
+    clean_invalidate(a, PAGE_BYTES);
+    clean_invalidate(b, PAGE_BYTES);
+    let a_words = core::ptr::with_exposed_provenance_mut::<u64>(a);
+    let b_words = core::ptr::with_exposed_provenance_mut::<u64>(b);
+    // SAFETY: the caller gave two pages that do not overlap, aligned and mapped.
+    unsafe { core::ptr::swap_nonoverlapping(a_words, b_words, PAGE_BYTES / 8) };
+    publish_code(a, PAGE_BYTES);
+    publish_code(b, PAGE_BYTES);
+}
+
+const PAGE_BYTES: usize = 4096;

@@ -7,7 +7,7 @@ use penumbra_core::machine::{
 };
 use penumbra_core::system::BootError;
 use penumbra_core::{BootFacts, System, Vcpu, run_loop};
-use penumbra_vmsa::{CpuIndex, Ipa, Pa};
+use penumbra_vmsa::{CpuIndex, Half, Ipa, Pa};
 
 use crate::gic::{Gic, GicCore};
 use crate::id_table::IdTable;
@@ -101,6 +101,10 @@ impl Residency for Hardware {
 
     fn flush_guest_translations(&mut self) {
         tlb::invalidate_local();
+    }
+
+    fn set_root(&mut self, half: Half, value: u64) {
+        residency::set_root(half, value);
     }
 
     fn save_fp(&mut self, frame: &mut FpFrame) {
@@ -244,6 +248,10 @@ impl Translations for Hardware {
         unsafe { descriptor::store(entry, raw) };
     }
 
+    fn complete_accesses(&self) {
+        sysreg::dsb_ish();
+    }
+
     fn publish_descriptors(&self) {
         sysreg::dsb_ishst();
     }
@@ -278,6 +286,11 @@ impl BoardMemory for Hardware {
     fn zero(&self, base: Pa, bytes: u64) {
         // SAFETY: the core logic owns the frames it names; nobody else refers to them.
         unsafe { cache::zero(base.raw() as usize, bytes as usize) };
+    }
+
+    fn exchange_pages(&self, a: Pa, b: Pa) {
+        // SAFETY: the core logic owns the frames it names, and no guest can reach them meanwhile.
+        unsafe { cache::exchange_pages(a.raw() as usize, b.raw() as usize) };
     }
 
     fn publish_code(&self, base: Pa, bytes: u64) {

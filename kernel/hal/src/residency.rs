@@ -7,8 +7,10 @@
 //! guest synchronizes the context.
 
 use penumbra_core::machine::{Controls, GuestRegister, SysregFrame};
+use penumbra_vmsa::Half;
 
 use crate::sysreg::{self, dsb_nsh, isb};
+use crate::tlb;
 
 /// PSTATE fields that name EL2 or above, or a mode that must not be returned to: M[4:0].
 const MODE: u64 = 0x1f;
@@ -77,6 +79,17 @@ pub(crate) fn load(frame: &SysregFrame, controls: &Controls) {
     isb();
     sysreg::cntv_ctl_el0::write(frame.cntv_ctl_el0);
     isb();
+}
+
+/// DESIGN rule 5: kernel entries are global, so all of stage 1 goes.
+pub(crate) fn set_root(half: Half, value: u64) {
+    dsb_nsh();
+    match half {
+        Half::Low => sysreg::ttbr0_el1::write(value),
+        Half::High => sysreg::ttbr1_el1::write(value),
+    }
+    isb();
+    tlb::invalidate_stage1_local();
 }
 
 pub(crate) fn set_controls(controls: &Controls) {

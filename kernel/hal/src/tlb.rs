@@ -96,6 +96,13 @@ pub fn invalidate_local() {
     isb();
 }
 
+/// Forgets what this core cached of stage 1 under the current VMID, and of its combinations.
+pub(crate) fn invalidate_stage1_local() {
+    tlbi!("vmalle1");
+    dsb_nsh();
+    isb();
+}
+
 /// Forgets everything of every VM on this core, at its start.
 pub(crate) fn invalidate_everything_local() {
     dsb_nsh();

@@ -6,6 +6,7 @@ use penumbra_trap::inject::Exception;
 use penumbra_vmsa::{Ipa, VmId};
 
 use super::{Flow, crash, inject, notify, uart};
+use crate::compound::{self, Faulted};
 use crate::events::Source;
 use crate::machine::Machine;
 use crate::memory::{Touch, touch};
@@ -22,7 +23,10 @@ pub(super) fn data(
 ) -> Flow {
     let syndrome = machine.syndrome();
     let Some(ipa) = abort.ipa(syndrome.hpfar, syndrome.far) else {
-        return elsewhere(vcpu, place, machine, abort, None);
+        return match compound::on_permission(vcpu, place, machine, abort) {
+            Faulted::NotOurs => elsewhere(vcpu, place, machine, abort, None),
+            answer => seen_to(vcpu, answer),
+        };
     };
     if let Some((device, offset)) = place.vm.devices.find(ipa, place.vm.vcpu_count()) {
         if let Ok(access) = abort.access() {
@@ -38,7 +42,22 @@ pub(super) fn data(
             Touched::No => {}
         }
     }
+    if abort.is_on_table_walk() {
+        match compound::on_walk(vcpu, place, machine, abort.status(), ipa) {
+            Faulted::NotOurs => {}
+            answer => return seen_to(vcpu, answer),
+        }
+    }
     elsewhere(vcpu, place, machine, abort, Some(ipa))
+}
+
+/// How an exit ends that the shadowing service has answered.
+fn seen_to(vcpu: &Vcpu, answer: Faulted) -> Flow {
+    vcpu.count(Counter::Others);
+    match answer {
+        Faulted::Again | Faulted::NotOurs => None,
+        Faulted::Park => Some(Deferred::Nothing),
+    }
 }
 
 /// An instruction abort.
@@ -56,8 +75,14 @@ pub(super) fn instruction(
                 return flow;
             }
         }
-        (FaultStatus::TlbConflict, _) => return conflict(place, machine),
+        (FaultStatus::TlbConflict, _) => return conflict(vcpu, place, machine),
         _ => {}
+    }
+    if let Some(ipa) = ipa.filter(|_| abort.is_on_table_walk()) {
+        match compound::on_walk(vcpu, place, machine, abort.status(), ipa) {
+            Faulted::NotOurs => {}
+            answer => return seen_to(vcpu, answer),
+        }
     }
     place.shared.count(Counter::Others);
     let abort = inject::abort(
@@ -83,7 +108,7 @@ fn elsewhere(
     ipa: Option<Ipa>,
 ) -> Flow {
     if abort.status() == FaultStatus::TlbConflict {
-        return conflict(place, machine);
+        return conflict(vcpu, place, machine);
     }
     place.shared.count(Counter::Others);
     if abort.is_cache_maintenance() && !abort.is_on_table_walk() {
@@ -104,10 +129,10 @@ fn elsewhere(
 }
 
 /// Two TLB entries for one address: drop what the VM has cached and try again.
-fn conflict(place: &'static Place, machine: &mut impl Machine) -> Flow {
-    place.shared.count(Counter::Others);
+fn conflict(vcpu: &Vcpu, place: &'static Place, machine: &mut impl Machine) -> Flow {
     place.vm.memory.lock().flush_all(machine);
-    None
+    let answer = compound::on_conflict(vcpu, place, machine);
+    seen_to(vcpu, answer)
 }
 
 /// Whether an address was thin memory, and how its exit then ends.

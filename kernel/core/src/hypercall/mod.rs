@@ -7,6 +7,7 @@ mod audit;
 mod build;
 mod console;
 mod observe;
+mod paging;
 
 use penumbra_abi::{ABI_VERSION, Call, Error, MAX_VMS};
 use penumbra_vmsa::VmId;
@@ -118,7 +119,20 @@ fn answer(
         Call::Audit => audit::audit(system, machine),
         Call::VcpuTime => observe::time(system, machine, (x1, x2)),
         Call::VmLeaves => observe::leaves(system, x1),
-        _ => Err(Error::NotSupported),
+        Call::PagingMode => paging::mode(system, machine, (x1, x2)),
+        Call::PagingStatus => paging::status(system, x1),
+        Call::PagingRoots => paging::roots(system, machine, (x1, x2)),
+        Call::PagingPool => paging::pool(system, machine, x1),
+        Call::PagingSpace => paging::describe(system, (x1, x2)),
+        Call::PagingSurvey => paging::survey(system, machine, (x1, x2, x3)),
+        Call::PagingShadow => paging::shadow(system, machine, (x1, x2, x3, x4)),
+        Call::PagingDemote => paging::demote(system, machine, (x1, x2, x3, x4)),
+        Call::PagingWorth => paging::worth(system, machine, arguments),
+        Call::PagingRelayout => paging::relayout(system, machine, arguments),
+        Call::PagingSettle => paging::settle(system, machine, (x1, x2)),
+        Call::PagingEpoch => Err(Error::NotSupported),
+        Call::PagingCounter => paging::counter(system, (x1, x2)),
+        Call::PagingAudit => paging::audit(system, machine, (x1, x2)),
     }
 }
 

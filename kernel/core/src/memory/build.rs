@@ -25,6 +25,15 @@ impl Chunk {
         zeroed: 0,
     };
 
+    /// A frame that is zeroed.
+    const fn ready(base: Pa) -> Self {
+        Self {
+            base,
+            bytes: FRAME_BYTES,
+            zeroed: FRAME_BYTES,
+        }
+    }
+
     /// Zeroes the next piece; whether all is zero now.
     fn advance(&mut self, machine: &impl Machine) -> bool {
         let rest = self.bytes.saturating_sub(self.zeroed);
@@ -217,7 +226,9 @@ impl Memory {
         vm: VmId,
     ) -> Result<Option<Pa>, Error> {
         if self.chunk.bytes == 0 {
-            if self.held.saturating_add(FRAME_BYTES) > self.quota {
+            // Reserved RAM has no quota: what the manager adds to it is its own affair.
+            let thin = self.regions.iter().any(|region| region.thin);
+            if thin && self.held.saturating_add(FRAME_BYTES) > self.quota {
                 return Err(Error::QuotaExceeded);
             }
             self.take_chunk(machine, frames, vm, FRAME_BYTES)?;
@@ -228,6 +239,40 @@ impl Memory {
         let frame = self.chunk.base;
         self.chunk = Chunk::NONE;
         Ok(Some(frame))
+    }
+
+    /// A zeroed frame for mirror tables, one piece per call; it when it is ready. It stays where it is
+    /// until [`Self::pool_frame_taken`].
+    pub(crate) fn next_pool_frame(
+        &mut self,
+        machine: &impl Machine,
+        frames: &FrameTable,
+        vm: VmId,
+    ) -> Result<Option<Pa>, Error> {
+        if self.built.bytes != 0 {
+            return Err(Error::BadState);
+        }
+        let Some(frame) = self.next_frame(machine, frames, vm)? else {
+            return Ok(None);
+        };
+        self.chunk = Chunk::ready(frame);
+        Ok(Some(frame))
+    }
+
+    /// The frame of [`Self::next_pool_frame`] is part of the VM's pool now.
+    pub(crate) const fn pool_frame_taken(&mut self) {
+        self.chunk = Chunk::NONE;
+    }
+
+    /// Keeps `count` frames ready for tables that exits of the VM make.
+    pub(crate) fn add_spare(&mut self, machine: &impl Machine, count: usize) -> Result<(), Error> {
+        while self.spare.count() < count.min(MAX_SPARE) {
+            let table = allocate_table(machine).ok_or(Error::NoMemory)?;
+            if !self.spare.push(table) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Adds a frame to the stock, one piece per call. Returns whether it is there.
@@ -241,13 +286,7 @@ impl Memory {
             return Err(Error::BadState);
         }
         // With each frame a table for it, and two for the levels above.
-        let wanted = self.stocked.saturating_add(3).min(MAX_SPARE);
-        while self.spare.count() < wanted {
-            let table = allocate_table(machine).ok_or(Error::NoMemory)?;
-            if !self.spare.push(table) {
-                break;
-            }
-        }
+        self.add_spare(machine, self.stocked.saturating_add(3))?;
         if self.stocked >= MAX_STOCK {
             return Err(Error::NoSlot);
         }

@@ -11,13 +11,14 @@ mod grant;
 mod tables;
 
 use penumbra_abi::Error;
-use penumbra_paging::{LeafCounts, Stage2, Stage2Error, TlbSink, Touch as Touched};
+use penumbra_paging::{Access, LeafCounts, Stage2, Stage2Error, TlbSink, Touch as Touched};
 use penumbra_vmsa::{Ipa, MIB, PAGE_SIZE, Pa, Stage2Attrs};
 
 pub(crate) use build::RamRequest;
 pub(crate) use grant::{begin as begin_grant, end as end_grants};
-use tables::{TableFrames, VmTlb};
+pub(crate) use tables::{TableFrames, VmTlb};
 
+use crate::compound::{From, VmAccess};
 use crate::frames::FRAME_BYTES;
 use crate::machine::Machine;
 use crate::vm::Vm;
@@ -197,6 +198,24 @@ impl Memory {
     /// Forgets all cached translations of the VM.
     pub(crate) fn flush_all(&self, machine: &impl Machine) {
         let _flushed = VmTlb::new(machine, self.vttbr).flush(self.stage2.flush_all());
+    }
+
+    /// Lends stage 2 for work on compound tables.
+    pub(crate) fn lend<M: Machine, R>(
+        &mut self,
+        machine: &M,
+        from: From,
+        work: impl FnOnce(&mut VmAccess<'_, '_, M>) -> R,
+    ) -> R {
+        let mut tables = match from {
+            From::Pool => TableFrames::of_pool(machine),
+            From::Spare => TableFrames::of_vm(machine, &mut self.spare),
+        };
+        work(&mut Access {
+            stage2: &mut self.stage2,
+            memory: &mut tables,
+            tlb: &mut VmTlb::new(machine, self.vttbr),
+        })
     }
 
     #[inline]

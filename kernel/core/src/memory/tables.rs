@@ -1,6 +1,6 @@
 //! Frames for stage-2 tables and TLB maintenance, as `penumbra-paging` wants them.
 
-use penumbra_paging::{Flushed, TableMemory, TlbScope, TlbSink, TlbWork};
+use penumbra_paging::{Flushed, FrameMover, TableMemory, TlbScope, TlbSink, TlbWork};
 use penumbra_vmsa::{PAGE_SIZE, Pa};
 
 use super::MAX_STOCK;
@@ -50,6 +50,7 @@ pub(super) fn allocate_table(machine: &impl Machine) -> Option<Pa> {
 }
 
 /// Where tables come from and go to.
+#[derive(Debug)]
 pub(crate) struct TableFrames<'a, M> {
     machine: &'a M,
     /// The VM's own frames, if the pool may not be asked.
@@ -105,6 +106,12 @@ impl<M: Machine> TableMemory for TableFrames<'_, M> {
     #[inline]
     fn publish(&mut self) {
         self.machine.publish_descriptors();
+    }
+}
+
+impl<M: Machine> FrameMover for TableFrames<'_, M> {
+    fn exchange(&mut self, a: Pa, b: Pa) {
+        self.machine.exchange_pages(a, b);
     }
 }
 

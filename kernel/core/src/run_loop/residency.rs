@@ -31,6 +31,7 @@ impl RunLoop {
         let mut vcpu = slot.lock();
         if let Some((entry, context)) = place.shared.take_request() {
             vcpu.reset(entry, context);
+            place.vm.paging.forget_vcpu(id.index());
             if id == VcpuId::MANAGER {
                 manager::greet(self.system, &mut vcpu, now);
             }
@@ -113,7 +114,7 @@ impl RunLoop {
     /// Gives up the state of vCPUs whose VM does not run (any more), so that others may have it.
     pub(super) fn release_stopped<M: Machine>(&mut self, machine: &mut M) {
         let system = self.system;
-        let stopped = |id: VcpuId| !system.vm(id.vm()).is_some_and(Vm::may_run);
+        let stopped = |id: VcpuId| !system.vm(id.vm()).is_some_and(Vm::is_running);
         if let Some(id) = self.fp.filter(|id| stopped(*id)) {
             self.save_fp(id, machine);
         }

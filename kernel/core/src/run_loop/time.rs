@@ -1,6 +1,8 @@
 //! Deadlines: slices, sleepers, emulated timers and the heartbeat, all on EL2's one timer.
 
-use super::{HEARTBEAT_MS, NEVER, RunLoop};
+use super::{HEARTBEAT_MS, NEVER, PLANTING_MS, RunLoop};
+use crate::compound::{self, Planting};
+use crate::controls;
 use crate::exit;
 use crate::machine::Machine;
 use crate::manager;
@@ -44,6 +46,9 @@ impl RunLoop {
         if now >= self.heartbeat {
             self.heartbeat = now.saturating_add(self.ticks(HEARTBEAT_MS));
             self.beat(machine, now);
+            if self.plant(machine, false) {
+                self.heartbeat = now.saturating_add(self.ticks(PLANTING_MS));
+            }
         }
         if now >= self.armed {
             self.armed = NEVER;
@@ -60,6 +65,32 @@ impl RunLoop {
         };
         exit::check_stall(self.system, resident.id.vm(), machine);
         exit::check_vector_loop(&mut resident.vcpu, resident.place, machine);
+    }
+
+    /// Puts the compound root of the resident vCPU in place, if its VM wants one and the exit was taken
+    /// from EL0, or by a WFI if `waits`. Returns whether one of the core's vCPUs has still to be seen to
+    /// soon.
+    pub(super) fn plant<M: Machine>(&mut self, machine: &mut M, waits: bool) -> bool {
+        if let Some(resident) = &mut self.resident {
+            let vm = resident.place.vm;
+            let planting = compound::plant(&resident.vcpu, resident.place, machine, waits);
+            if vm.paging.is_used() {
+                let mut hcr = controls::hcr(self.system, self.board, resident.id);
+                if planting == Planting::TryAgain {
+                    // A guest that only waits is never seen at EL0.
+                    hcr |= controls::TRAP_WFI;
+                }
+                if resident.vcpu.controls.hcr_el2 != hcr {
+                    resident.vcpu.controls.hcr_el2 = hcr;
+                    machine.set_controls(&resident.vcpu.controls);
+                }
+            }
+        }
+        let now = machine.counter();
+        members(self.core.ready() & self.core.pinned()).any(|id| {
+            let vm = self.system.vm(id.vm());
+            vm.is_some_and(|vm| compound::wants(&vm.paging, id.index(), now))
+        })
     }
 
     /// Sets EL2's timer for what comes first, after all that was due at `now` has been done.

@@ -31,6 +31,10 @@ pub(super) enum Op {
     Load(u64, u64),
     /// Store of X1 = value.
     Store(u64, u64, u64),
+    /// A 64-bit store of X1 = value by stage 1: `(va, ipa, value)`, the IPA being what the guest's tables say.
+    StoreBy(u64, u64, u64),
+    /// A load whose table walk stage 2 refuses at an IPA, with a status code.
+    WalkFault(u64, u64),
     /// A fetch from an IPA that stage 2 does not map.
     Fetch(u64),
     /// MSR ICC_SGI1R_EL1.
@@ -58,6 +62,9 @@ pub(super) struct Shared {
     tables: HashMap<u64, u64>,
     table_pages: HashSet<u64>,
     pub(super) now: u64,
+    pub(super) system: Option<&'static System>,
+    /// Cores do not answer who wants to hold a VM.
+    pub(super) deaf: bool,
     pending: HashMap<usize, VecDeque<u32>>,
     pub(super) programs: HashMap<usize, VecDeque<Op>>,
     blocked: HashSet<usize>,
@@ -80,6 +87,8 @@ pub(super) struct Fake {
     fp: u64,
     pub(super) deadline: Option<u64>,
     pub(super) local_flushes: u64,
+    /// PC of a store that was refused: if it has moved, the store was emulated.
+    refused_at: Option<u64>,
 }
 
 /// Descriptors for the software walk of the fake itself.
@@ -128,6 +137,7 @@ pub(super) fn board(cpus: usize) -> (&'static System, Vec<Fake>) {
     let system: &'static System = Box::leak(Box::new(System::new()));
     let shared = Arc::new(Mutex::new(Shared {
         now: 1000,
+        system: Some(system),
         ..Shared::default()
     }));
     let mut cores: Vec<Fake> = (0..cpus).map(|n| Fake::new(n, &shared)).collect();
@@ -147,6 +157,7 @@ impl Fake {
             fp: 0,
             deadline: None,
             local_flushes: 0,
+            refused_at: None,
         }
     }
 
@@ -199,6 +210,25 @@ impl Fake {
                 .pending
                 .get(&self.cpu.get())
                 .is_some_and(|queue| !queue.is_empty())
+    }
+
+    /// The stage-2 leaf of the resident vCPU's VM at an IPA.
+    pub(super) fn leaf(&self, ipa: u64) -> Option<penumbra_paging::Leaf> {
+        let shared = self.shared.lock().unwrap();
+        let root = Pa::truncated(self.controls.vttbr_el2 & 0xffff_ffff_fffe);
+        let stage2 = Stage2::new(root).unwrap();
+        stage2.lookup(&Walk(&shared), Ipa::truncated(ipa)).ok()
+    }
+
+    /// Writes a word of the resident vCPU's VM.
+    pub(super) fn write_guest(&self, ipa: u64, value: u64) {
+        let pa = self.translate(ipa).unwrap();
+        self.store_descriptor(Pa::truncated(pa), value);
+    }
+
+    /// Reads a word of the resident vCPU's VM.
+    pub(super) fn read_guest(&self, ipa: u64) -> u64 {
+        self.load_descriptor(Pa::truncated(self.translate(ipa).unwrap()))
     }
 
     fn translate(&self, ipa: u64) -> Option<u64> {
@@ -257,6 +287,30 @@ impl Fake {
                     Some(exit) => return (Some(exit), is_device(ipa)),
                     None => return (None, true),
                 }
+            }
+            Op::StoreBy(va, ipa, value) => {
+                vcpu.gpr.set(1, value);
+                let refused_at = self.refused_at.take();
+                if refused_at.is_some_and(|pc| pc != self.sysregs.pc) {
+                    return (None, true);
+                }
+                if self
+                    .leaf(ipa)
+                    .is_some_and(|leaf| leaf.attrs.access.writes())
+                {
+                    self.write_guest(ipa, value);
+                    return (None, true);
+                }
+                self.refused_at = Some(self.sysregs.pc);
+                self.syndrome.far = va;
+                // UNKNOWN, architecturally.
+                self.syndrome.hpfar = 0xdead_bee0;
+                let iss = 1 << 24 | 3 << 22 | 1 << 16 | 1 << 6 | 0b00_1111;
+                return (Some(self.sync(0x24, iss)), false);
+            }
+            Op::WalkFault(ipa, status) => {
+                self.syndrome.hpfar = ipa >> 12 << 4;
+                self.sync(0x24, 1 << 7 | status)
             }
             Op::Fetch(ipa) => {
                 self.syndrome.far = ipa;

@@ -1,5 +1,6 @@
 //! The whole of the crate on a fake board.
 
+mod compound;
 mod console;
 mod fake;
 mod life;

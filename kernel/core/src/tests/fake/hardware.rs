@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use penumbra_trap::controls::mdcr;
-use penumbra_vmsa::{CpuIndex, Ipa, PAGE_SIZE, Pa};
+use penumbra_vmsa::{CpuIndex, Half, Ipa, PAGE_SIZE, Pa};
 
 use super::{Fake, RAM, RAM_BYTES};
 use crate::exit;
@@ -58,6 +58,10 @@ impl GuestRegisters for Fake {
             GuestRegister::EsrEl1 => frame.esr_el1,
             GuestRegister::ElrEl1 => frame.elr_el1,
             GuestRegister::SctlrEl1 => frame.sctlr_el1,
+            GuestRegister::Ttbr0El1 => frame.ttbr0_el1,
+            GuestRegister::Ttbr1El1 => frame.ttbr1_el1,
+            GuestRegister::TcrEl1 => frame.tcr_el1,
+            GuestRegister::MairEl1 => frame.mair_el1,
             GuestRegister::CntvCtlEl0 => frame.cntv_ctl_el0,
             GuestRegister::CntvCvalEl0 => frame.cntv_cval_el0,
             _ => 0,
@@ -96,6 +100,13 @@ impl Residency for Fake {
         self.controls = *controls;
     }
     fn flush_guest_translations(&mut self) {
+        self.local_flushes += 1;
+    }
+    fn set_root(&mut self, half: Half, value: u64) {
+        match half {
+            Half::Low => self.sysregs.ttbr0_el1 = value,
+            Half::High => self.sysregs.ttbr1_el1 = value,
+        }
         self.local_flushes += 1;
     }
     fn save_fp(&mut self, frame: &mut FpFrame) {
@@ -181,7 +192,16 @@ impl Core for Fake {
         let mut shared = self.shared.lock().unwrap();
         shared.now += 10;
     }
-    fn relax(&self) {}
+    fn relax(&self) {
+        // The other cores stand between two steps: they could answer who wants to hold a VM.
+        let mut shared = self.shared.lock().unwrap();
+        shared.now += 1;
+        let system = shared.system.filter(|_| !shared.deaf);
+        drop(shared);
+        for core in (0..8).filter_map(|n| system?.core(CpuIndex::new(n, 8)?)) {
+            core.answer();
+        }
+    }
 }
 
 impl Translations for Fake {
@@ -203,6 +223,7 @@ impl Translations for Fake {
         shared.table_pages.insert(entry.raw() / PAGE_SIZE);
         shared.tables.insert(entry.raw(), raw);
     }
+    fn complete_accesses(&self) {}
     fn publish_descriptors(&self) {}
     fn invalidate_leaves(&self, _: u64, _: Ipa, _: Ipa, _: u64) {
         self.shared.lock().unwrap().flushes += 1;
@@ -246,6 +267,14 @@ impl BoardMemory for Fake {
                     shared.tables.remove(&(page * PAGE_SIZE + entry * 8));
                 }
             }
+        }
+    }
+    fn exchange_pages(&self, a: Pa, b: Pa) {
+        for offset in (0..PAGE_SIZE).step_by(8) {
+            let at = |page: Pa| Pa::truncated(page.raw() + offset);
+            let (of_a, of_b) = (self.load_descriptor(at(a)), self.load_descriptor(at(b)));
+            self.store_descriptor(at(a), of_b);
+            self.store_descriptor(at(b), of_a);
         }
     }
     fn publish_code(&self, _: Pa, _: u64) {}

@@ -1,0 +1,307 @@
+//! Faults that the service causes: stores to watched tables, roots computed from an alias, and guests
+//! that do what it cannot bear.
+
+use penumbra_abi::{PagingCounter, PagingMode, PagingRefusal};
+use penumbra_paging::{AccessKind, GuestMemory, Privilege, Stage1Regs, Stored, WINDOW_BIT};
+use penumbra_trap::abort::{AccessSize, DataAbort, FaultStatus};
+use penumbra_vmsa::{Half, Ipa, Mair, MemoryType, PAGE_SIZE, Va, VmId};
+
+use super::hold::{Holder, held};
+use super::roots::{registers, restore_roots};
+use super::{From, State, VmAccess};
+use crate::machine::{GuestRegister, Machine};
+use crate::vcpu::{Place, Vcpu};
+
+/// What became of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Faulted {
+    /// Answered, or its cause is gone: enter the guest again.
+    Again,
+    /// Another vCPU holds the VM: park, then let the guest repeat the access.
+    Park,
+    /// The service has nothing to do with it.
+    NotOurs,
+}
+
+/// What a store to a protected page turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Mirrored,
+    /// It changes what something of ours stands for.
+    Structural(Ipa),
+    /// It cannot be emulated.
+    Undecodable(Ipa),
+    /// The page may be written: the fault is from a moment ago.
+    Stale,
+    /// The guest's tables do not lead to such a page.
+    Unexplained,
+    /// They lead to what the VM may not write.
+    Foreign,
+}
+
+/// A store that may be emulated (rule 11).
+#[derive(Clone, Copy, Debug)]
+struct Store {
+    value: u64,
+    /// STLR: what came before it is observed before it.
+    ordered: bool,
+}
+
+/// PSTATE.SS, bit 21, and PSTATE.BTYPE, bits 11:10: an instruction that is done clears them.
+const STEP_STATE: u64 = 1 << 21 | 0b11 << 10;
+/// SCTLR_EL1.C.
+const SCTLR_C: u64 = 1 << 2;
+
+/// A store was refused by stage 2. HPFAR_EL2 does not say where: the guest's own tables do (rule 10).
+pub(crate) fn on_permission<M: Machine>(
+    vcpu: &mut Vcpu,
+    place: &'static Place,
+    machine: &mut M,
+    abort: DataAbort,
+) -> Faulted {
+    let refused = matches!(abort.status(), FaultStatus::Permission(_));
+    if !place.vm.paging.is_used() || !refused || abort.is_on_table_walk() {
+        return Faulted::NotOurs;
+    }
+    let far = machine.syndrome().far;
+    let regs = registers(machine);
+    let privilege = privilege(machine.guest(GuestRegister::Pstate));
+    let mair = Mair::new(machine.guest(GuestRegister::MairEl1));
+    let store = emulable(vcpu, abort, far, privilege);
+    if store.is_some_and(|store| store.ordered) {
+        machine.complete_accesses();
+    }
+    let seen = place.vm.with_tables(machine, From::Spare, |state, access| {
+        judge(
+            state,
+            access,
+            &regs,
+            (Va::truncated(far), privilege),
+            mair,
+            store,
+        )
+    });
+    let paging = &place.vm.paging;
+    match seen {
+        Seen::Mirrored => {
+            let pstate = machine.guest(GuestRegister::Pstate);
+            machine.set_guest(GuestRegister::Pstate, pstate & !STEP_STATE);
+            machine.skip_instruction();
+            Faulted::Again
+        }
+        Seen::Structural(ipa) => edit(vcpu, place, machine, |state, access, parked| {
+            state.tables.soften(access, ipa, parked);
+        }),
+        Seen::Undecodable(ipa) => {
+            paging.count(PagingCounter::Undecodable, 1);
+            edit(vcpu, place, machine, |state, access, parked| {
+                state.tables.demote_page(access, ipa, parked);
+            })
+        }
+        Seen::Stale => {
+            paging.count(PagingCounter::Stale, 1);
+            machine.flush_guest_translations();
+            Faulted::Again
+        }
+        Seen::Unexplained => {
+            paging.count(PagingCounter::Stale, 1);
+            machine.flush_guest_translations();
+            let here = (machine.guest(GuestRegister::Pc), far);
+            if vcpu.unexplained.replace(here) != Some(here) {
+                return Faulted::Again;
+            }
+            // Twice in the same place: give up all that could be the reason.
+            edit(vcpu, place, machine, |state, access, parked| {
+                for page in path(access, &regs, Va::truncated(far))
+                    .into_iter()
+                    .flatten()
+                {
+                    state.tables.demote_page(access, page, parked);
+                }
+            })
+        }
+        Seen::Foreign => Faulted::NotOurs,
+    }
+}
+
+/// The store, if it is one that may be emulated, as far as the syndrome and PSTATE say.
+fn emulable(vcpu: &Vcpu, abort: DataAbort, far: u64, privilege: Privilege) -> Option<Store> {
+    let access = abort.access().ok()?;
+    let whole = access.is_write() && access.size() == AccessSize::Double && far.is_multiple_of(8);
+    let kernel = privilege != Privilege::El0;
+    (whole && kernel).then(|| Store {
+        value: access.stored(vcpu.gpr.get(access.register())),
+        ordered: access.is_ordered(),
+    })
+}
+
+/// Finds what a store hit, and does it if it may.
+fn judge<M: Machine>(
+    state: &mut State,
+    access: &mut VmAccess<'_, '_, M>,
+    regs: &Stage1Regs,
+    (va, privilege): (Va, Privilege),
+    mair: Mair,
+    store: Option<Store>,
+) -> Seen {
+    let Ok(found) = regs.translate(access, va, privilege, AccessKind::Write) else {
+        return Seen::Unexplained;
+    };
+    let page = found.ipa.align_down(PAGE_SIZE);
+    if !state.tables.is_watched(page) {
+        return match access.stage2.lookup(access.memory, page) {
+            Ok(leaf) if leaf.attrs.access.writes() => Seen::Stale,
+            _ => Seen::Foreign,
+        };
+    }
+    let cached = found.leaf.is_some_and(|leaf| {
+        mair.memory(leaf.attrs.attr_index) == MemoryType::WriteBack && regs.sctlr & SCTLR_C != 0
+    });
+    let Some(store) = store.filter(|_| cached) else {
+        return Seen::Undecodable(page);
+    };
+    match state.tables.store(access, found.ipa, store.value) {
+        Stored::Mirrored => Seen::Mirrored,
+        Stored::Structural => Seen::Structural(found.ipa),
+        Stored::NotWatched => Seen::Stale,
+    }
+}
+
+/// The pages that a walk for `va` passes, and the one it ends at.
+fn path<G: GuestMemory>(guest: &mut G, regs: &Stage1Regs, va: Va) -> [Option<Ipa>; 5] {
+    let page = |ipa: Ipa| ipa.align_down(PAGE_SIZE);
+    let Ok(leaf) = regs.walk(guest, va) else {
+        return [None; 5];
+    };
+    let offset = va.raw() & leaf.level.entry_bytes().wrapping_sub(1);
+    let target = page(Ipa::truncated(leaf.base.raw() | offset));
+    let [d0, d1, d2, d3] = leaf.path.descriptors.map(|entry| entry.map(page));
+    [d0, d1, d2, d3, Some(target)]
+}
+
+/// A structural edit by a vCPU, behind which it repeats its access.
+fn edit<M: Machine>(
+    vcpu: &Vcpu,
+    place: &'static Place,
+    machine: &mut M,
+    work: impl FnOnce(&mut State, &mut VmAccess<'_, '_, M>, &penumbra_paging::Parked),
+) -> Faulted {
+    let Some(id) = vm_of(vcpu) else {
+        return Faulted::NotOurs;
+    };
+    let done = held(
+        place.system,
+        id,
+        Holder::Sibling,
+        machine,
+        |machine, parked| {
+            place.vm.with_tables(machine, From::Spare, |state, access| {
+                work(state, access, parked);
+            });
+        },
+    );
+    match done {
+        Some(()) => Faulted::Again,
+        None => Faulted::Park,
+    }
+}
+
+/// Stage 2 refused a walk of the guest's stage 1 at `ipa`, a page.
+pub(crate) fn on_walk<M: Machine>(
+    vcpu: &Vcpu,
+    place: &'static Place,
+    machine: &mut M,
+    status: FaultStatus,
+    ipa: Ipa,
+) -> Faulted {
+    let paging = &place.vm.paging;
+    if !paging.is_used() {
+        return Faulted::NotOurs;
+    }
+    let in_window = ipa.raw() & WINDOW_BIT != 0;
+    match status {
+        FaultStatus::Permission(_) => {
+            // Only a walker that writes is refused by what may be read: TCR_EL1.HA or HD is set.
+            let watched = paging.state(|state| state.tables.is_watched(ipa));
+            if !in_window && !watched {
+                return Faulted::NotOurs;
+            }
+            let restored = restore_roots(machine);
+            let answer = nest(vcpu, place, machine);
+            if answer == Faulted::NotOurs && restored {
+                Faulted::Again
+            } else {
+                answer
+            }
+        }
+        _ if in_window => {
+            let mapped = place.vm.with_tables(machine, From::Spare, |_, access| {
+                access.stage2.lookup(access.memory, ipa).is_ok()
+            });
+            if mapped {
+                // It was being remade.
+                return Faulted::Again;
+            }
+            if !restore_roots(machine) {
+                return Faulted::NotOurs;
+            }
+            paging.count(PagingCounter::WindowFaults, 1);
+            paging.lose(place, vcpu.id.index(), machine.counter());
+            Faulted::Again
+        }
+        _ => Faulted::NotOurs,
+    }
+}
+
+/// The TLB held two entries for one address. What the VM has cached is gone by now; from here on it is
+/// nested.
+pub(crate) fn on_conflict<M: Machine>(
+    vcpu: &Vcpu,
+    place: &'static Place,
+    machine: &mut M,
+) -> Faulted {
+    if place.vm.paging.is_used() {
+        nest(vcpu, place, machine)
+    } else {
+        Faulted::NotOurs
+    }
+}
+
+/// Makes a VM nested whose guest does what the service does not bear. `NotOurs` if it was.
+fn nest<M: Machine>(vcpu: &Vcpu, place: &'static Place, machine: &mut M) -> Faulted {
+    let paging = &place.vm.paging;
+    let nodes = paging.state(|state| state.tables.node_count());
+    if paging.mode() == PagingMode::Nested && nodes == 0 {
+        return Faulted::NotOurs;
+    }
+    paging.count(PagingCounter::Violations, 1);
+    paging.set_mode(PagingMode::Nested);
+    paging.refuse(PagingRefusal::Violation);
+    edit(vcpu, place, machine, |state, access, parked| {
+        state.relayout = None;
+        // Each round takes a node away.
+        while state.tables.prune(access, parked) {}
+    })
+}
+
+/// Whose rights an access at this PSTATE has. LDTR and its kind at EL1 are not told apart.
+const fn privilege(pstate: u64) -> Privilege {
+    const EL: u64 = 0b1100;
+    const PAN: u64 = 1 << 22;
+    if pstate & EL == 0 {
+        Privilege::El0
+    } else if pstate & PAN != 0 {
+        Privilege::El1Pan
+    } else {
+        Privilege::El1
+    }
+}
+
+/// The VM of a vCPU.
+pub(super) fn vm_of(vcpu: &Vcpu) -> Option<VmId> {
+    VmId::new(u64::try_from(vcpu.id.vm()).ok()?, penumbra_abi::MAX_VMS)
+}
+
+/// Both halves, for loops.
+pub(super) const HALVES: [Half; 2] = [Half::Low, Half::High];

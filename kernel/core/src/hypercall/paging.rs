@@ -1,0 +1,398 @@
+//! The manager's calls about compound page tables.
+
+use penumbra_abi::{
+    Error, PAGING_BLOCKS, PAGING_SPACES, PagingCounter, PagingForm, PagingMode, PagingRegion,
+    PagingSpace, PagingStatus, PagingSurvey, RootInstall, VmState, paging_roots,
+};
+use penumbra_paging::{Form, Parked, Region, ShadowError, SpaceId, SpaceView, SurveyStep};
+use penumbra_vmsa::{Half, Ipa, Level, Va, VmId};
+
+use super::{Arguments, NOTHING, Reply, guest, one};
+use crate::compound::{From, Holder, State, VmAccess, held};
+use crate::machine::Machine;
+use crate::memory::stage2_error;
+use crate::system::System;
+use crate::vm::Vm;
+
+/// Frames that a VM keeps ready for stage-2 tables of its own exits: planting a root splits a block
+/// twice at most and makes two tables in the window.
+const SPARE_TABLES: usize = 6;
+/// Tables given back per call on the way to nested.
+const PRUNED_PER_CALL: u32 = 8;
+/// Nodes that one call of the audit looks at.
+const AUDITED_PER_CALL: usize = 128;
+
+/// What the caller named, checked.
+struct Target<'a> {
+    id: VmId,
+    vm: &'a Vm,
+}
+
+/// A guest whose tables may be worked on: it is not nested, nor at its end.
+fn target(system: &System, number: u64) -> Result<Target<'_>, Error> {
+    let (id, vm) = alive(system, number)?;
+    if vm.paging.mode() == PagingMode::Nested {
+        return Err(Error::BadState);
+    }
+    Ok(Target { id, vm })
+}
+
+fn alive(system: &System, number: u64) -> Result<(VmId, &Vm), Error> {
+    let (id, vm) = guest(system, number)?;
+    match vm.life().state {
+        VmState::Created | VmState::Running | VmState::Paused => Ok((id, vm)),
+        VmState::Free | VmState::Stopped | VmState::Dying => Err(Error::BadState),
+    }
+}
+
+/// What a refusal of the service means to the manager.
+const fn error(error: ShadowError) -> Error {
+    match error {
+        ShadowError::Refused(_) => Error::BadState,
+        ShadowError::NoSpace => Error::NoSuchObject,
+        ShadowError::Full => Error::NoSlot,
+        ShadowError::NoTable => Error::NotMapped,
+        ShadowError::NotRam => Error::InvalidParameter,
+        ShadowError::NotUniform => Error::NotRequired,
+        ShadowError::Already => Error::AlreadyMapped,
+        ShadowError::Stage2(error) => stage2_error(error),
+    }
+}
+
+fn table_level(number: u64) -> Result<Level, Error> {
+    match number {
+        1 => Ok(Level::L1),
+        2 => Ok(Level::L2),
+        3 => Ok(Level::L3),
+        _ => Err(Error::InvalidParameter),
+    }
+}
+
+fn space(state: &State, number: u64) -> Result<SpaceView, Error> {
+    let number = usize::try_from(number).map_err(|_| Error::InvalidParameter)?;
+    state.tables.space(number).ok_or(Error::NoSuchObject)
+}
+
+/// A structural edit on behalf of the manager, under a hold and the lock.
+fn edit<M: Machine, R>(
+    system: &System,
+    target: &Target<'_>,
+    machine: &mut M,
+    work: impl FnOnce(&mut State, &mut VmAccess<'_, '_, M>, &Parked) -> Result<R, Error>,
+) -> Result<R, Error> {
+    let vm = target.vm;
+    held(
+        system,
+        target.id,
+        Holder::Manager,
+        machine,
+        |machine, parked| {
+            vm.with_tables(machine, From::Pool, |state, access| {
+                work(state, access, parked)
+            })
+        },
+    )
+    .unwrap_or(Err(Error::BadState))
+}
+
+pub(super) fn mode(
+    system: &System,
+    machine: &mut impl Machine,
+    (number, mode): (u64, u64),
+) -> Reply {
+    let mode = PagingMode::from_bits(mode).ok_or(Error::InvalidParameter)?;
+    let (id, vm) = alive(system, number)?;
+    let target = Target { id, vm };
+    if mode == PagingMode::Nested {
+        // First, so that no root is planted behind what is pruned.
+        vm.paging.set_mode(mode);
+        if !vm.paging.is_used() {
+            return Ok(one(1));
+        }
+        let left = edit(system, &target, machine, |state, access, parked| {
+            state.relayout = None;
+            let mut pruned = 0;
+            while pruned < PRUNED_PER_CALL && state.tables.prune(access, parked) {
+                pruned = pruned.saturating_add(1);
+            }
+            Ok(state.tables.node_count())
+        })?;
+        return Ok(one(u64::from(left == 0)));
+    }
+    vm.memory.lock().add_spare(machine, SPARE_TABLES)?;
+    vm.paging.set_mode(mode);
+    edit(system, &target, machine, |state, access, parked| {
+        for number in 0..PAGING_SPACES {
+            let nested = state.tables.space(number).filter(|space| !space.mirrored);
+            if let Some(space) = nested {
+                state
+                    .tables
+                    .revive(access, space.id, parked)
+                    .map_err(error)?;
+            }
+        }
+        Ok(())
+    })?;
+    vm.paging.forgive();
+    system.alert(id, machine);
+    Ok(one(1))
+}
+
+pub(super) fn status(system: &System, number: u64) -> Reply {
+    let (_, vm) = guest(system, number)?;
+    let paging = &vm.paging;
+    let status = paging.state(|state| {
+        let (frames_used, frames) = state.tables.pool_frames();
+        let nodes_used = u32::try_from(state.tables.node_count()).unwrap_or(u32::MAX);
+        PagingStatus {
+            mode: paging.mode(),
+            roots: paging.roots(),
+            refusal: paging.refusal(),
+            busy: state.relayout.is_some()
+                || (paging.mode() == PagingMode::Nested && nodes_used != 0),
+            frames_used,
+            frames,
+            nodes_used,
+            planted: paging.planted(),
+        }
+    });
+    Ok(status.to_regs())
+}
+
+pub(super) fn roots(
+    system: &System,
+    machine: &mut impl Machine,
+    (number, roots): (u64, u64),
+) -> Reply {
+    let Target { id, vm } = target(system, number)?;
+    if roots & paging_roots::TRAPPED != 0 {
+        return Err(Error::NotSupported);
+    }
+    if roots & !paging_roots::STICKY != 0 {
+        return Err(Error::InvalidParameter);
+    }
+    vm.memory.lock().add_spare(machine, SPARE_TABLES)?;
+    vm.paging.allow_roots(roots & paging_roots::STICKY != 0);
+    system.alert(id, machine);
+    Ok(NOTHING)
+}
+
+pub(super) fn pool(system: &System, machine: &mut impl Machine, number: u64) -> Reply {
+    let Target { id, vm } = target(system, number)?;
+    let (_, frames) = vm.paging.state(|state| state.tables.pool_frames());
+    if usize::try_from(frames).unwrap_or(0) / 512 >= PAGING_BLOCKS {
+        return Err(Error::NoSlot);
+    }
+    let frame = vm
+        .memory
+        .lock()
+        .next_pool_frame(machine, &system.frames, id)?;
+    let Some(frame) = frame else {
+        return Ok(one(0));
+    };
+    vm.with_tables(machine, From::Pool, |state, access| {
+        state.tables.add_pool_block(access, frame).map_err(error)
+    })?;
+    vm.memory.lock().pool_frame_taken();
+    Ok(one(1))
+}
+
+pub(super) fn describe(system: &System, (number, index): (u64, u64)) -> Reply {
+    let (_, vm) = guest(system, number)?;
+    let index = usize::try_from(index)
+        .ok()
+        .filter(|index| *index < PAGING_SPACES)
+        .ok_or(Error::InvalidParameter)?;
+    let view = vm.paging.state(|state| state.tables.space(index));
+    let space = view.map_or_else(PagingSpace::default, |view| PagingSpace {
+        exists: true,
+        high: view.half == Half::High,
+        shadowed: view.mirrored,
+        install: if view.half == Half::High && vm.paging.planted() != 0 {
+            RootInstall::Sticky
+        } else {
+            RootInstall::Nested
+        },
+        root: view.root.raw(),
+        start: view.first.raw(),
+    });
+    Ok(space.to_regs())
+}
+
+pub(super) fn survey(
+    system: &System,
+    machine: &mut impl Machine,
+    (number, index, from): (u64, u64, u64),
+) -> Reply {
+    let Target { vm, .. } = target(system, number)?;
+    let step = vm.with_tables(machine, From::Pool, |state, access| {
+        let space = space(state, index)?;
+        Ok(state.tables.survey(access, space.id, Va::truncated(from)))
+    })?;
+    Ok(match step {
+        SurveyStep::End => PagingSurvey::End,
+        SurveyStep::Skipped(next) => PagingSurvey::Skipped(next.raw()),
+        SurveyStep::Found(found, next) => PagingSurvey::Found(region(&found), next.map(Va::raw)),
+    }
+    .to_regs())
+}
+
+fn region(found: &Region) -> PagingRegion {
+    PagingRegion {
+        va: found.va.raw(),
+        table: found.table.raw(),
+        valid: found.valid,
+        runs: u8::try_from(found.runs).unwrap_or(u8::MAX),
+        uniform: found.uniform,
+        full: found.full,
+        user: found.user,
+        form: found.form.map_or(PagingForm::Nested, form),
+        writes: found.writes,
+        walks: 0,
+    }
+}
+
+const fn form(form: Form) -> PagingForm {
+    match form {
+        Form::Mirror => PagingForm::Mirror,
+        Form::Leaf => PagingForm::Leaf,
+    }
+}
+
+pub(super) fn shadow(
+    system: &System,
+    machine: &mut impl Machine,
+    (number, index, va, level): (u64, u64, u64, u64),
+) -> Reply {
+    let target = target(system, number)?;
+    let level = table_level(level)?;
+    let made = edit(system, &target, machine, |state, access, parked| {
+        let id = space(state, index)?.id;
+        let va = Va::truncated(va);
+        let tables = &mut state.tables;
+        match tables.shadow(access, id, va, level, parked) {
+            // Once more, if something that is worth less made room.
+            Err(ShadowError::Full) if tables.evict(access, parked) => {
+                tables.shadow(access, id, va, level, parked)
+            }
+            made => made,
+        }
+        .map_err(error)
+    })?;
+    Ok(one(form(made) as u64))
+}
+
+pub(super) fn demote(
+    system: &System,
+    machine: &mut impl Machine,
+    (number, index, va, level): (u64, u64, u64, u64),
+) -> Reply {
+    let target = target(system, number)?;
+    let level = table_level(level)?;
+    let gone = edit(system, &target, machine, |state, access, parked| {
+        let id = space(state, index)?.id;
+        Ok(state
+            .tables
+            .demote(access, id, Va::truncated(va), level, parked))
+    })?;
+    if gone == 0 {
+        return Err(Error::NotMapped);
+    }
+    Ok(one(gone.into()))
+}
+
+pub(super) fn worth(
+    system: &System,
+    machine: &mut impl Machine,
+    [number, index, va, level, worth, ..]: Arguments,
+) -> Reply {
+    let Target { vm, .. } = target(system, number)?;
+    let level = table_level(level)?;
+    let worth = u16::try_from(worth).map_err(|_| Error::InvalidParameter)?;
+    vm.with_tables(machine, From::Pool, |state, _| {
+        let id = space(state, index)?.id;
+        state.tables.set_worth(id, Va::truncated(va), level, worth);
+        Ok(NOTHING)
+    })
+}
+
+/// One page, or the beginning, or the end of a re-layout.
+pub(super) fn relayout(
+    system: &System,
+    machine: &mut impl Machine,
+    [number, index, va, partner, kernel, ..]: Arguments,
+) -> Reply {
+    let target = target(system, number)?;
+    let partner = Ipa::new(partner).map_err(|_| Error::InvalidParameter)?;
+    let va = Va::truncated(va);
+    let vm = target.vm;
+    let ready = vm.with_tables(machine, From::Pool, |state, access| {
+        let id: SpaceId = space(state, index)?.id;
+        let under_way = state
+            .relayout
+            .take()
+            .filter(|work| work.is_for(id, va, partner));
+        let mut work = match under_way {
+            Some(work) => work,
+            None => state
+                .tables
+                .relayout(access, id, va, partner, kernel != 0)
+                .map_err(error)?,
+        };
+        // What fails is given up: all that was moved is where it may be.
+        let ready = state
+            .tables
+            .relayout_step(access, &mut work)
+            .map_err(error)?;
+        state.relayout = Some(work);
+        Ok(ready)
+    })?;
+    if !ready {
+        return Ok(one(0));
+    }
+    edit(system, &target, machine, |state, access, parked| {
+        let work = state.relayout.take().ok_or(Error::BadState)?;
+        state
+            .tables
+            .relayout_finish(access, &work, parked)
+            .map_err(error)
+    })?;
+    Ok(one(1))
+}
+
+pub(super) fn settle(
+    system: &System,
+    machine: &mut impl Machine,
+    (number, ipa): (u64, u64),
+) -> Reply {
+    let (_, vm) = alive(system, number)?;
+    let ipa = Ipa::new(ipa).map_err(|_| Error::InvalidParameter)?;
+    if vm.memory.lock().region(ipa.raw()).is_none() {
+        return Err(Error::InvalidParameter);
+    }
+    let whole = vm.with_tables(machine, From::Pool, |state, access| {
+        state.tables.settle(access, ipa)
+    });
+    Ok(one(whole.into()))
+}
+
+pub(super) fn counter(system: &System, (number, counter): (u64, u64)) -> Reply {
+    let (_, vm) = guest(system, number)?;
+    let counter = PagingCounter::from_bits(counter).ok_or(Error::InvalidParameter)?;
+    Ok(one(vm.paging.counter(counter)))
+}
+
+pub(super) fn audit(
+    system: &System,
+    machine: &mut impl Machine,
+    (number, from): (u64, u64),
+) -> Reply {
+    let (id, vm) = alive(system, number)?;
+    let from = usize::try_from(from).map_err(|_| Error::InvalidParameter)?;
+    let target = Target { id, vm };
+    let (wrong, next) = edit(system, &target, machine, |state, access, _| {
+        Ok(state.tables.audit_piece(access, (from, AUDITED_PER_CALL)))
+    })?;
+    let next = next.and_then(|next| u64::try_from(next).ok()).unwrap_or(0);
+    Ok([next, wrong.into(), 0, 0, 0, 0])
+}
