@@ -156,7 +156,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             node = match self.nodes.child(node, slot) {
                 Some(child) => child,
                 None => {
-                    let (child, form) = self.grow(vm, node, slot, entry.flat_hierarchy, parked)?;
+                    let (child, form) = self.grow(vm, node, slot, &entry, parked)?;
                     made = Ok(form);
                     child
                 }
@@ -171,7 +171,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         vm: &mut Access<'_, M, T>,
         parent: NodeId,
         slot: u16,
-        flat_hierarchy: bool,
+        space: &Space,
         _parked: &Parked,
     ) -> Result<(NodeId, Form), ShadowError> {
         let above = self.nodes.get(parent);
@@ -180,7 +180,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         let Stage1Desc::Table { next, limits } = Stage1Desc::decode(above.level, raw) else {
             return Err(ShadowError::NoTable);
         };
-        let limits = if flat_hierarchy {
+        let limits = if space.flat_hierarchy {
             TableLimits::default()
         } else {
             limits
@@ -192,7 +192,8 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         }
         let leaf = vm
             .table_pa(next)
-            .and_then(|table| leaf_for(vm.memory, table, level, limits));
+            .and_then(|table| leaf_for(vm.memory, table, level, limits))
+            .filter(|leaf| space.may_merge(*leaf));
         let (link, mirror) = match leaf {
             Some(leaf) => {
                 self.pool.give(vm.memory, frame);
@@ -203,7 +204,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
                 let mirror = self.pool.pa(frame);
                 vm.copy_table(next, mirror);
                 if level == Level::L3 {
-                    mark_runs(vm.memory, mirror, level);
+                    mark_runs(vm.memory, mirror, level, |leaf| space.may_merge(leaf));
                 }
                 let link = raw & !bits::TABLE_ADDRESS | Pool::<BLOCKS>::ipa(frame).raw();
                 (link, Some(frame))
@@ -243,7 +244,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
 
     /// Protects a page unless a node has done so already. The flush is the caller's.
     fn watch<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
-        &self,
+        &mut self,
         vm: &mut Access<'_, M, T>,
         page: Ipa,
     ) -> Result<(), ShadowError> {

@@ -64,12 +64,17 @@ fn starts_run(level: Level, raw: u64, bytes: u64) -> bool {
 }
 
 /// Gives the contiguous hint to each run of 16 pages of a mirror that the guest has lined up.
-/// Nothing walks the mirror yet. Returns the number of runs.
-pub(super) fn mark_runs<M: TableMemory + ?Sized>(memory: &mut M, mirror: Pa, level: Level) -> u32 {
+/// Nothing walks the mirror yet, and `may` has to agree. Returns the number of runs.
+pub(super) fn mark_runs<M: TableMemory + ?Sized>(
+    memory: &mut M,
+    mirror: Pa,
+    level: Level,
+    may: impl Fn(u64) -> bool,
+) -> u32 {
     let mut runs: u32 = 0;
     let mut at = 0;
     while at < TABLE_ENTRIES {
-        if mark_run(memory, mirror, level, at) {
+        if may(memory.load(entry(mirror, at))) && mark_run(memory, mirror, level, at) {
             runs = runs.saturating_add(1);
         }
         at = at.saturating_add(CONTIGUOUS_ENTRIES);

@@ -87,6 +87,7 @@ pub struct Relayout {
     /// First IPA of the partner, which lay behind the frame when the work began.
     partner: Ipa,
     frame: Pa,
+    kernel: bool,
     next: u64,
 }
 
@@ -112,7 +113,8 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
     /// relies on.
     ///
     /// # Errors
-    /// `NoSpace`, `NoTable` (no mirror there), `NotUniform` (not full, or unequal attributes), `NotRam`
+    /// `NoSpace`, `NoTable` (no mirror there), `NotUniform` (not full, unequal attributes, or global in the
+    /// low half), `NotRam`
     /// (pages or partner), `Full`.
     pub fn relayout<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &self,
@@ -127,10 +129,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             return Err(ShadowError::Full);
         }
         let first = self.movable(vm, &node, 0)?;
-        let Stage1Desc::Leaf { attrs, .. } = Stage1Desc::decode(Level::L3, first) else {
-            return Err(ShadowError::NotUniform);
-        };
-        if !kernel && !attrs.user {
+        if !self.may_go(space, first, kernel) {
             return Err(ShadowError::NotUniform);
         }
         for index in 1..TABLE_ENTRIES {
@@ -150,6 +149,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             va,
             partner,
             frame,
+            kernel,
             next: 0,
         })
     }
@@ -199,6 +199,9 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             return Err(ShadowError::NoTable);
         };
         let first = self.movable(vm, &node, 0)?;
+        if !self.may_go(work.space, first, work.kernel) {
+            return Err(ShadowError::NotUniform);
+        }
         for index in 0..TABLE_ENTRIES {
             let raw = self.movable(vm, &node, index)?;
             let page = Ipa::truncated(raw & bits::TABLE_ADDRESS);
@@ -238,6 +241,16 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         }
         self.counters.relaid = self.counters.relaid.saturating_add(1);
         Ok(())
+    }
+
+    /// Whether a region of leaves like `leaf` may be shown through an alias.
+    fn may_go(&self, space: SpaceId, leaf: u64, kernel: bool) -> bool {
+        let space = self.spaces.get(space);
+        let merges = space.is_some_and(|space| space.may_merge(leaf));
+        let Stage1Desc::Leaf { attrs, .. } = Stage1Desc::decode(Level::L3, leaf) else {
+            return false;
+        };
+        merges && (kernel || attrs.user)
     }
 
     /// Takes an alias out of stage 2. Nothing links it any more; the flush is the caller's.

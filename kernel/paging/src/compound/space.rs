@@ -1,6 +1,6 @@
 //! Address spaces, and the conditions under which one may be shadowed.
 
-use penumbra_vmsa::{Granule, Half, Ipa, Level, PAGE_SIZE};
+use penumbra_vmsa::{Granule, Half, Ipa, Level, PAGE_SIZE, bits};
 
 use super::node::NodeId;
 use super::{POOL_BASE, WINDOW_BIT};
@@ -104,6 +104,12 @@ impl Space {
         half: Half::Low,
         node: None,
     };
+
+    /// Whether what `leaf` says may be said by a larger leaf. A global leaf of the low half serves
+    /// under every root that TTBR0 takes turns with, where others may say it in the guest's size.
+    pub(super) const fn may_merge(&self, leaf: u64) -> bool {
+        matches!(self.half, Half::High) || leaf & bits::NOT_GLOBAL != 0
+    }
 }
 
 #[derive(Debug)]

@@ -131,7 +131,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
     }
 
     /// The debug audit: compares every mirror with the guest's tables, and every watched page with
-    /// stage 2. Returns the number of differences. For a VM whose vCPUs stand still; unbounded but
+    /// stage 2, and counts pool frames. Returns the number of differences. For a VM whose vCPUs stand still; unbounded but
     /// for the size of the pool.
     pub fn audit<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &self,

@@ -232,3 +232,35 @@ fn the_audit_finds_a_mirror_that_is_off() {
     rig.write(ROOT + 80, 0x1234_5000 | bits::AF | bits::VALID);
     assert_eq!(rig.audit(), 1);
 }
+
+/// Fills LEVEL3 with leaves in a row from 1 GiB on, and links it at VA 0.
+fn fill(rig: &mut Rig, attributes: u64) {
+    rig.write(ROOT, LEVEL2 | bits::TABLE);
+    rig.write(LEVEL2, LEVEL3 | bits::TABLE);
+    for index in 0..512 {
+        let page = 0x4000_0000 + (index << 12);
+        rig.write(
+            LEVEL3 + index * 8,
+            page | attributes | bits::AF | bits::TABLE,
+        );
+    }
+}
+
+#[test]
+fn global_leaves_of_the_low_half_keep_their_size() {
+    // TTBR0 goes to another root without a flush, and there the guest's own leaves serve.
+    for (half, attributes, form) in [
+        (Half::Low, 0, Form::Mirror),
+        (Half::Low, bits::NOT_GLOBAL, Form::Leaf),
+        (Half::High, 0, Form::Leaf),
+    ] {
+        let mut rig = Rig::new();
+        fill(&mut rig, attributes);
+        let (space, _) = rig.compound.plant(vm!(rig), &regs(), half).unwrap();
+        let parked = Parked::all_others();
+        let va = Va::truncated(0);
+        let made = rig.compound.shadow(vm!(rig), space, va, Level::L3, &parked);
+        assert_eq!(made, Ok(form), "{half:?}, {attributes:#x}");
+        assert_eq!(rig.audit(), 0);
+    }
+}
