@@ -49,6 +49,19 @@ impl TableList {
         self.length
     }
 
+    /// Whether a frame is on the list.
+    pub(crate) fn contains<M: TableMemory + ?Sized>(&self, memory: &M, table: Pa) -> bool {
+        let mut at = self.head;
+        for _ in 0..self.length {
+            match at {
+                Some(here) if here == table => return true,
+                Some(here) => at = Some(Pa::truncated(memory.load(here))),
+                None => return false,
+            }
+        }
+        false
+    }
+
     pub(crate) fn push<M: TableMemory + ?Sized>(&mut self, memory: &mut M, table: Pa) {
         // No frame that holds a table lies at address 0, so 0 ends the list.
         memory.store(table, self.head.map_or(0, Pa::raw));

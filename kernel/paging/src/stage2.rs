@@ -10,6 +10,7 @@
 //!   faults meanwhile finds the descriptor valid once it has the VM's lock: it just resumes;
 //! - a table taken out of the tree is in quarantine until a flush of the VM is proven.
 
+mod audit;
 mod edit;
 mod inspect;
 mod map;

@@ -391,3 +391,35 @@ fn addresses_beyond_the_space_are_refused_everywhere() {
     );
     assert!(stage2.vacate_region(memory, tlb, far).is_err());
 }
+
+#[test]
+fn the_audit_finds_what_is_not_counted() {
+    let mut memory = FakeMemory::default();
+    let mut tlb = FakeTlb::default();
+    let mut stage2 = Stage2::new(Pa::truncated(0x2000)).unwrap();
+    let region = Ipa::truncated(0x4000_0000);
+    let ram = Mapping::new(
+        region,
+        Pa::truncated(0x8000_0000),
+        4 << 20,
+        Stage2Attrs::RAM,
+    );
+    stage2.map(&mut memory, ram).unwrap();
+    stage2.split(&mut memory, &mut tlb, region).unwrap();
+    assert_eq!(stage2.audit(&memory), 0);
+    let at = stage2.slot(&memory, region.raw()).entry;
+    let raw = memory.load(at);
+    memory.store(at, 0);
+    // The table's children and the leaves of the VM are one short.
+    assert_eq!(stage2.audit(&memory), 2);
+    memory.store(at, raw);
+    let table = stage2.take_table(&mut memory).unwrap();
+    assert_eq!(stage2.audit(&memory), 1);
+    stage2.retire(&mut memory, table);
+    assert_eq!(stage2.audit(&memory), 0);
+    // A quarantined table that is still linked, and holds nothing.
+    let vacant = stage2.slot(&memory, 0x4040_0000);
+    memory.store(vacant.entry, table_desc(table, 0));
+    let wrong = stage2.audit(&memory);
+    assert!(wrong >= 2, "{wrong}");
+}

@@ -1,0 +1,70 @@
+//! Whether stage-2 tables are what their bookkeeping says.
+
+use penumbra_vmsa::{Level, Pa, TABLE_ENTRIES, bits};
+
+use super::{GEOMETRY, Stage2, children, next_table};
+use crate::memory::{TableMemory, entry};
+
+/// What was found in the tree.
+#[derive(Default)]
+struct Census {
+    wrong: u32,
+    tables: u32,
+    leaves: [u64; 4],
+}
+
+impl Stage2 {
+    /// Looks at all tables of a VM whose vCPUs stand still, and returns the number of differences:
+    /// children that are not counted, counts of leaves and tables that are off, tables in stock or in
+    /// quarantine that the tree still links. Unbounded but for the size of the tables.
+    pub fn audit<M: TableMemory + ?Sized>(&self, memory: &M) -> u32 {
+        let mut census = Census::default();
+        for index in 0..GEOMETRY.root_entries() {
+            let at = Pa::truncated(self.root.raw() | index << 3);
+            self.take_in(memory, Level::L1, memory.load(at), &mut census);
+        }
+        let [_, gib, mib2, pages] = census.leaves;
+        let counts = self.counts;
+        for (found, counted) in [
+            (gib, counts.gib),
+            (mib2, counts.mib2),
+            (pages, counts.pages),
+        ] {
+            census.wrong = census.wrong.saturating_add(u32::from(found != counted));
+        }
+        let off = u32::from(census.tables != self.tables);
+        census.wrong.saturating_add(off)
+    }
+
+    /// Counts one descriptor with all below it.
+    fn take_in<M: TableMemory + ?Sized>(
+        &self,
+        memory: &M,
+        level: Level,
+        raw: u64,
+        census: &mut Census,
+    ) {
+        match (bits::kind(level, raw), level.below()) {
+            (bits::Kind::Leaf, _) => {
+                if let Some(count) = census.leaves.get_mut(level.number() as usize) {
+                    *count = count.saturating_add(1);
+                }
+            }
+            (bits::Kind::Table, Some(below)) => {
+                let table = next_table(raw);
+                let spare =
+                    self.stock.contains(memory, table) || self.quarantine.contains(memory, table);
+                let mut valid: u64 = 0;
+                for index in 0..TABLE_ENTRIES {
+                    let raw = memory.load(entry(table, index));
+                    valid = valid.saturating_add(raw & bits::VALID);
+                    self.take_in(memory, below, raw, census);
+                }
+                let off = u32::from(spare).saturating_add(u32::from(valid != children(raw)));
+                census.wrong = census.wrong.saturating_add(off);
+                census.tables = census.tables.saturating_add(1);
+            }
+            _ => {}
+        }
+    }
+}
