@@ -22,8 +22,11 @@
 //! fills a TLB between an edit and its flush, and no stage-1 break is ever visible.
 
 //!
-//! Not here yet: samples, and 1 GiB leaves over level-2 tables that
-//! were themselves coalesced. Nothing at EL2 calls this module yet. tests/oracle holds it against a
+//! Leaves are made larger, never smaller; global ones only in the high half, whose root stays, or
+//! changes with a flush: in the low half TTBR0 goes from root to root without one, and a TLB could
+//! come to hold a global leaf of two sizes (DESIGN rule 6).
+//!
+//! Nothing at EL2 calls this module yet. tests/oracle holds it against a
 //! machine that runs on the guest's tables alone.
 
 mod access;
@@ -33,7 +36,9 @@ mod demote;
 mod manage;
 mod node;
 mod pool;
+mod raise;
 mod relayout;
+mod sample;
 mod settle;
 mod space;
 mod store;
@@ -45,12 +50,14 @@ use crate::stage2::Stage2Error;
 use node::Nodes;
 use pool::Pool;
 use relayout::Aliases;
+use sample::Samples;
 use space::Spaces;
 
 pub use access::Access;
 pub use manage::SpaceView;
 pub use node::Form;
 pub use relayout::{FrameMover, Relayout};
+pub use sample::{Accessed, MAX_SAMPLES, Sample, SampleKind};
 pub use settle::Home;
 pub use space::{Refusal, SpaceId};
 pub use store::Stored;
@@ -124,6 +131,12 @@ pub struct Counters {
     pub moved: u64,
     /// Regions that one leaf stands for through an alias.
     pub relaid: u64,
+    /// Level-2 tables that one 1 GiB leaf came to stand for.
+    pub raised: u64,
+    /// Walk samples that were hit.
+    pub walked: u64,
+    /// Write samples that were hit.
+    pub wrote: u64,
 }
 
 /// The compound page tables of one VM, of fixed capacity. Used under the VM's lock.
@@ -133,6 +146,7 @@ pub struct Compound<const SPACES: usize, const NODES: usize, const BLOCKS: usize
     nodes: Nodes<NODES>,
     pool: Pool<BLOCKS>,
     aliases: Aliases,
+    samples: Samples,
     counters: Counters,
 }
 
@@ -145,6 +159,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             nodes: Nodes::new(),
             pool: Pool::new(),
             aliases: Aliases::new(),
+            samples: Samples::new(),
             counters: Counters {
                 mirrored: 0,
                 structural: 0,
@@ -154,6 +169,9 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
                 evicted: 0,
                 moved: 0,
                 relaid: 0,
+                raised: 0,
+                walked: 0,
+                wrote: 0,
             },
         }
     }

@@ -34,6 +34,8 @@
 //! | [`Compound::relayout`], [`Compound::relayout_step`], [`Compound::relayout_finish`] | moves frames so that one leaf can do | run, run, parked |
 //! | [`Compound::bring_home`], [`Compound::settle`] | undoes moves and splits | run |
 //! | [`Compound::demote`], [`Compound::prune`] | gives back by VA, or whatever there is | parked |
+//! | [`Compound::raise`] | one 1 GiB leaf for a level-2 table | parked |
+//! | [`Compound::sample`], [`Compound::arm_samples`], [`Compound::access_fault`], [`Compound::end_samples`] | samples walks and writes | run |
 //! | [`Compound::survey`], [`Compound::audit`] | reads | run / parked |
 //!
 //! *Parked* means that the caller shows a [`Parked`]. Nothing at EL2 calls this part yet.
@@ -54,8 +56,9 @@ mod thin;
 mod tlb;
 
 pub use compound::{
-    ALIAS_BASE, Access, Compound, Counters, Form, FrameMover, Home, POOL_BASE, Parked, Refusal,
-    Region, Relayout, ShadowError, SpaceId, SpaceView, Stored, SurveyStep, WINDOW_BIT,
+    ALIAS_BASE, Access, Accessed, Compound, Counters, Form, FrameMover, Home, MAX_SAMPLES,
+    POOL_BASE, Parked, Refusal, Region, Relayout, Sample, SampleKind, ShadowError, SpaceId,
+    SpaceView, Stored, SurveyStep, WINDOW_BIT,
 };
 pub use memory::TableMemory;
 pub use stage1::{

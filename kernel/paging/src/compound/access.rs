@@ -28,7 +28,7 @@ impl<M: TableMemory + ?Sized, T: TlbSink + ?Sized> Access<'_, M, T> {
         (leaf.attrs.access == Stage2Access::ReadWrite).then_some(leaf)
     }
 
-    fn ram(&self, ipa: Ipa) -> Option<Leaf> {
+    pub(super) fn ram(&self, ipa: Ipa) -> Option<Leaf> {
         if ipa.raw() >= WINDOW_BIT {
             return None;
         }
@@ -99,9 +99,9 @@ impl<M: TableMemory + ?Sized, T: TlbSink + ?Sized> Access<'_, M, T> {
 impl<M: TableMemory + ?Sized, T: TlbSink + ?Sized> GuestMemory for Access<'_, M, T> {
     fn read_descriptor(&mut self, ipa: Ipa) -> Option<u64> {
         let leaf = self.stage2.lookup(self.memory, ipa).ok()?;
-        let readable = leaf.attrs.memory == Stage2Memory::NormalWriteBack
-            && leaf.attrs.access.reads()
-            && leaf.attrs.accessed;
+        // A cleared access flag is a sample's; EL2's own walks do not count.
+        let readable =
+            leaf.attrs.memory == Stage2Memory::NormalWriteBack && leaf.attrs.access.reads();
         readable.then(|| self.memory.load(leaf.pa_of(ipa)))
     }
 }

@@ -230,7 +230,12 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         page: Ipa,
     ) -> Result<PoolFrame, ShadowError> {
         if !self.is_watched(page) {
-            let leaf = vm.table_ram(page).ok_or(ShadowError::NotRam)?;
+            let leaf = if self.samples.awaits_write(page) {
+                vm.ram(page)
+            } else {
+                vm.table_ram(page)
+            };
+            let leaf = leaf.ok_or(ShadowError::NotRam)?;
             // Protection would have to cover the data alias as well.
             if self.aliases.of(leaf.pa_of(page)).is_some() {
                 return Err(ShadowError::NotRam);
@@ -250,6 +255,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
     ) -> Result<(), ShadowError> {
         if !self.is_watched(page) {
             vm.protect(page)?;
+            self.samples.watched(page);
         }
         Ok(())
     }

@@ -22,9 +22,14 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         let page = ipa.align_down(PAGE_SIZE);
         let index = (ipa.raw() & (PAGE_SIZE - 1)) >> 3;
         let slot = u16::try_from(index).unwrap_or(0);
+        self.wrote(vm, page);
         let mut at = self.nodes.first_of(page);
         while let Some(id) = at {
             let node = self.nodes.get(id);
+            if node.raised {
+                self.lower(vm, id);
+                vm.flush();
+            }
             let Some(frame) = node.mirror else {
                 self.demote_node(vm, id, parked);
                 // The chain has changed: from its start again. Each round takes a node away.
@@ -59,6 +64,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         parked: &Parked,
     ) -> u32 {
         let page = page.align_down(PAGE_SIZE);
+        self.wrote(vm, page);
         let mut nodes: u32 = 0;
         // Each round takes one node of the page away at least.
         while let Some(id) = self.nodes.first_of(page) {
@@ -77,6 +83,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         let Some(entry) = self.spaces.get(space) else {
             return;
         };
+        self.end_samples_where(vm, |sample| sample.space == space);
         if let Some(node) = entry.node {
             self.demote_node(vm, node, parked);
         }
@@ -93,6 +100,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         parked: &Parked,
     ) {
         let page = page.align_down(PAGE_SIZE);
+        self.end_samples_where(vm, |sample| sample.page == page);
         self.demote_page(vm, page, parked);
         let frame = vm
             .stage2
@@ -144,6 +152,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         let node = self.nodes.get(top);
         match node.parent {
             Some(parent) => {
+                self.lower(vm, parent);
                 let above = self.nodes.get(parent);
                 let slot = u64::from(node.slot);
                 let raw = guest_entry(vm, above.guest, slot);

@@ -97,6 +97,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         self.nodes.clear();
         self.pool.clear();
         self.aliases.clear();
+        self.samples.clear();
         self.counters = Counters::default();
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct Node {
     pub(super) mirror: Option<PoolFrame>,
     /// The data alias that the leaf goes through, of a re-laid-out region.
     pub(super) alias: Option<AliasId>,
+    /// A leaf in the parent stands for the mirror as well.
+    pub(super) raised: bool,
     first_child: Option<NodeId>,
     next_sibling: Option<NodeId>,
     next_in_bucket: Option<NodeId>,
@@ -58,6 +60,7 @@ impl Node {
         slot: 0,
         mirror: None,
         alias: None,
+        raised: false,
         first_child: None,
         next_sibling: None,
         next_in_bucket: None,

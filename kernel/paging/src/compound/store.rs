@@ -37,6 +37,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         let page = Ipa::truncated(ipa.raw() & !(PAGE_SIZE - 1));
         let index = (ipa.raw() & (PAGE_SIZE - 1)) >> 3;
         let Some(first) = self.nodes.first_of(page) else {
+            self.wrote(vm, page);
             return Stored::NotWatched;
         };
         let old = guest_entry(vm, page, index);
@@ -80,6 +81,9 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         let Some(frame) = node.mirror else {
             return translates_alike(node.level, old, value);
         };
+        if node.raised {
+            return translates_alike(node.level, old, value);
+        }
         let ours = vm.memory.load(entry(self.pool.pa(frame), index));
         // A link of ours, or a run of ours: only a store that changes no translation goes through.
         ours == old || (old ^ ours == bits::CONTIGUOUS && translates_alike(node.level, old, value))

@@ -147,7 +147,10 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         vm: &Access<'_, M, T>,
         (from, count): (usize, usize),
     ) -> (u32, Option<usize>) {
-        let mut wrong: u32 = 0;
+        let mirrors = self.nodes.iter().filter(|(_, node)| node.mirror.is_some());
+        let leaked = mirrors.count() != usize::try_from(self.pool.usage().0).unwrap_or(0);
+        // The pool as a whole counts for the first piece.
+        let mut wrong = u32::from(leaked && from == 0);
         let end = from.saturating_add(count);
         let piece = self
             .nodes
@@ -159,7 +162,9 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
                 wrong = wrong.saturating_add(1);
             }
             wrong = wrong.saturating_add(match node.mirror {
-                Some(_) => self.audit_mirror(vm, id, node),
+                Some(_) => self
+                    .audit_mirror(vm, id, node)
+                    .saturating_add(u32::from(!self.link_is_right(vm, node))),
                 None => u32::from(!self.leaf_is_right(vm, node)),
             });
         }
@@ -188,6 +193,28 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             }
         }
         wrong
+    }
+
+    /// Whether the mirror above links a mirror, or the leaf that it was raised to.
+    fn link_is_right<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &self,
+        vm: &Access<'_, M, T>,
+        node: &Node,
+    ) -> bool {
+        let Some(parent) = node.parent else {
+            return true;
+        };
+        let above = self.nodes.get(parent).mirror;
+        let ours = above.map(|frame| {
+            let slot = entry(self.pool.pa(frame), u64::from(node.slot));
+            vm.memory.load(slot)
+        });
+        let wanted = if node.raised {
+            self.raised_leaf(vm, node)
+        } else {
+            self.link_of(vm, node)
+        };
+        ours.is_some() && ours == wanted
     }
 
     fn leaf_is_right<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
@@ -223,7 +250,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
 }
 
 /// Walks the guest's own tables towards `at`: level and table where it ends.
-fn descend<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+pub(super) fn descend<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
     vm: &Access<'_, M, T>,
     root: Ipa,
     start: Level,

@@ -264,3 +264,164 @@ fn global_leaves_of_the_low_half_keep_their_size() {
         assert_eq!(rig.audit(), 0);
     }
 }
+
+/// The leaf behind a page of the guest.
+fn leaf(rig: &Rig, page: u64) -> crate::Leaf {
+    let page = Ipa::truncated(page);
+    rig.stage2.lookup(&rig.memory, page).unwrap()
+}
+
+#[test]
+fn a_walk_sample_faults_once_and_names_its_region() {
+    let mut rig = Rig::new();
+    fill(&mut rig, bits::NOT_GLOBAL);
+    // Outside the run that the root lies in.
+    const TABLE: u64 = 0x3_2000;
+    rig.write(LEVEL2 + 8, TABLE | bits::TABLE);
+    let (space, _) = rig.compound.plant(vm!(rig), &regs(), Half::Low).unwrap();
+    let (va, page) = (Va::truncated(0x20_5000), Ipa::truncated(TABLE));
+    // The page lies in a contiguous run, which no sample may break.
+    let kind = SampleKind::Walks;
+    let whole = rig.compound.sample(vm!(rig), space, va, kind, false);
+    assert_eq!(whole, Err(ShadowError::NotRam));
+    let begun = rig.compound.sample(vm!(rig), space, va, kind, true);
+    assert_eq!(begun, Ok(()));
+    let again = rig.compound.sample(vm!(rig), space, va, kind, true);
+    assert_eq!(again, Err(ShadowError::Already));
+    rig.tlb.flushed.clear();
+    rig.compound.arm_samples(vm!(rig));
+    let one = crate::TlbScope::Leaves {
+        start: page,
+        end: Ipa::truncated(TABLE + 0x1000),
+        step: 0x1000,
+    };
+    assert_eq!(rig.tlb.flushed, [one]);
+    assert!(!leaf(&rig, TABLE).attrs.accessed && !leaf(&rig, TABLE).contiguous);
+    let stranger = rig
+        .compound
+        .access_fault(vm!(rig), Ipa::truncated(LEVEL2), true);
+    assert_eq!(stranger, Accessed::Stranger);
+    let walked = rig
+        .compound
+        .access_fault(vm!(rig), Ipa::truncated(TABLE + 8), true);
+    assert_eq!(walked, Accessed::Walked(space, Va::truncated(0x20_0000)));
+    assert!(leaf(&rig, TABLE).attrs.accessed);
+    // Another vCPU was on its way with the same fault.
+    let late = rig.compound.access_fault(vm!(rig), page, true);
+    assert_eq!(late, Accessed::Touched);
+    let mut ended = Vec::new();
+    rig.compound
+        .end_samples(vm!(rig), |sample| ended.push(sample));
+    assert_eq!(ended.len(), 1);
+    assert!(ended[0].hit && ended[0].page == page && ended[0].kind == kind);
+    assert_eq!(rig.compound.counters().walked, 1);
+}
+
+#[test]
+fn a_load_is_no_walk() {
+    let mut rig = Rig::new();
+    fill(&mut rig, bits::NOT_GLOBAL);
+    let (space, _) = rig.compound.plant(vm!(rig), &regs(), Half::Low).unwrap();
+    let (va, page) = (Va::truncated(0), Ipa::truncated(LEVEL3));
+    let begun = rig
+        .compound
+        .sample(vm!(rig), space, va, SampleKind::Walks, true);
+    assert_eq!(begun, Ok(()));
+    let touched = rig.compound.access_fault(vm!(rig), page, false);
+    assert_eq!(touched, Accessed::Touched);
+    assert!(leaf(&rig, LEVEL3).attrs.accessed);
+    let mut hits = Vec::new();
+    rig.compound
+        .end_samples(vm!(rig), |sample| hits.push(sample.hit));
+    assert_eq!(hits, [false]);
+}
+
+#[test]
+fn a_write_sample_lets_the_first_store_through() {
+    let mut rig = Rig::new();
+    fill(&mut rig, bits::NOT_GLOBAL);
+    let (space, _) = rig.compound.plant(vm!(rig), &regs(), Half::Low).unwrap();
+    let kind = SampleKind::Writes;
+    let va = Va::truncated(0);
+    let begun = rig.compound.sample(vm!(rig), space, va, kind, true);
+    assert_eq!(begun, Ok(()));
+    rig.compound.arm_samples(vm!(rig));
+    assert!(!leaf(&rig, LEVEL3).attrs.access.writes());
+    let at = Ipa::truncated(LEVEL3 + 16);
+    assert_eq!(rig.compound.store(vm!(rig), at, 0), Stored::NotWatched);
+    assert!(leaf(&rig, LEVEL3).attrs.access.writes());
+    assert_eq!(rig.compound.wrote(vm!(rig), at), None);
+    let mut hits = Vec::new();
+    rig.compound
+        .end_samples(vm!(rig), |sample| hits.push(sample.hit));
+    assert_eq!((hits, rig.compound.counters().wrote), (vec![true], 1));
+}
+
+#[test]
+fn a_mirror_takes_over_the_protection_of_a_write_sample() {
+    let mut rig = Rig::new();
+    fill(&mut rig, bits::NOT_GLOBAL);
+    let (space, _) = rig.compound.plant(vm!(rig), &regs(), Half::Low).unwrap();
+    let (va, parked) = (Va::truncated(0), Parked::all_others());
+    let begun = rig
+        .compound
+        .sample(vm!(rig), space, va, SampleKind::Writes, true);
+    assert_eq!(begun, Ok(()));
+    let made = rig.compound.shadow(vm!(rig), space, va, Level::L3, &parked);
+    assert_eq!(made, Ok(Form::Leaf));
+    rig.compound.end_samples(vm!(rig), |_| {});
+    assert!(!leaf(&rig, LEVEL3).attrs.access.writes());
+    let watched = rig
+        .compound
+        .sample(vm!(rig), space, va, SampleKind::Walks, true);
+    assert_eq!(watched, Err(ShadowError::Already));
+    rig.compound.drop_space(vm!(rig), space, &parked);
+    assert!(leaf(&rig, LEVEL3).attrs.access.writes());
+}
+
+#[test]
+fn a_level_2_table_of_leaves_becomes_one_leaf_until_something_changes() {
+    let mut rig = Rig::new();
+    fill(&mut rig, bits::NOT_GLOBAL);
+    for index in 1..512 {
+        let block = 0x4000_0000 + (index << 21);
+        rig.write(
+            LEVEL2 + index * 8,
+            block | bits::NOT_GLOBAL | bits::AF | bits::VALID,
+        );
+    }
+    let parked = Parked::all_others();
+    let (space, alias) = rig.compound.plant(vm!(rig), &regs(), Half::Low).unwrap();
+    let va = Va::truncated(0);
+    let entry = |rig: &Rig| {
+        let shown = rig.stage2.lookup(&rig.memory, alias).unwrap();
+        rig.memory.load(shown.pa)
+    };
+    let early = rig.compound.raise(vm!(rig), space, va, &parked);
+    assert_eq!(early, Err(ShadowError::NoTable));
+    let made = rig.compound.shadow(vm!(rig), space, va, Level::L3, &parked);
+    assert_eq!(made, Ok(Form::Leaf));
+    assert_eq!(rig.compound.raise(vm!(rig), space, va, &parked), Ok(()));
+    let gib = 0x4000_0000 | bits::NOT_GLOBAL | bits::AF | bits::VALID;
+    assert_eq!(entry(&rig), gib);
+    assert_eq!(rig.audit(), 0);
+    // A software bit changes nothing; an invalid entry needs the mirror back.
+    let at = Ipa::truncated(LEVEL2 + 24);
+    let softly = 0x4060_0000 | bits::NOT_GLOBAL | bits::AF | bits::VALID | 1 << 55;
+    assert_eq!(rig.compound.store(vm!(rig), at, softly), Stored::Mirrored);
+    assert_eq!(rig.compound.store(vm!(rig), at, 0), Stored::Structural);
+    assert_eq!(entry(&rig), gib);
+    rig.compound.soften(vm!(rig), at, &parked);
+    assert_eq!(entry(&rig) & bits::TABLE, bits::TABLE);
+    assert_eq!(rig.compound.store(vm!(rig), at, 0), Stored::Mirrored);
+    assert_eq!(rig.audit(), 0);
+    let holed = rig.compound.raise(vm!(rig), space, va, &parked);
+    assert_eq!(holed, Err(ShadowError::NotUniform));
+    // With the table below demoted, the leaf above must go as well.
+    assert_eq!(rig.compound.store(vm!(rig), at, softly), Stored::Mirrored);
+    assert_eq!(rig.compound.raise(vm!(rig), space, va, &parked), Ok(()));
+    let table = Ipa::truncated(LEVEL3);
+    assert_eq!(rig.compound.demote_page(vm!(rig), table, &parked), 1);
+    assert_eq!(entry(&rig) & bits::TABLE, bits::TABLE);
+    assert_eq!(rig.audit(), 0);
+}
