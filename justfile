@@ -40,6 +40,10 @@ clippy:
 unit:
     cargo test -q
 
+# The compound page table against its oracle, for so many random steps: `just oracle 1000000`.
+oracle STEPS:
+    PENUMBRA_ORACLE_STEPS={{ STEPS }} cargo test -q --profile oracle -p penumbra-oracle --test compound -- --nocapture
+
 # Documentation of the crates.
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc -q --no-deps
@@ -56,8 +60,8 @@ panic-check:
 test: check
     {{ suites }} quick
 
-# The checks and the full matrix.
-test-full: check
+# The checks, a million steps of the oracle and the full matrix.
+test-full: check (oracle "1000000")
     {{ suites }} full
 
 # Measure: `just bench events`, `just bench boot`, `just bench walks`. Also writes target/bench/NAME.json.

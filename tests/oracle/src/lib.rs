@@ -12,7 +12,7 @@
 pub mod compound;
 pub mod stage2;
 
-/// Cases for a property test: `PROPTEST_CASES`, as `just test-full` sets it, or a quick default.
+/// Cases for a property test: `PROPTEST_CASES`, or a quick default.
 #[must_use]
 pub fn cases(default: u32) -> u32 {
     std::env::var("PROPTEST_CASES")

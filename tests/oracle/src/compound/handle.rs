@@ -1,28 +1,25 @@
 //! The machines as the code under test sees them: memory, page copies, TLB maintenance.
 
 use penumbra_paging::{Flushed, FrameMover, TableMemory, TlbSink, TlbWork};
-use penumbra_vmsa::{PAGE_SIZE, Pa};
+use penumbra_vmsa::Pa;
 
 use super::{Handle, Outcome};
 
 impl TableMemory for Handle {
     fn alloc_table(&mut self) -> Option<Pa> {
-        let mut world = self.0.borrow_mut();
-        let raw = world.free.pop().unwrap_or_else(|| {
-            world.next += PAGE_SIZE;
-            world.next
-        });
-        world.frames.remove(&raw);
-        world.live.insert(raw);
-        Some(Pa::truncated(raw))
+        Some(Pa::truncated(self.0.borrow_mut().memory.alloc()))
     }
 
     fn free_table(&mut self, table: Pa) {
         let mut world = self.0.borrow_mut();
-        if !world.live.remove(&table.raw()) {
+        if !world.memory.give(table.raw()) {
             world.violations.push(format!("{table:?} freed twice"));
         }
-        world.free.push(table.raw());
+        let mut tables = world.ours.stage2_tables.iter();
+        if tables.any(|&(held, _)| held == table.raw()) {
+            let held = format!("{table:?} is freed, and walk caches may hold it");
+            world.violations.push(held);
+        }
     }
 
     fn load(&self, entry: Pa) -> u64 {
@@ -41,35 +38,21 @@ impl FrameMover for Handle {
         let mut world = self.0.borrow_mut();
         let (a, b) = (a.raw(), b.raw());
         let moved = |pa: u64| pa == a || pa == b;
-        let in_leaf = world
-            .ours
-            .cells
-            .values()
-            .flat_map(|cell| &cell.leaves)
+        let probes = world.ours.cells.iter().flat_map(|cell| &cell.probes);
+        let in_leaf = probes
+            .flat_map(|probe| &probe.leaves)
             .any(|&(leaf, _)| matches!(leaf, Outcome::Leaf(pa, ..) if moved(pa)));
-        let held = world
-            .ours
-            .stage2
-            .values()
-            .flatten()
-            .any(|&(pa, _)| moved(pa));
-        if in_leaf || held {
+        let pages = world.ours.stage2.iter();
+        let in_page = pages.flat_map(|(_, held)| held).any(|&(pa, _)| moved(pa));
+        if in_leaf || in_page {
             world
                 .violations
                 .push(format!("{a:#x} or {b:#x} is held while it moves"));
         }
         let (in_a, in_b) = (world.inside(a), world.inside(b));
-        world.inside.insert(a, in_b);
-        world.inside.insert(b, in_a);
-        world.places.insert(in_a, b);
-        world.places.insert(in_b, a);
-        let (words_a, words_b) = (world.frames.remove(&a), world.frames.remove(&b));
-        if let Some(words) = words_a {
-            world.frames.insert(b, words);
-        }
-        if let Some(words) = words_b {
-            world.frames.insert(a, words);
-        }
+        world.put_inside(a, in_b);
+        world.put_inside(b, in_a);
+        world.memory.exchange(a, b);
     }
 }
 

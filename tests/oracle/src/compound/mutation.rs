@@ -1,67 +1,96 @@
 //! Ways to break the service from outside, by what becomes of its stores and flushes.
 
 use penumbra_paging::POOL_BASE;
-use penumbra_vmsa::{PAGE_SIZE, bits};
+use penumbra_vmsa::{Level, PAGE_SIZE, Stage, bits, requires_bbm};
 
-use super::{FIRST_TABLE, POOL_BYTES, POOL_PA, RAM_IPA, RAM_PA, World, frame_of};
+use super::{FIRST_TABLE, POOL_BYTES, POOL_PA, RAM_BYTES, RAM_IPA, RAM_PA, World, frame_of};
 
 /// The pool frame that a mutation uses for tables of its own.
 const SCRATCH: u64 = POOL_PA + POOL_BYTES - PAGE_SIZE;
 
-/// A way to break the service, to see that the oracle notices.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mutation {
+/// Defines the mutations, with a list of all but the first.
+macro_rules! mutations {
+    ($(#[$first_doc:meta])* $first:ident, $($(#[$doc:meta])* $name:ident,)*) => {
+        /// A way to break the service, to see that the oracle notices.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Mutation {
+            $(#[$first_doc])* #[default] $first,
+            $($(#[$doc])* $name,)*
+        }
+        impl Mutation {
+            /// Everything but the honest service.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+mutations! {
     /// None.
-    #[default]
     Honest,
     /// Watched pages stay writable.
     SkipProtect,
+    /// Pages that are watched no more stay read-only.
+    KeepProtect,
+    /// A page is made read-only only after it was copied (rule 9).
+    CopyBeforeProtect,
     /// The service's flushes do nothing.
     SkipFlush,
-    /// Flushes with the other vCPUs parked do nothing.
+    /// Flushes with the other vCPUs parked do nothing (rule 6).
     SkipParkedFlush,
-    /// A page is made read-only only after it was copied.
-    CopyBeforeProtect,
+    /// Flushes of the whole VM do nothing (rule 13).
+    SkipWholeFlush,
+    /// Flushes of single leaves do nothing.
+    SkipLeafFlush,
+    /// Flushes leave stage-2 translations alone.
+    FlushStage1Only,
+    /// Flushes leave combined translations alone: no VMALLE1IS behind IPAS2E1IS (rule 9).
+    FlushStage2Only,
+    /// Flushes reach one vCPU only.
+    FlushOneVcpu,
+    /// A vCPU gets a compound root without a flush (rule 5).
+    PlantWithoutFlush,
+    /// Structural edits with all vCPUs running.
+    SkipParking,
+    /// Live descriptors of stage 2 are replaced without a break.
+    SkipBreak,
     /// Mirrors do not follow stores.
     SkipMirror,
     /// The guest's table does not get the store.
     LoseStore,
+    /// The guest's table has the store before the mirrors (rule 11).
+    GuestBeforeMirror,
     /// Mirrors forget nG.
     ForgetNotGlobal,
     /// Mirrors set the access flag.
     ForgetAccessFlag,
     /// Mirrors forget AP\[2\].
     ForgetReadOnly,
+    /// Mirrors give EL0 access.
+    ForgetPrivileged,
+    /// Mirrors forget PXN and UXN.
+    ForgetExecuteNever,
+    /// Mirrors forget the memory type.
+    ForgetType,
     /// Links forget the hierarchical permissions.
     ForgetLimits,
     /// A contiguous hint stays for ever.
     KeepRuns,
+    /// Contiguous hints are put on what is no run.
+    InventRuns,
     /// Mirrors hold a guest's 2 MiB block as 512 pages.
     SplitBlocks,
     /// Invalid descriptors become valid in mirrors.
     FillHoles,
-    /// Pages are moved while they are mapped.
+    /// A demoted table stays linked.
+    KeepLink,
+    /// The alias of a demoted root goes on showing the mirror.
+    KeepAlias,
+    /// Pages are moved while they are mapped (rule 12).
     MoveMapped,
-}
-
-impl Mutation {
-    /// Everything but [`Mutation::Honest`].
-    pub const ALL: [Self; 14] = [
-        Self::SkipProtect,
-        Self::SkipFlush,
-        Self::SkipParkedFlush,
-        Self::CopyBeforeProtect,
-        Self::SkipMirror,
-        Self::LoseStore,
-        Self::ForgetNotGlobal,
-        Self::ForgetAccessFlag,
-        Self::ForgetReadOnly,
-        Self::ForgetLimits,
-        Self::KeepRuns,
-        Self::SplitBlocks,
-        Self::FillHoles,
-        Self::MoveMapped,
-    ];
+    /// Pages are moved before old accesses are done (rule 12).
+    SkipMoveFlush,
+    /// The access flag of a sampled page is never restored.
+    KeepSampled,
 }
 
 impl World {
@@ -72,35 +101,45 @@ impl World {
 
     /// The store that a broken service would have made; `None` for none at all.
     fn mutate(&mut self, at: u64, raw: u64) -> Option<u64> {
+        if Self::in_pool(at) {
+            self.mutate_mirror(at, raw)
+        } else if Self::is_stage2(at) {
+            self.mutate_stage2(at, raw)
+        } else {
+            (self.mutation != Mutation::LoseStore || !self.storing).then_some(raw)
+        }
+    }
+
+    fn mutate_mirror(&mut self, at: u64, raw: u64) -> Option<u64> {
         let old = self.word(at);
-        let pool = Self::in_pool(at);
-        let leaf = raw & bits::VALID != 0 && raw & bits::AF != 0;
-        match self.mutation {
-            Mutation::SkipProtect | Mutation::CopyBeforeProtect
-                if !pool && World::is_stage2(at) && old & bits::VALID != 0 =>
-            {
-                let reduces = old >> 6 & 3 == 3 && raw >> 6 & 3 == 1 && raw & bits::VALID != 0;
-                if !reduces {
-                    return Some(raw);
-                }
-                if self.mutation == Mutation::CopyBeforeProtect {
-                    self.delayed = Some((at, raw));
-                }
-                None
+        let valid = raw & bits::VALID != 0;
+        let leaf = valid && raw & bits::AF != 0;
+        let next = |raw: u64| raw & bits::TABLE_ADDRESS;
+        let changed = match self.mutation {
+            Mutation::SkipMirror if self.storing => return None,
+            Mutation::GuestBeforeMirror if self.storing => {
+                self.delayed.push((at, raw));
+                return None;
             }
-            Mutation::SkipMirror if pool && self.storing => None,
-            Mutation::LoseStore if !pool && self.storing => None,
-            Mutation::ForgetNotGlobal if pool && leaf => Some(raw & !bits::NOT_GLOBAL),
-            Mutation::ForgetAccessFlag if pool && raw & 1 != 0 => Some(raw | bits::AF),
-            Mutation::ForgetReadOnly if pool && leaf => Some(raw & !(1 << 7)),
-            Mutation::ForgetLimits if pool && raw & 3 == 3 => Some(raw & !(0xf << 59)),
-            Mutation::KeepRuns if pool && raw & 1 != 0 => Some(raw | old & bits::CONTIGUOUS),
-            Mutation::FillHoles if pool && raw & 1 == 0 && raw != 0 => Some(raw | 3 | bits::AF),
-            Mutation::MoveMapped if self.moving && !pool && raw == 0 => None,
+            // What was linked is a table of the pool.
+            Mutation::KeepLink
+                if raw & 3 == 3 && next(old) >= POOL_BASE && next(raw) < POOL_BASE =>
+            {
+                return None;
+            }
+            Mutation::ForgetNotGlobal if leaf => raw & !bits::NOT_GLOBAL,
+            Mutation::ForgetAccessFlag if valid => raw | bits::AF,
+            Mutation::ForgetReadOnly if leaf => raw & !(1 << 7),
+            Mutation::ForgetPrivileged if leaf => raw | 1 << 6,
+            Mutation::ForgetExecuteNever if leaf => raw & !(3 << 53),
+            Mutation::ForgetType if leaf => raw & !(7 << 2),
+            Mutation::ForgetLimits if raw & 3 == 3 => raw & !(0xf << 59),
+            Mutation::KeepRuns if valid => raw | old & bits::CONTIGUOUS,
+            Mutation::InventRuns if leaf && raw & 3 == 3 => raw | bits::CONTIGUOUS,
+            Mutation::FillHoles if !valid && raw != 0 => raw | 3 | bits::AF,
             // A 2 MiB block, and only one: there is one scratch table.
             Mutation::SplitBlocks
-                if pool
-                    && raw & 3 == 1
+                if raw & 3 == 1
                     && raw >> 21 & 0x1ff != 0
                     && self.split.is_none_or(|split| split == raw) =>
             {
@@ -108,50 +147,120 @@ impl World {
                 for index in 0..512 {
                     self.put(SCRATCH + index * 8, (raw | 2) + (index << 12));
                 }
-                Some((POOL_BASE + SCRATCH - POOL_PA) | bits::TABLE)
+                (POOL_BASE + SCRATCH - POOL_PA) | bits::TABLE
             }
-            _ => Some(raw),
-        }
+            _ => raw,
+        };
+        Some(changed)
+    }
+
+    fn mutate_stage2(&mut self, at: u64, raw: u64) -> Option<u64> {
+        let old = self.word(at);
+        let valid = old & bits::VALID != 0;
+        let access = |raw: u64| raw >> 6 & 3;
+        let frame = |raw: u64| raw & bits::TABLE_ADDRESS;
+        let skipped = match self.mutation {
+            Mutation::SkipProtect | Mutation::CopyBeforeProtect => {
+                let reduces = valid && access(old) == 3 && access(raw) == 1 && raw & 1 != 0;
+                if reduces && self.mutation == Mutation::CopyBeforeProtect {
+                    self.delayed.push((at, raw));
+                }
+                reduces
+            }
+            Mutation::KeepProtect => {
+                valid
+                    && raw & 1 != 0
+                    && frame(old) == frame(raw)
+                    && access(old) == 1
+                    && access(raw) == 3
+            }
+            Mutation::KeepAlias => Self::in_pool(frame(old)) && !Self::in_pool(frame(raw)),
+            Mutation::MoveMapped => self.moving && raw == 0,
+            Mutation::SkipBreak => valid && raw == 0 && !self.moving,
+            Mutation::KeepSampled => valid && old & bits::AF == 0 && raw == old | bits::AF,
+            _ => false,
+        };
+        (!skipped).then_some(raw)
     }
 
     fn is_stage2(at: u64) -> bool {
-        (FIRST_TABLE..RAM_IPA).contains(&at)
+        (FIRST_TABLE..RAM_IPA).contains(&at) || at < FIRST_TABLE
     }
 
     pub(super) fn store(&mut self, at: u64, raw: u64) {
+        self.race_counts();
         let Some(raw) = self.mutate(at, raw) else {
             return;
         };
-        self.put(at, raw);
-        if Self::in_pool(at) && at & 0xff8 == 0xff8 {
-            self.copied();
+        let old = self.word(at);
+        if Self::is_stage2(at) {
+            self.breaks(at, old, raw);
+            self.generation += 1;
         }
-        if self.watched_frames.contains(&frame_of(at)) {
+        self.put(at, raw);
+        if Self::in_pool(at) && at & 0xff8 == 0xff8 && self.mutation == Mutation::CopyBeforeProtect
+        {
+            // The last word of a mirror was written: now the late protection takes effect.
+            self.race_now();
+            self.apply_delayed();
+        }
+        let guests = (RAM_PA..RAM_PA + RAM_BYTES).contains(&at);
+        if self.storing && guests {
+            // Another vCPU may read what was stored, and rely on it at once.
+            self.refill();
+            self.check_cells();
+            self.apply_delayed();
+        } else if old != raw && self.memory.was_read(at) {
             // The guest's own machine reads neither the pool nor the real stage 2.
-            let ours_only = Self::in_pool(at) || at < RAM_PA;
-            self.refill_machines(if ours_only { &[true] } else { &[true, false] });
+            self.refill_machines(if guests { &[true, false] } else { &[true] });
         }
     }
 
-    /// The last word of a mirror was written: now a late protection, and a racing store, take effect.
-    fn copied(&mut self) {
-        if let Some((at, raw)) = self.delayed.take() {
-            self.race_now();
+    fn apply_delayed(&mut self) {
+        for (at, raw) in std::mem::take(&mut self.delayed) {
             self.put(at, raw);
-        } else {
-            self.race_now();
+            self.generation += 1;
+        }
+    }
+
+    /// Break-before-make, for descriptors of stage 2 that walkers may hold.
+    fn breaks(&mut self, at: u64, old: u64, raw: u64) {
+        let table = frame_of(at);
+        let level = match self.ours.stage2_tables.iter().find(|held| held.0 == table) {
+            Some(&(_, level)) => level,
+            None if table < FIRST_TABLE => Level::L1,
+            None => return,
+        };
+        if !self.parked && requires_bbm(Stage::Two, level, old, raw) {
+            self.violations.push(format!(
+                "break-before-make: {old:#x} becomes {raw:#x} at {level:?}"
+            ));
+        }
+    }
+
+    /// Counts a store of the service towards the race.
+    fn race_counts(&mut self) {
+        if let Some(race) = &mut self.race {
+            if race.after == 0 {
+                self.race_now();
+            } else {
+                race.after -= 1;
+            }
         }
     }
 
     /// Lets the racing vCPU store, if a TLB of its may hold the page as writable.
     fn race_now(&mut self) {
-        let Some((pa, value)) = self.race else { return };
-        let page = frame_of(pa) - RAM_PA + RAM_IPA;
-        let pa = self.place(pa);
+        let Some(race) = self.race else { return };
+        let page = frame_of(race.ipa);
+        if self.parked || self.storing {
+            return;
+        }
         let held = self.outputs(true, page);
-        if held.iter().any(|&(_, writable)| writable) && !self.parked {
-            self.put(pa, value);
+        if let Some((frame, _)) = held.items().iter().find(|(_, writable)| *writable) {
+            self.put(frame | (race.ipa & (PAGE_SIZE - 1)), race.value);
             self.race = None;
+            self.refill();
         }
     }
 }

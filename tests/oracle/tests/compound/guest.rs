@@ -1,12 +1,14 @@
 //! A guest: what its tables hold after boot, and what it may do to them.
 
-use penumbra_oracle::compound::{Handle, RAM_IPA, World};
+use penumbra_oracle::compound::{Handle, LOWS, RAM_IPA, REGIONS, VCPUS, World};
 use penumbra_vmsa::{Level, PAGE_SIZE, bits};
 use proptest::prelude::*;
 
 /// Guest table pages: three roots, four level-2 tables, eight level-3 tables.
 pub(crate) const PAGES: usize = 15;
 pub(crate) const ROOTS: usize = 3;
+/// Pages of each context that are looked at.
+pub(crate) const PROBES: usize = REGIONS * LOWS;
 pub(crate) const INDICES: [u64; 9] = [0, 1, 2, 7, 15, 16, 17, 31, 511];
 
 pub(crate) fn page(which: usize) -> u64 {
@@ -19,18 +21,6 @@ pub(crate) fn level_of(which: usize) -> Level {
         3..7 => Level::L2,
         _ => Level::L3,
     }
-}
-
-pub(crate) fn probes() -> Vec<u64> {
-    let mut probes = Vec::new();
-    for high in [0, 1] {
-        for middle in [0, 1, 7] {
-            for low in [0, 1, 15, 16, 31, 511] {
-                probes.push(high << 30 | middle << 21 | low << 12);
-            }
-        }
-    }
-    probes
 }
 
 /// Regions of the booted guest: context, VA, page of the table.
@@ -52,13 +42,13 @@ pub(crate) enum Value {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Op {
-    /// One store; `decodable` stores are emulated, others demote.
+    /// One store; `decodable` stores are emulated, others demote. Where the guest has to break
+    /// before it makes, it flushes all or, if `precise`, what the entry translates.
     Store {
         page: usize,
         index: usize,
         value: Value,
-        decodable: bool,
-        soften: bool,
+        how: How,
     },
     /// A table full of leaves in a row.
     Fill {
@@ -73,14 +63,29 @@ pub(crate) enum Op {
         out: u8,
         attrs: u16,
     },
+    /// On all vCPUs, or on one.
     Tlbi {
         kind: u8,
         probe: usize,
         asid: u16,
+        vcpu: Option<usize>,
     },
+    /// A vCPU gets the compound root, one is made if there is none.
     Plant {
+        vcpu: usize,
         context: usize,
-        race: Option<(u8, u8)>,
+    },
+    /// A vCPU flushes and installs the guest's own root.
+    Raw {
+        vcpu: usize,
+        context: usize,
+    },
+    /// While the next operation works, another vCPU fills an empty slot.
+    Race {
+        page: usize,
+        index: usize,
+        out: u8,
+        after: u32,
     },
     Shadow {
         context: usize,
@@ -113,12 +118,52 @@ pub(crate) enum Op {
         target: usize,
         index: usize,
         value: Value,
-        soften: bool,
+        how: How,
     },
     /// Pages to move, in eighths of the region.
     Move {
         eighths: u8,
     },
+    /// Pages to bring home again, from a region on; then the region may merge.
+    Home {
+        region: u8,
+        pages: u8,
+    },
+    /// A page of the guest is taken away: a table or a page that tables map.
+    Reclaim {
+        page: usize,
+    },
+    /// All pages that were taken away come back, at the guest's touch.
+    Touch,
+    /// Samples walks or writes of a region.
+    Sample {
+        context: usize,
+        probe: usize,
+        writes: bool,
+    },
+    EndSamples,
+    /// One leaf for 1 GiB of the booted guest, if it still can.
+    Raise {
+        vcpu: usize,
+    },
+}
+
+/// How a guest stores.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How {
+    pub(crate) decodable: bool,
+    pub(crate) soften: bool,
+    pub(crate) precise: bool,
+}
+
+pub(crate) fn how() -> impl Strategy<Value = How> {
+    (prop::bool::weighted(0.9), any::<bool>(), any::<bool>()).prop_map(
+        |(decodable, soften, precise)| How {
+            decodable,
+            soften,
+            precise,
+        },
+    )
 }
 
 pub(crate) fn attrs() -> impl Strategy<Value = u16> {
@@ -136,20 +181,35 @@ pub(crate) fn value() -> impl Strategy<Value = Value> {
 }
 
 pub(crate) fn op() -> impl Strategy<Value = Op> {
-    let context = || 0..ROOTS;
-    let probe = || 0..36_usize;
+    prop_oneof![guest_op(), service_op()]
+}
+
+fn guest_op() -> impl Strategy<Value = Op> {
+    let vcpu = || 0..VCPUS;
     prop_oneof![
-        24 => (0..PAGES, 0..INDICES.len(), value(), prop::bool::weighted(0.9), any::<bool>())
-            .prop_map(|(page, index, value, decodable, soften)| {
-                Op::Store { page, index, value, decodable, soften }
-            }),
+        20 => (0..PAGES, 0..INDICES.len(), value(), how())
+            .prop_map(|(page, index, value, how)| Op::Store { page, index, value, how }),
+        8 => (0..TARGETS.len(), 0..INDICES.len(), value(), how())
+            .prop_map(|(target, index, value, how)| Op::Aim { target, index, value, how }),
         2 => (3..PAGES, 0..32_u8, attrs()).prop_map(|(page, out, attrs)| Op::Fill { page, out, attrs }),
-        1 => (7..PAGES, 0..2_u8, 0..32_u8, attrs())
+        1 => (3..PAGES, 0..2_u8, 0..32_u8, attrs())
             .prop_map(|(page, run, out, attrs)| Op::FillRun { page, run, out, attrs }),
-        6 => (0..4_u8, probe(), 1..3_u16).prop_map(|(kind, probe, asid)| Op::Tlbi { kind, probe, asid }),
-        6 => (context(), prop::option::of((0..9_u8, 0..32_u8)))
-            .prop_map(|(context, race)| Op::Plant { context, race }),
-        24 => (context(), probe(), 2..4_u8)
+        6 => (0..6_u8, 0..PROBES, 1..3_u16, prop::option::of(vcpu()))
+            .prop_map(|(kind, probe, asid, vcpu)| Op::Tlbi { kind, probe, asid, vcpu }),
+        2 => (vcpu(), 0..ROOTS).prop_map(|(vcpu, context)| Op::Raw { vcpu, context }),
+        4 => (0..PAGES, 0..INDICES.len(), 0..32_u8, 0..700_u32)
+            .prop_map(|(page, index, out, after)| Op::Race { page, index, out, after }),
+        1 => Just(Op::Touch),
+    ]
+}
+
+fn service_op() -> impl Strategy<Value = Op> {
+    let context = || 0..ROOTS;
+    let vcpu = || 0..VCPUS;
+    let probe = || 0..PROBES;
+    prop_oneof![
+        8 => (vcpu(), context()).prop_map(|(vcpu, context)| Op::Plant { vcpu, context }),
+        20 => (context(), probe(), 2..4_u8)
             .prop_map(|(context, probe, level)| Op::Shadow { context, probe, level }),
         1 => (0..PAGES).prop_map(|page| Op::DemotePage { page }),
         2 => Just(Op::Evict),
@@ -158,21 +218,23 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         1 => (0..PAGES).prop_map(|page| Op::Forget { page }),
         1 => context().prop_map(|context| Op::Survey { context }),
         4 => (any::<bool>(), 0..4_u8).prop_map(|(user, partner)| Op::Relayout { user, partner }),
-        8 => (0..TARGETS.len(), 0..INDICES.len(), value(), any::<bool>()).prop_map(
-            |(target, index, value, soften)| Op::Aim { target, index, value, soften }
-        ),
-        8 => (1..9_u8).prop_map(|eighths| Op::Move { eighths }),
-
+        8 => prop_oneof![Just(8), 1..9_u8].prop_map(|eighths| Op::Move { eighths }),
+        2 => (0..32_u8, 1..64_u8).prop_map(|(region, pages)| Op::Home { region, pages }),
+        1 => (0..PAGES + 8).prop_map(|page| Op::Reclaim { page }),
+        6 => (context(), probe(), any::<bool>())
+            .prop_map(|(context, probe, writes)| Op::Sample { context, probe, writes }),
+        1 => Just(Op::EndSamples),
+        2 => vcpu().prop_map(|vcpu| Op::Raise { vcpu }),
     ]
 }
 
-/// Attribute bits of a leaf from a small number: AF unless bit 8 is set.
+/// Attribute bits of a leaf from a small number: AF unless bit 8 is set, nG unless bit 0 is.
 pub(crate) fn leaf_bits(attrs: u16) -> u64 {
     let attrs = u64::from(attrs);
     let bit = |from: u32, to: u32| (attrs >> from & 1) << to;
     (!attrs >> 8 & 1) << 10
         | 3 << 8
-        | bit(0, 11)
+        | (!attrs & 1) << 11
         | bit(1, 7)
         | bit(2, 6)
         | bit(3, 2)
@@ -237,52 +299,35 @@ pub(crate) fn boot(world: &Handle) {
         (3, 7, 9, 0b1010),
         (4, 0, 10, 0),
         (4, 7, 14, 0b1000),
+        (5, 7, 8, 0),
         (6, 0, 11, 0),
         (6, 1, 12, 0),
         (6, 7, 13, 0b0100),
     ] {
         put(which, index, table(to, limits));
     }
-    let not_global = 1_u64 << 11;
     let page_at = |ipa: u64, bits_of: u64| ipa | leaf_bits(0) | bits_of | bits::TABLE;
-    put(
-        4,
-        1,
-        (RAM_IPA + (4 << 20)) | leaf_bits(0) | not_global | bits::VALID,
-    );
+    // The kernel's half is global.
+    let kernel = |ipa: u64, bits_of: u64| page_at(ipa, bits_of) & !bits::NOT_GLOBAL;
+    put(4, 1, (RAM_IPA + (4 << 20)) | leaf_bits(0) | bits::VALID);
     for index in 0..512 {
-        put(
-            5,
-            index,
-            (RAM_IPA + (index << 21)) | leaf_bits(0) | not_global | bits::VALID,
-        );
+        let at = |mib: u64, number: u64| RAM_IPA + (mib << 20) + (number << 12);
+        // 1 GiB in a row: blocks, and a table where it was linked above.
+        if index != 7 {
+            let block = RAM_IPA + (index << 21);
+            put(5, index, block | leaf_bits(0) | bits::VALID);
+        }
         // Two tables in a row, and one in runs of 16 that lie crosswise.
-        put(
-            8,
-            index,
-            page_at(RAM_IPA + (6 << 20) + (index << 12), not_global),
-        );
-        put(11, index, page_at(RAM_IPA + (2 << 20) + (index << 12), 0));
+        put(8, index, page_at(at(14, index), 0));
+        put(11, index, kernel(at(2, index), 0));
+        put(12, index, kernel(at(8, index ^ 0x10), 1 << 54));
         // A user region whose pages lie anywhere, some of them in partners of re-layouts.
-        put(
-            14,
-            index,
-            page_at(RAM_IPA + (20 << 20) + ((index * 5 % 1024) << 12), 1 << 6),
-        );
-        put(
-            12,
-            index,
-            page_at(RAM_IPA + (8 << 20) + ((index ^ 0x10) << 12), 1 << 54),
-        );
+        put(14, index, page_at(at(20, index * 5 % 1024), 1 << 6));
     }
     for index in [0, 1, 15, 16, 31, 511] {
-        put(7, index, page_at(RAM_IPA + ((index * 7) << 12), not_global));
+        put(7, index, page_at(RAM_IPA + ((index * 7) << 12), 0));
         put(9, index, page_at(RAM_IPA + ((index * 5) << 12), 1 << 6));
         put(10, index, page_at(page(3 + index as usize % 8), 1 << 7));
-        put(
-            13,
-            index,
-            page_at(page(index as usize % PAGES), 1 << 6 | not_global),
-        );
+        put(13, index, page_at(page(index as usize % PAGES), 1 << 6));
     }
 }

@@ -6,44 +6,115 @@
     reason = "a test: its panic is a finding"
 )]
 
+mod apply;
 mod guest;
 mod rig;
+mod scripts;
+mod stores;
+
+use std::cell::Cell;
+use std::time::Instant;
 
 use guest::{Op, op};
 use penumbra_oracle::compound::Mutation;
 use penumbra_paging::Counters;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
-use proptest::test_runner::TestRunner;
-use rig::Rig;
+use proptest::test_runner::{RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use rig::{Rig, Setup};
 
-proptest! {
-    #![proptest_config(ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::with_cases(penumbra_oracle::cases(32))
-    })]
-    #[test]
-    fn compound_is_what_the_guest_could_have_had(
-        thin in any::<bool>(),
-        ops in prop::collection::vec(op(), 1..120),
-    ) {
-        let result = Rig::new(Mutation::Honest, thin).run(&ops);
-        prop_assert!(result.is_ok(), "{}", result.unwrap_err());
-    }
+/// Steps of one run.
+const RUN: u64 = 100;
+/// Independent seeds.
+const SEEDS: u64 = 4;
+/// Steps without `PENUMBRA_ORACLE_STEPS`: what `just unit` takes.
+const QUICK: u64 = 4_000;
+
+fn setup() -> impl Strategy<Value = Setup> {
+    (any::<bool>(), 1..15_u64, 17..511_u64).prop_map(|(thin, a, b)| Setup {
+        thin,
+        lows: [0, a, 15, 16, b, 511],
+    })
 }
 
-/// Random sequences, the same in every run.
-fn sequences(count: usize) -> impl Iterator<Item = Vec<Op>> {
+#[test]
+fn compound_is_what_the_guest_could_have_had() {
+    let steps = std::env::var("PENUMBRA_ORACLE_STEPS").ok();
+    let steps = steps.map_or(QUICK, |steps| steps.parse().expect("a number of steps"));
+    let cases = u32::try_from(steps.div_ceil(SEEDS * RUN)).unwrap();
+    let (begun, looks) = (Instant::now(), Cell::new(0));
+    for seed in 0..SEEDS {
+        let config = ProptestConfig {
+            failure_persistence: None,
+            cases,
+            // Leaving steps out shrinks further, and faster, than making them simpler.
+            max_shrink_iters: 0,
+            ..ProptestConfig::default()
+        };
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[seed as u8 + 1; 32]);
+        let script = prop::collection::vec(op(), RUN as usize);
+        let tested =
+            TestRunner::new_with_rng(config, rng).run(&(setup(), script), |(setup, ops)| {
+                let mut rig = Rig::new(Mutation::Honest, setup);
+                let judged = rig.run(&ops);
+                looks.set(looks.get() + rig.world.0.borrow().looks);
+                judged.map_err(TestCaseError::fail)
+            });
+        match tested {
+            Ok(()) => {}
+            Err(TestError::Fail(_, (setup, ops))) => {
+                let (why, ops) = shortest(Mutation::Honest, setup, ops);
+                let steps: String = ops.iter().map(|op| format!("\n    {op:?}")).collect();
+                panic!("seed {seed}, {setup:?}: {why}{steps}");
+            }
+            Err(abort) => panic!("seed {seed}: {abort}"),
+        }
+    }
+    let done = u64::from(cases) * SEEDS * RUN;
+    let looks = looks.get();
+    println!(
+        "{done} steps, {looks} looks at every probe, in {:?}",
+        begun.elapsed()
+    );
+}
+
+/// What goes wrong in a run, if something does; a panic does as well.
+fn failure(mutation: Mutation, setup: Setup, ops: &[Op]) -> Option<String> {
+    let run = || Rig::new(mutation, setup).run(ops).err();
+    std::panic::catch_unwind(run).unwrap_or_else(|_| Some("a panic".into()))
+}
+
+/// Leaves out every step without which a run still fails.
+fn shortest(mutation: Mutation, setup: Setup, mut ops: Vec<Op>) -> (String, Vec<Op>) {
+    let mut why = failure(mutation, setup, &ops).unwrap_or_else(|| "not again".into());
+    let mut chunk = ops.len() / 2;
+    while chunk > 0 {
+        let mut at = 0;
+        while at < ops.len() {
+            let mut fewer = ops.clone();
+            fewer.drain(at..(at + chunk).min(ops.len()));
+            match failure(mutation, setup, &fewer) {
+                Some(again) => (why, ops) = (again, fewer),
+                None => at += chunk,
+            }
+        }
+        chunk /= 2;
+    }
+    (why, ops)
+}
+
+/// Random runs, the same every time.
+fn sequences(count: usize) -> impl Iterator<Item = (Setup, Vec<Op>)> {
     let mut runner = TestRunner::deterministic();
-    let strategy = prop::collection::vec(op(), 60);
+    let strategy = (setup(), prop::collection::vec(op(), RUN as usize));
     (0..count).map(move |_| strategy.new_tree(&mut runner).unwrap().current())
 }
 
 #[test]
 fn the_sequences_reach_what_there_is_to_reach() {
     let mut sum = Counters::default();
-    for ops in sequences(24) {
-        let mut rig = Rig::new(Mutation::Honest, false);
+    for (setup, ops) in sequences(24) {
+        let mut rig = Rig::new(Mutation::Honest, setup);
         rig.run(&ops).unwrap();
         let counters = rig.compound.counters();
         sum.mirrored += counters.mirrored;
@@ -54,6 +125,9 @@ fn the_sequences_reach_what_there_is_to_reach() {
         sum.evicted += counters.evicted;
         sum.moved += counters.moved;
         sum.relaid += counters.relaid;
+        sum.raised += counters.raised;
+        sum.walked += counters.walked;
+        sum.wrote += counters.wrote;
     }
     println!("{sum:?}");
     assert!(sum.moved > 100 && sum.relaid > 1, "{sum:?}");
@@ -65,18 +139,29 @@ fn the_sequences_reach_what_there_is_to_reach() {
         sum.coalesced > 10 && sum.demoted > 50 && sum.evicted > 3,
         "{sum:?}"
     );
+    assert!(sum.raised > 1 && sum.walked > 3 && sum.wrote > 3, "{sum:?}");
 }
 
 #[test]
 fn the_oracle_notices_each_mutation() {
     let mut missed = Vec::new();
-    for mutation in Mutation::ALL {
-        let found = sequences(64).enumerate().find_map(|(count, ops)| {
-            let mut rig = Rig::new(mutation, false);
-            rig.run(&ops).err().map(|violation| (count, violation))
+    for &mutation in Mutation::ALL {
+        let mut steps = 0;
+        let found = sequences(128).find_map(|(setup, mut ops)| {
+            let mut rig = Rig::new(mutation, setup);
+            let failed = rig.run(&ops).is_err();
+            steps += rig.steps;
+            if !failed {
+                return None;
+            }
+            ops.truncate(rig.steps);
+            Some(shortest(mutation, setup, ops))
         });
         match found {
-            Some((count, violation)) => println!("{mutation:?}, sequence {count}: {violation}"),
+            Some((why, ops)) => {
+                let script = ops.len();
+                println!("{mutation:?}: {steps} steps, shortest script {script}: {why}");
+            }
             None => missed.push(mutation),
         }
     }
