@@ -203,7 +203,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             None => {
                 let mirror = self.pool.pa(frame);
                 vm.copy_table(next, mirror);
-                if level == Level::L3 {
+                if level >= Level::L2 {
                     mark_runs(vm.memory, mirror, level, |leaf| space.may_merge(leaf));
                 }
                 let link = raw & !bits::TABLE_ADDRESS | Pool::<BLOCKS>::ipa(frame).raw();

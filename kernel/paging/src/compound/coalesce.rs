@@ -63,7 +63,8 @@ fn starts_run(level: Level, raw: u64, bytes: u64) -> bool {
         && raw & bits::leaf_address(level) & bytes.wrapping_sub(1) == 0
 }
 
-/// Gives the contiguous hint to each run of 16 pages of a mirror that the guest has lined up.
+/// Gives the contiguous hint to each run of 16 leaves of a mirror that the guest has lined up: pages as
+/// 64 KiB, blocks of level 2 as 32 MiB.
 /// Nothing walks the mirror yet, and `may` has to agree. Returns the number of runs.
 pub(super) fn mark_runs<M: TableMemory + ?Sized>(
     memory: &mut M,

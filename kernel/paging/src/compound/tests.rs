@@ -425,3 +425,40 @@ fn a_level_2_table_of_leaves_becomes_one_leaf_until_something_changes() {
     assert_eq!(entry(&rig) & bits::TABLE, bits::TABLE);
     assert_eq!(rig.audit(), 0);
 }
+
+#[test]
+fn sixteen_blocks_in_a_row_become_a_run() {
+    let mut rig = Rig::new();
+    rig.write(ROOT, LEVEL2 | bits::TABLE);
+    // The second run does not start where 32 MiB do, and the third has a hole.
+    for (index, skew) in (0..16).zip([0; 16]).chain((16..32).zip([1; 16])) {
+        let block = 0x4000_0000 + ((index + skew) << 21);
+        let raw = block | bits::NOT_GLOBAL | bits::AF | bits::VALID;
+        rig.write(LEVEL2 + index * 8, raw);
+        if index != 3 {
+            rig.write(LEVEL2 + (index + 32) * 8, raw + (64 << 20));
+        }
+    }
+    let parked = Parked::all_others();
+    let (space, alias) = rig.compound.plant(vm!(rig), &regs(), Half::Low).unwrap();
+    let va = Va::truncated(0);
+    let made = rig.compound.shadow(vm!(rig), space, va, Level::L2, &parked);
+    assert_eq!(made, Ok(Form::Mirror));
+    let page = |rig: &Rig, at: Ipa| rig.stage2.lookup(&rig.memory, at).unwrap().pa_of(at);
+    let root = page(&rig, alias);
+    let link = Ipa::truncated(rig.memory.load(root) & bits::TABLE_ADDRESS);
+    let mirror = page(&rig, link);
+    let hint = |rig: &Rig, index: u64| {
+        rig.memory.load(crate::memory::entry(mirror, index)) & bits::CONTIGUOUS != 0
+    };
+    let marked: Vec<u64> = (0..512).filter(|&index| hint(&rig, index)).collect();
+    assert_eq!(marked, (0..16).collect::<Vec<_>>());
+    assert_eq!(rig.audit(), 0);
+    // A store that changes one of them takes the run away first.
+    let at = Ipa::truncated(LEVEL2 + 40);
+    assert_eq!(rig.compound.store(vm!(rig), at, 0), Stored::Structural);
+    rig.compound.soften(vm!(rig), at, &parked);
+    assert_eq!(rig.compound.store(vm!(rig), at, 0), Stored::Mirrored);
+    assert!((0..512).all(|index| !hint(&rig, index)));
+    assert_eq!(rig.audit(), 0);
+}
