@@ -26,7 +26,7 @@
 //! changes with a flush: in the low half TTBR0 goes from root to root without one, and a TLB could
 //! come to hold a global leaf of two sizes (DESIGN rule 6).
 //!
-//! Nothing at EL2 calls this module yet. tests/oracle holds it against a
+//! tests/oracle holds it against a
 //! machine that runs on the guest's tables alone.
 
 mod access;

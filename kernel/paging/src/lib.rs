@@ -38,7 +38,7 @@
 //! | [`Compound::sample`], [`Compound::arm_samples`], [`Compound::access_fault`], [`Compound::end_samples`] | samples walks and writes | run |
 //! | [`Compound::survey`], [`Compound::audit`] | reads | run / parked |
 //!
-//! *Parked* means that the caller shows a [`Parked`]. Nothing at EL2 calls this part yet.
+//! *Parked* means that the caller shows a [`Parked`].
 //!
 //! # Guest stage 1
 //! [`Stage1Regs::translate`] answers what hardware would for an access; [`Stage1Regs::walk`] finds the

@@ -153,6 +153,22 @@ impl Rig {
                 let at = Ipa::truncated(page(which));
                 rig.compound.demote_page(vm!(rig, memory, tlb), at, parked);
             }),
+            Op::DemoteAt {
+                context,
+                probe,
+                level,
+            } => {
+                let space = self.spaces[context].ok_or(ShadowError::NoSpace)?;
+                let va = Va::truncated(self.probe(probe));
+                let level = Level::new(u32::from(level)).unwrap();
+                self.parked(|rig, parked| {
+                    rig.compound
+                        .demote(vm!(rig, memory, tlb), space, va, level, parked);
+                });
+            }
+            Op::Prune => self.parked(|rig, parked| {
+                rig.compound.prune(vm!(rig, memory, tlb), parked);
+            }),
             Op::Evict => self.parked(|rig, parked| {
                 rig.compound.evict(vm!(rig, memory, tlb), parked);
             }),

@@ -95,6 +95,14 @@ pub(crate) enum Op {
     DemotePage {
         page: usize,
     },
+    /// Gives up the table of a level around a page.
+    DemoteAt {
+        context: usize,
+        probe: usize,
+        level: u8,
+    },
+    /// Gives up one node without any below.
+    Prune,
     Evict,
     Drop {
         context: usize,
@@ -213,6 +221,9 @@ fn service_op() -> impl Strategy<Value = Op> {
             .prop_map(|(context, probe, level)| Op::Shadow { context, probe, level }),
         1 => (0..PAGES).prop_map(|page| Op::DemotePage { page }),
         2 => Just(Op::Evict),
+        1 => Just(Op::Prune),
+        2 => (context(), probe(), 1..4_u8)
+            .prop_map(|(context, probe, level)| Op::DemoteAt { context, probe, level }),
         1 => context().prop_map(|context| Op::Drop { context }),
         2 => context().prop_map(|context| Op::Revive { context }),
         1 => (0..PAGES).prop_map(|page| Op::Forget { page }),
