@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::peers::{EVENTS, Event, PEERS};
-use crate::workshop::{Setup, Workshop};
+use crate::workshop::{LOAD_ADDRESS, Setup, Workshop};
 
 const LIMIT: Duration = Duration::from_secs(900);
 
@@ -233,9 +233,6 @@ fn write(w: &Workshop, name: &str, rows: &[Value]) -> Result<(), String> {
         .and_then(|()| fs::write(&file, format!("{:#}\n", Value::from(rows))))
         .map_err(|error| format!("cannot write {}: {error}", file.display()))
 }
-
-/// Where QEMU puts an arm64 Image with text offset 0: the first MiB is kept for the loader.
-const LOAD_ADDRESS: u64 = 0x4020_0000;
 
 /// Address ranges of functions whose symbols have `part` in them.
 fn ranges(w: &Workshop, binary: &str, base: u64, names: &[&str]) -> Result<Vec<String>, String> {

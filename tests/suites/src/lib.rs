@@ -11,5 +11,6 @@ pub mod bench;
 pub mod board;
 pub mod case;
 pub mod cases;
+pub mod gdb;
 pub mod peers;
 pub mod workshop;

@@ -18,6 +18,9 @@ const LOAD: &str = include_str!("../guest/load.sh");
 /// Payload binaries of `tests/payloads`.
 const PAYLOADS: [&str; 4] = ["traps", "events", "crash", "twin"];
 
+/// Where QEMU puts an arm64 Image with text offset 0: the first MiB is kept for the loader.
+pub(crate) const LOAD_ADDRESS: u64 = 0x4020_0000;
+
 /// A board to test on.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -154,6 +157,22 @@ impl Workshop {
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// Where a symbol of EL2 is on QEMU's `virt`.
+    ///
+    /// # Errors
+    /// There is no such symbol.
+    pub fn el2_symbol(&self, name: &str) -> Result<u64, String> {
+        let mut nm = self.project.llvm("llvm-nm").map_err(|p| sentence(&p))?;
+        nm.arg(self.project.elf("penumbra-qemu-virt"));
+        let text = penumbra::toolchain::output(&mut nm).map_err(|p| sentence(&p))?;
+        let line = text
+            .lines()
+            .find(|line| line.ends_with(&format!(" {name}")));
+        line.and_then(|line| u64::from_str_radix(line.split(' ').next()?, 16).ok())
+            .map(|address| LOAD_ADDRESS + address)
+            .ok_or_else(|| format!("EL2 has no symbol {name}"))
     }
 
     /// The initramfs with the load script.

@@ -6,6 +6,7 @@ mod lives;
 mod negative;
 mod operator;
 mod payload;
+mod walls;
 
 use crate::case::Case;
 
@@ -21,6 +22,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(linux::cases());
     cases.extend(operator::cases());
     cases.extend(lives::cases());
+    cases.extend(walls::cases());
     cases.sort_by_key(|case| !case.quick);
     cases
 }
