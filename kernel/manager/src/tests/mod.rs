@@ -2,6 +2,7 @@
 
 mod boot;
 mod console;
+mod figures;
 mod fuzz;
 mod life;
 mod refuse;

@@ -3,10 +3,9 @@
 use penumbra_abi::{CrashCause, Error, StopReason, VmState};
 
 use super::*;
-use crate::hypervisor::Death;
 
 /// Types into the shell and returns what the screen showed for it.
-fn typed(manager: &mut Manager<'_>, fake: &mut Fake, text: &str) -> String {
+pub(super) fn typed(manager: &mut Manager<'_>, fake: &mut Fake, text: &str) -> String {
     fake.screen.clear();
     fake.waits = 0;
     fake.keys.extend(text.bytes());
@@ -15,14 +14,14 @@ fn typed(manager: &mut Manager<'_>, fake: &mut Fake, text: &str) -> String {
 }
 
 #[track_caller]
-fn shows(screen: &str, parts: &[&str]) {
+pub(super) fn shows(screen: &str, parts: &[&str]) {
     for part in parts {
         assert!(screen.contains(part), "{part:?} in\n{screen}");
     }
 }
 
 /// Two guests, the shell on the screen.
-fn at_shell<'a>(fake: &mut Fake, bundle: &'a [u8]) -> Manager<'a> {
+pub(super) fn at_shell<'a>(fake: &mut Fake, bundle: &'a [u8]) -> Manager<'a> {
     let mut manager = booted(fake, bundle);
     let screen = typed(&mut manager, fake, "\x1ds");
     shows(&screen, &["the operator's shell"]);
@@ -30,7 +29,7 @@ fn at_shell<'a>(fake: &mut Fake, bundle: &'a [u8]) -> Manager<'a> {
     manager
 }
 
-fn pair() -> Vec<u8> {
+pub(super) fn pair() -> Vec<u8> {
     bundle(vec![guest("linux"), thin("bare", 16 * MIB)])
 }
 
@@ -444,88 +443,4 @@ fn any_bytes_may_be_typed() {
     assert_eq!(settle(&mut manager, &mut fake), None);
     typed(&mut manager, &mut fake, "\x1d1\x1ds\x15");
     shows(&typed(&mut manager, &mut fake, "list\r"), &["linux"]);
-}
-
-#[test]
-fn the_operator_lets_the_manager_die() {
-    let mut fake = Fake::new();
-    let bundle = pair();
-    let mut manager = at_shell(&mut fake, &bundle);
-    let screen = typed(&mut manager, &mut fake, "manager sleep\r");
-    shows(
-        &screen,
-        &["cannot die by 'sleep'; the ways are panic, store"],
-    );
-    let usage = typed(&mut manager, &mut fake, "manager\r");
-    shows(&usage, &["written `manager HOW`"]);
-    assert_eq!(fake.deaths, []);
-    for (word, death) in Death::ALL {
-        typed(&mut manager, &mut fake, &format!("manager {word}\r"));
-        assert_eq!(fake.deaths.last(), Some(&death));
-    }
-}
-
-#[test]
-fn a_restarted_manager_says_why() {
-    let mut fake = Fake::new();
-    let bundle = pair();
-    booted(&mut fake, &bundle);
-    let revival = Revival {
-        restarts: 3,
-        end: StopReason::Crash as u64 | (CrashCause::Hung as u64) << 8,
-        pc: 0x4000_1234,
-    };
-    assert!(Manager::boot(&mut fake, &bundle, revival).is_ok());
-    shows(
-        &fake.screen,
-        &[
-            "was restarted (3: it used its core for long",
-            "at 0x40001234)",
-        ],
-    );
-}
-
-#[test]
-fn the_load_is_that_since_the_last_look() {
-    let mut fake = Fake::new();
-    let bundle = pair();
-    let mut manager = at_shell(&mut fake, &bundle);
-    typed(&mut manager, &mut fake, "load\r");
-    fake.clock += 5000;
-    let screen = typed(&mut manager, &mut fake, "load\r");
-    shows(
-        &screen,
-        &[
-            "linux           0    1  25.0 %          0            0\r\n",
-            "linux           1    2  50.0 %",
-            "bare            0    1  25.0 %",
-            "(manager)       0    0  25.0 %",
-        ],
-    );
-    // A guest that was started anew is looked at from its start.
-    typed(&mut manager, &mut fake, "restart linux\r");
-    let screen = typed(&mut manager, &mut fake, "load\r");
-    shows(&screen, &["linux           0    1 100.0 %"]);
-    fake.forget();
-    fake.keys.extend(b"top\r");
-    for _ in 0..4 {
-        assert_eq!(manager.step(&mut fake), None);
-    }
-    let times = fake
-        .screen
-        .matches("guest        vCPU core     CPU")
-        .count();
-    assert!(times >= 3, "{}", fake.screen);
-}
-
-#[test]
-fn the_figures_say_how_memory_is_mapped() {
-    let mut fake = Fake::new();
-    let bundle = pair();
-    let mut manager = at_shell(&mut fake, &bundle);
-    let screen = typed(&mut manager, &mut fake, "stats linux\r");
-    shows(
-        &screen,
-        &["mapped by 0 blocks of 1 GiB, 32 of 2 MiB, 17 pages of 4 KiB; 3 pages of tables"],
-    );
 }
