@@ -109,7 +109,9 @@ impl RunLoop {
             if reasons & CHANGED != 0 {
                 self.release_stopped(machine);
                 self.refresh_traps(machine);
-                self.heartbeat = 0;
+                if self.wants_planting(machine) {
+                    self.heartbeat = 0;
+                }
             }
             let manager = self.core.ready() & VcpuId::MANAGER.bit() != 0;
             if manager && self.system.events.is_waiting() {

@@ -86,6 +86,11 @@ impl RunLoop {
                 }
             }
         }
+        self.wants_planting(machine)
+    }
+
+    /// Whether a compound root is to be planted in one of the core's vCPUs that are ready.
+    pub(super) fn wants_planting<M: Machine>(&self, machine: &M) -> bool {
         let now = machine.counter();
         members(self.core.ready() & self.core.pinned()).any(|id| {
             let vm = self.system.vm(id.vm());
