@@ -130,8 +130,8 @@ impl RunLoop {
         if self.may_enter(machine, now) {
             if self.heartbeat == NEVER {
                 self.heartbeat = now.saturating_add(self.ticks(HEARTBEAT_MS));
-                self.start_clock(now);
             }
+            self.start_clock(now);
             self.arm(machine, now);
             self.enter(machine);
         }

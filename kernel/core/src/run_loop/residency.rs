@@ -43,7 +43,6 @@ impl RunLoop {
             return false;
         }
         self.load(id, &mut vcpu, place, machine);
-        place.shared.start_clock(now);
         self.resident = Some(Resident { id, vcpu, place });
         self.publish_holds();
         true

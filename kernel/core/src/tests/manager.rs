@@ -277,13 +277,29 @@ fn a_manager_that_makes_no_call_is_started_again() {
     assert_eq!(bench.log(vm, 0).len(), 1);
     // The first pause of a row; then it is told why.
     bench.cores[0].shared.lock().unwrap().programs.clear();
-    bench.cores[0].pass(HZ / 100);
+    bench.cores[0].pass(HZ / 50);
     bench.cores[0].program(0, [Op::Spin(1)]);
-    bench.steps(5);
+    bench.steps(20);
     let why = StopReason::Crash as u64 | (CrashCause::Hung as u64) << 8;
     assert_eq!(bench.cores[0].log_of(0).last().unwrap()[3..5], [1, why]);
     assert_eq!(bench.ok(Call::Version, &[]), ABI_VERSION.to_bits());
     assert_eq!(bench.status(vm).tag, 77);
+}
+
+#[test]
+fn a_hang_is_found_behind_a_wait_and_a_change() {
+    let mut bench = Bench::new(1);
+    let now = crate::machine::Core::counter(&bench.cores[0]);
+    bench.cores[0].program(0, [call(Call::Wait, &[now + 5000])]);
+    bench.cores[0].program(0, (0..200).map(|_| Op::Spin(HZ / 10)));
+    bench.steps(10);
+    let core = penumbra_vmsa::CpuIndex::new(0, 1).unwrap();
+    bench.system.alert_core(core, &mut bench.cores[0]);
+    bench.cores[0].pass(5000);
+    while crate::machine::Core::counter(&bench.cores[0]) < 10 * HZ {
+        bench.steps(1);
+    }
+    assert_eq!(bench.system.manager.restarts(), 1);
 }
 
 #[test]
