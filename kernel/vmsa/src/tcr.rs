@@ -70,7 +70,8 @@ impl TcrHalf {
     #[must_use]
     pub const fn root_bytes(self) -> Option<u64> {
         match self.start() {
-            Some(start) => Some(8 << (self.va_bits - start.shift())),
+            // At most 9 bits of the address index the root.
+            Some(start) => Some(8 << ((self.va_bits - start.shift()) & 15)),
             None => None,
         }
     }
