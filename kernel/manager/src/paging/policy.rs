@@ -1,0 +1,420 @@
+//! The policy for one VM.
+//!
+//! It works in *passes*: [`Policy::begin`], then [`Policy::space`] and [`Policy::region`] for what a survey
+//! finds, [`Policy::roots`], [`Policy::end`]. An [`Action`] that it returns is to be carried out, and
+//! [`Policy::done`] told how that went. Passes come at intervals that double while there is nothing to
+//! learn. All times are milliseconds since the VM was first looked at.
+
+mod judge;
+mod ledger;
+mod roots;
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use super::cost::{self, Machine};
+use super::reason::{Decision, Deed, Failure, Reason};
+use super::record::Stores;
+pub use super::record::{Record, State};
+use super::sample::{Form, Half, RegionSample, SpaceSample, VmSample};
+pub use ledger::Ledger;
+use roots::Traps;
+
+/// Bytes of a region: what one level-3 table maps.
+pub const REGION_BYTES: u64 = 2 << 20;
+/// Regions that are remembered of a VM at most: 2 GiB of mappings. What is beyond stays nested.
+pub const MAX_REGIONS: usize = 1024;
+/// Address spaces that are remembered of a VM at most.
+pub const MAX_SPACES: usize = 16;
+/// Decisions that are kept for the operator.
+pub const MAX_DECISIONS: usize = 32;
+/// Passes without a store after which a region counts as stable.
+pub const QUIET_PASSES: u8 = 2;
+/// Time between passes while there is something to learn.
+pub const FIRST_EPOCH_MS: u64 = 500;
+/// Time between passes at most.
+pub const LAST_EPOCH_MS: u64 = 64_000;
+/// How long after its first look the layout of a VM with [`Changes::Lock`] is settled.
+pub const LOCK_AFTER_MS: u64 = 30_000;
+
+/// What may stand for a VM's translation tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The guest's own tables only.
+    #[default]
+    Nested,
+    /// Everything is mirrored, whether it pays or not: for comparisons.
+    Shadow,
+    /// What pays is shadowed.
+    Compound,
+}
+
+impl Mode {
+    /// Every mode with its name.
+    pub const ALL: [(&'static str, Self); 3] = [
+        ("nested", Self::Nested),
+        ("shadow", Self::Shadow),
+        ("compound", Self::Compound),
+    ];
+
+    /// Its name, as in a scenario.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nested => "nested",
+            Self::Shadow => "shadow",
+            Self::Compound => "compound",
+        }
+    }
+}
+
+/// When the layout of a VM's tables may change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Changes {
+    /// At any time.
+    #[default]
+    Free,
+    /// Within [`LOCK_AFTER_MS`] of its start, then no more: no rendezvous and no flush comes from here.
+    Lock,
+    /// Never: it stays nested.
+    Never,
+}
+
+/// The limits of one VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What may be done.
+    pub mode: Mode,
+    /// When.
+    pub changes: Changes,
+    /// Table frames at most.
+    pub pool_frames: u64,
+    /// Pages that may be moved each second; 0: no re-layout.
+    pub copy_pages_per_s: u64,
+    /// Whether roots may be trapped.
+    pub may_trap: bool,
+    /// What costs depend on.
+    pub machine: Machine,
+}
+
+/// Something that EL2 is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Action {
+    /// Shadow the region, with one leaf where it is uniform.
+    Shadow {
+        /// The address space.
+        space: u8,
+        /// First VA of the region.
+        va: u64,
+    },
+    /// Put the frames of the region in order and let one leaf stand for it.
+    Relayout {
+        /// The address space.
+        space: u8,
+        /// First VA of the region.
+        va: u64,
+    },
+    /// Give the region back to the guest's table.
+    Demote {
+        /// The address space.
+        space: u8,
+        /// First VA of the region.
+        va: u64,
+    },
+    /// Trap, or no longer trap, writes of translation registers.
+    Trap(bool),
+}
+
+/// The policy and what it has learned.
+#[derive(Debug)]
+pub struct Policy {
+    config: Config,
+    /// By space and VA.
+    records: Vec<Record>,
+    spaces: Vec<(SpaceSample, u32)>,
+    pass: u32,
+    began_ms: u64,
+    epoch_ms: u64,
+    /// Something was done or is about to be.
+    news: bool,
+    counters: VmSample,
+    /// Pages that may still be moved.
+    copy_tokens: u64,
+    traps: Traps,
+    log: VecDeque<Decision>,
+    ledger: Ledger,
+    untracked: u32,
+}
+
+impl Policy {
+    /// A policy that knows nothing yet.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            records: Vec::new(),
+            spaces: Vec::new(),
+            pass: 0,
+            began_ms: 0,
+            epoch_ms: FIRST_EPOCH_MS,
+            news: false,
+            counters: VmSample::default(),
+            copy_tokens: 0,
+            traps: Traps::default(),
+            log: VecDeque::new(),
+            ledger: Ledger::default(),
+            untracked: 0,
+        }
+    }
+
+    /// The limits.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Changes the mode; what was learned of stores stays.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.config.mode = mode;
+        self.epoch_ms = FIRST_EPOCH_MS;
+        self.traps = Traps::default();
+        if mode == Mode::Nested {
+            for record in &mut self.records {
+                (record.seen.form, record.quiet, record.why) = (Form::Nested, 0, Reason::Mode);
+            }
+        }
+    }
+
+    /// Whether there is anything to do for this VM at `now_ms` or later.
+    #[must_use]
+    pub const fn is_active(&self, now_ms: u64) -> bool {
+        let nested = matches!(self.config.mode, Mode::Nested);
+        let fixed = matches!(self.config.changes, Changes::Never) || self.is_locked(now_ms);
+        !nested && !fixed
+    }
+
+    const fn is_locked(&self, now_ms: u64) -> bool {
+        matches!(self.config.changes, Changes::Lock) && now_ms >= LOCK_AFTER_MS
+    }
+
+    /// Why an action that was just returned is wanted.
+    #[must_use]
+    pub fn why(&self, action: Action) -> Reason {
+        match action {
+            Action::Trap(_) => self.traps.why(),
+            Action::Shadow { space, va }
+            | Action::Relayout { space, va }
+            | Action::Demote { space, va } => {
+                let at = self.records.binary_search_by_key(&(space, va), Record::key);
+                let record = at.ok().and_then(|at| self.records.get(at));
+                record.map_or(Reason::New, |record| record.why)
+            }
+        }
+    }
+
+    /// Begins a pass.
+    pub fn begin(&mut self, now_ms: u64, counters: &VmSample) {
+        let elapsed = now_ms.saturating_sub(self.began_ms);
+        self.ledger
+            .accrue(&self.records, &self.config.machine, elapsed);
+        let before = core::mem::replace(&mut self.counters, *counters);
+        if self.pass > 0 {
+            self.ledger.count(&before, counters, &self.config.machine);
+            self.traps.measure(&before, counters, elapsed);
+        }
+        let rate = self.config.copy_pages_per_s;
+        let earned = rate.saturating_mul(elapsed) / 1000;
+        // A region at least, and what four seconds may move at most.
+        let most = rate.saturating_mul(4).max(cost::PAGES);
+        self.copy_tokens = match (rate, self.pass) {
+            (0, _) => 0,
+            (_, 0) => most,
+            _ => self.copy_tokens.saturating_add(earned).min(most),
+        };
+        self.pass = self.pass.wrapping_add(1);
+        self.began_ms = now_ms;
+        (self.news, self.untracked) = (false, 0);
+    }
+
+    /// Notes an address space of the VM.
+    pub fn space(&mut self, sample: &SpaceSample) {
+        let pass = self.pass;
+        let mut known = self.spaces.iter_mut();
+        if let Some((known, seen)) = known.find(|(known, _)| known.space == sample.space) {
+            let other = known.root != sample.root;
+            (*known, *seen) = (*sample, pass);
+            if other {
+                // The number has been given to another one.
+                self.records
+                    .retain(|record| record.seen.space != sample.space);
+            }
+        } else if self.spaces.len() < MAX_SPACES {
+            self.spaces.push((*sample, pass));
+        } else {
+            self.untracked = self.untracked.saturating_add(1);
+        }
+    }
+
+    /// Takes a region in. What is to be done about it.
+    pub fn region(&mut self, now_ms: u64, sample: &RegionSample) -> Option<Action> {
+        self.ledger.survey = self.ledger.survey.saturating_add(cost::SURVEY);
+        let half = self.half_of(sample.space)?;
+        let pass = self.pass;
+        let key = (sample.space, sample.va);
+        match self.records.binary_search_by_key(&key, Record::key) {
+            Ok(at) => {
+                let record = self.records.get_mut(at)?;
+                match record.update(sample, pass) {
+                    Stores::None => self.is_quiet(at, now_ms),
+                    stores => self.was_written(at, stores, now_ms),
+                }
+            }
+            Err(_) if self.records.len() >= MAX_REGIONS => {
+                self.untracked = self.untracked.saturating_add(1);
+                None
+            }
+            Err(at) => {
+                self.records.insert(at, Record::new(sample, half, pass));
+                self.news |= sample.uniform && half == Half::Kernel;
+                if self.config.mode == Mode::Shadow {
+                    return self.is_quiet(at, now_ms);
+                }
+                None
+            }
+        }
+    }
+
+    /// Hears how an action went. What is to be done instead, if it failed for want of room.
+    pub fn done(
+        &mut self,
+        now_ms: u64,
+        action: Action,
+        result: Result<Form, Failure>,
+    ) -> Option<Action> {
+        let (space, va) = match action {
+            Action::Trap(on) => {
+                self.trapped(now_ms, on, result.is_ok());
+                return None;
+            }
+            Action::Shadow { space, va }
+            | Action::Relayout { space, va }
+            | Action::Demote { space, va } => (space, va),
+        };
+        let machine = self.config.machine;
+        let relayout = matches!(action, Action::Relayout { .. });
+        if relayout {
+            self.copy_tokens = self.copy_tokens.saturating_sub(cost::PAGES);
+        }
+        let record = self.record_mut(space, va)?;
+        match result {
+            Ok(form) => {
+                let why = record.why;
+                record.seen.form = form;
+                let deed = match form {
+                    Form::Nested => Deed::Demoted,
+                    Form::Mirror => Deed::Mirror,
+                    Form::Leaf => Deed::Leaf,
+                    Form::Relaid => Deed::Relaid,
+                };
+                self.ledger.deed(deed, &machine);
+                self.note(now_ms, deed, va, why);
+                self.news = true;
+                None
+            }
+            Err(failure) => {
+                record.refused(now_ms, failure == Failure::Busy);
+                record.why = Reason::Refused(failure);
+                if failure == Failure::Full && !matches!(action, Action::Demote { .. }) {
+                    return self.evict_for(space, va);
+                }
+                None
+            }
+        }
+    }
+
+    /// Ends a pass in which everything was surveyed. When the next one is to begin; `None`: not before
+    /// somebody changes the mode.
+    pub fn end(&mut self, now_ms: u64) -> Option<u64> {
+        let pass = self.pass;
+        self.records.retain(|record| record.pass == pass);
+        self.spaces.retain(|(_, seen)| *seen == pass);
+        self.epoch_ms = if self.news {
+            FIRST_EPOCH_MS
+        } else {
+            self.epoch_ms.saturating_mul(2).min(LAST_EPOCH_MS)
+        };
+        let next = now_ms.saturating_add(self.epoch_ms);
+        self.is_active(now_ms).then_some(next)
+    }
+
+    fn note(&mut self, at_ms: u64, deed: Deed, va: u64, why: Reason) {
+        if let Some(last) = self.log.back_mut()
+            && last.is_continued_by(deed, va, &why)
+        {
+            last.count = last.count.saturating_add(1);
+            return;
+        }
+        if self.log.len() >= MAX_DECISIONS {
+            self.log.pop_front();
+        }
+        let count = 1;
+        self.log.push_back(Decision {
+            at_ms,
+            deed,
+            va,
+            count,
+            why,
+        });
+    }
+
+    fn half_of(&self, space: u8) -> Option<Half> {
+        let spaces = &mut self.spaces.iter();
+        spaces.find_map(|(known, _)| (known.space == space).then_some(known.half))
+    }
+
+    fn record_mut(&mut self, space: u8, va: u64) -> Option<&mut Record> {
+        let at = self.records.binary_search_by_key(&(space, va), Record::key);
+        self.records.get_mut(at.ok()?)
+    }
+
+    /// The regions, by space and VA.
+    #[must_use]
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// The address spaces of the last pass.
+    pub fn spaces(&self) -> impl Iterator<Item = &SpaceSample> {
+        self.spaces.iter().map(|(space, _)| space)
+    }
+
+    /// The last decisions, the oldest first.
+    pub fn decisions(&self) -> impl Iterator<Item = &Decision> {
+        self.log.iter()
+    }
+
+    /// What was spent and saved.
+    #[must_use]
+    pub const fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Whether roots are trapped.
+    #[must_use]
+    pub const fn traps_roots(&self) -> bool {
+        self.traps.on
+    }
+
+    /// Milliseconds between passes now.
+    #[must_use]
+    pub const fn epoch_ms(&self) -> u64 {
+        self.epoch_ms
+    }
+
+    /// Regions and spaces of the last pass for which there was no room here.
+    #[must_use]
+    pub const fn untracked(&self) -> u32 {
+        self.untracked
+    }
+}
