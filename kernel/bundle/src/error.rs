@@ -45,6 +45,14 @@ pub enum Field {
     RestartDelay,
     /// Whether a guest is started with the board.
     Autostart,
+    /// The paging mode.
+    Paging,
+    /// When a guest's tables may change.
+    PagingChanges,
+    /// The memory for mirror tables.
+    PagingPool,
+    /// The bytes that may be moved each second.
+    PagingCopy,
 }
 
 impl fmt::Display for Field {
@@ -69,6 +77,10 @@ impl fmt::Display for Field {
             Self::RestartLimit => "restart_limit",
             Self::RestartDelay => "restart_delay",
             Self::Autostart => "autostart",
+            Self::Paging => "paging",
+            Self::PagingChanges => "paging_changes",
+            Self::PagingPool => "paging_pool",
+            Self::PagingCopy => "paging_copy",
         })
     }
 }

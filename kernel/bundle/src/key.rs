@@ -36,11 +36,19 @@ pub enum Key {
     RestartDelay = 14,
     /// `autostart`.
     Autostart = 15,
+    /// `paging`.
+    Paging = 16,
+    /// `paging_changes`.
+    PagingChanges = 17,
+    /// `paging_pool`.
+    PagingPool = 18,
+    /// `paging_copy`.
+    PagingCopy = 19,
 }
 
 impl Key {
     /// Number of keys.
-    pub const COUNT: usize = 16;
+    pub const COUNT: usize = 20;
 
     /// Every key, in the order of the encoding.
     pub const ALL: [Self; Self::COUNT] = [
@@ -60,6 +68,10 @@ impl Key {
         Self::RestartLimit,
         Self::RestartDelay,
         Self::Autostart,
+        Self::Paging,
+        Self::PagingChanges,
+        Self::PagingPool,
+        Self::PagingCopy,
     ];
 
     /// The key as it is written in a scenario.
@@ -82,6 +94,10 @@ impl Key {
             Self::RestartLimit => "restart_limit",
             Self::RestartDelay => "restart_delay",
             Self::Autostart => "autostart",
+            Self::Paging => "paging",
+            Self::PagingChanges => "paging_changes",
+            Self::PagingPool => "paging_pool",
+            Self::PagingCopy => "paging_copy",
         }
     }
 }

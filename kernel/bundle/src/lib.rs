@@ -5,7 +5,7 @@
 //! allocates nothing, and answers every byte sequence with a value or an [`Error`]: it never panics,
 //! and it never hands out a part whose SHA-256 digest is wrong.
 //!
-//! # Format, version 2
+//! # Format, version 3
 //! All integers are little-endian.
 //!
 //! | offset | bytes | header |
@@ -37,6 +37,7 @@ mod cursor;
 mod error;
 mod key;
 mod manifest;
+mod paging;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "std")]
@@ -49,6 +50,10 @@ pub use manifest::{
     Backing, DEFAULT_RESTART_DELAY_MS, DEFAULT_RESTART_LIMIT, Guest, Guests, MAX_CMDLINE_BYTES,
     MAX_GUESTS, MAX_MEMORY_BYTES, MAX_NAME_BYTES, MAX_RESTART_DELAY_MS, MAX_RESTART_LIMIT,
     MAX_VCPUS, MEMORY_UNIT_BYTES, Manifest, OnCrash, OnPowerOff, Payload, WhenAllOff,
+};
+pub use paging::{
+    DEFAULT_PAGING_COPY_BYTES, MAX_PAGING_COPY_BYTES, MAX_PAGING_POOL_BYTES,
+    PAGING_POOL_UNIT_BYTES, Paging, PagingChanges, PagingMode,
 };
 #[cfg(feature = "std")]
 pub use write::{GuestSpec, PayloadFile, ScenarioSpec, WriteError, write_bundle};

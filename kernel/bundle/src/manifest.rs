@@ -7,12 +7,13 @@
 //!   u64 memory bytes, u8 [`Backing`], u64 quota bytes, u32 part and text file name of the kernel,
 //!   u32 part (0: none) and text file name of the initrd, text command line,
 //!   u8 [`Payload`] and u64 entry offset, u8 [`OnCrash`], u8 [`OnPowerOff`], u32 restart limit, u32 first
-//!   restart delay in milliseconds, u8 autostart (0 or 1).
+//!   restart delay in milliseconds, u8 autostart (0 or 1), then [`Paging`].
 
 use crate::bundle::{Bundle, PartKind};
 use crate::cursor::Cursor;
 use crate::error::{Error, Field};
 use crate::key::{Key, Lines};
+use crate::paging::Paging;
 
 /// Guests at most: EL2 has room for 8 VMs and one is the manager.
 pub const MAX_GUESTS: u8 = 7;
@@ -145,6 +146,8 @@ pub struct Guest<'a> {
     pub restart_delay_ms: u32,
     /// Whether it is started with the board.
     pub autostart: bool,
+    /// Its translation tables.
+    pub paging: Paging,
 }
 
 impl<'a> Manifest<'a> {
@@ -275,6 +278,7 @@ impl<'a> Guest<'a> {
             1 => true,
             _ => return Err(Error::ManifestValue(Field::Autostart)),
         };
+        let paging = Paging::read(cursor)?;
         Ok(Self {
             name,
             lines,
@@ -293,6 +297,7 @@ impl<'a> Guest<'a> {
             restart_limit,
             restart_delay_ms,
             autostart,
+            paging,
         })
     }
 
@@ -326,6 +331,7 @@ impl<'a> Guest<'a> {
         if self.restart_delay_ms > MAX_RESTART_DELAY_MS {
             return Err(Error::ManifestValue(Field::RestartDelay));
         }
+        self.paging.check()?;
         let kernel = bundle.part(self.kernel)?;
         if kernel.kind() != PartKind::Kernel {
             return Err(Error::ManifestValue(Field::Kernel));

@@ -32,6 +32,7 @@ fn guest(name: &str) -> GuestSpec<'static> {
         restart_limit: DEFAULT_RESTART_LIMIT,
         restart_delay_ms: DEFAULT_RESTART_DELAY_MS,
         autostart: true,
+        paging: Paging::default(),
     }
 }
 
@@ -46,6 +47,12 @@ fn scenario() -> ScenarioSpec<'static> {
     second.restart_limit = 7;
     second.restart_delay_ms = 60_000;
     second.autostart = false;
+    second.paging = Paging {
+        mode: PagingMode::Shadow,
+        changes: PagingChanges::Lock,
+        pool_bytes: 8 << 20,
+        copy_bytes: 0,
+    };
     ScenarioSpec {
         file: "demo.toml".into(),
         when_all_off: WhenAllOff::Wait,
@@ -90,6 +97,8 @@ fn what_is_written_is_read_back() {
         (7, 60_000)
     );
     assert!(guests[0].autostart && !guests[1].autostart);
+    assert_eq!(guests[0].paging, Paging::default());
+    assert_eq!(guests[1].paging, scenario().guests[1].paging);
 }
 
 #[test]
@@ -99,9 +108,11 @@ fn a_policy_that_does_not_exist_is_refused() {
     let bytes = usize::try_from(u64::from_le_bytes(good[80..88].try_into().unwrap())).unwrap();
     // The last fields of the last guest, from the end of the manifest.
     for (from_end, field) in [
-        (1, Field::Autostart),
-        (10, Field::OnPowerOff),
-        (11, Field::OnCrash),
+        (17, Field::PagingChanges),
+        (18, Field::Paging),
+        (19, Field::Autostart),
+        (28, Field::OnPowerOff),
+        (29, Field::OnCrash),
     ] {
         let mut forged = good.clone();
         forged[4096 + bytes - from_end] = 3;
@@ -163,6 +174,18 @@ fn the_writer_refuses_what_the_reader_would() {
     assert_eq!(
         refused(|g| g.restart_delay_ms = 60_001),
         value(Field::RestartDelay)
+    );
+    for pool_bytes in [0, 1 << 20, 10 << 20] {
+        let pool = refused(|g| g.paging.pool_bytes = pool_bytes);
+        assert_eq!(pool, value(Field::PagingPool));
+    }
+    for copy_bytes in [1, 2 << 30] {
+        let copy = refused(|g| g.paging.copy_bytes = copy_bytes);
+        assert_eq!(copy, value(Field::PagingCopy));
+    }
+    assert_eq!(
+        refused(|g| g.paging.changes = PagingChanges::Never),
+        value(Field::PagingChanges)
     );
     assert_eq!(
         refused(|g| g.name = "linux".into()),

@@ -10,6 +10,7 @@ use crate::bundle::{ENTRY_BYTES, FORMAT_VERSION, HEADER_BYTES, MAGIC, PART_ALIGN
 use crate::error::Error;
 use crate::key::{Key, Lines};
 use crate::manifest::{Backing, OnCrash, OnPowerOff, Payload, WhenAllOff};
+use crate::paging::Paging;
 
 /// A payload's file: what it is called in reports, and its content.
 #[derive(Clone, Debug)]
@@ -53,6 +54,8 @@ pub struct GuestSpec<'a> {
     pub restart_delay_ms: u32,
     /// Whether it is started with the board.
     pub autostart: bool,
+    /// Its translation tables.
+    pub paging: Paging,
 }
 
 /// A scenario to be written.
@@ -174,6 +177,7 @@ fn encode_guest<'a>(
     out.extend(guest.restart_limit.to_le_bytes());
     out.extend(guest.restart_delay_ms.to_le_bytes());
     out.push(u8::from(guest.autostart));
+    guest.paging.write(out);
     Ok(())
 }
 

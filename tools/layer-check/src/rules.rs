@@ -86,7 +86,7 @@ const RULES: [(&str, Rule); 23] = [
     ("penumbra-qemu-virt", PLATFORM),
     ("penumbra-rpi4", PLATFORM),
     ("penumbra-payloads", Rule::Only(&["penumbra-abi"])),
-    ("penumbra", Rule::Host(&[])),
+    ("penumbra", Rule::Host(&["penumbra-manager"])),
     ("penumbra-eventscope", Rule::Host(&["penumbra-qemu-plugin"])),
     ("penumbra-layer-check", Rule::Host(&[])),
     ("penumbra-oracle", Rule::Host(&[])),

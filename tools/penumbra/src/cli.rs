@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Build the initial RAM file system of the default guest.
     Initramfs(InitramfsArgs),
+    /// Replay a recorded trace of a guest's paging against the manager's policy.
+    PagingSim(PagingSimArgs),
     /// Print the sizes of the built image.
     Size(PlatformArgs),
     /// Check that no panic is left in the built image but the allowed ones.
@@ -70,6 +72,9 @@ pub(crate) struct ScenarioArgs {
     /// Quota of the first guest (with --backing thin).
     #[arg(long, value_name = "SIZE", value_parser = guest_size)]
     pub(crate) quota: Option<u64>,
+    /// What stands for the translation tables of the first guest.
+    #[arg(long, value_enum)]
+    pub(crate) paging: Option<PagingArg>,
     /// Cores of the board.
     #[arg(long = "smp", value_name = "N", default_value_t = DEFAULT_BOARD_CORES,
           value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_BOARD_CORES)))]
@@ -80,6 +85,32 @@ pub(crate) struct ScenarioArgs {
 pub(crate) enum BackingArg {
     Reserved,
     Thin,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PagingArg {
+    Nested,
+    Shadow,
+    Compound,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PagingSimArgs {
+    /// The trace, or console output with the trace in it.
+    #[arg(value_name = "TRACE")]
+    pub(crate) trace: PathBuf,
+    /// The mode.
+    #[arg(long, value_enum, default_value = "compound")]
+    pub(crate) mode: PagingArg,
+    /// Memory for mirror tables.
+    #[arg(long, value_name = "SIZE", default_value = "2 MiB", value_parser = size::parse)]
+    pub(crate) pool: u64,
+    /// What may be moved each second.
+    #[arg(long, value_name = "SIZE", default_value = "4 MiB", value_parser = size::parse)]
+    pub(crate) copy: u64,
+    /// Let the policy trap roots, which EL2 cannot do yet.
+    #[arg(long)]
+    pub(crate) trap: bool,
 }
 
 #[derive(Debug, Args)]
@@ -207,6 +238,8 @@ mod tests {
             "penumbra run --memory 512",
             "penumbra image",
             "penumbra run --backing thick",
+            "penumbra run --paging flat",
+            "penumbra paging-sim",
             "penumbra run --scenario a.toml b.toml",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

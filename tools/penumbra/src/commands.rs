@@ -8,17 +8,19 @@ use std::time::Duration;
 
 use penumbra::build::{self, Built};
 use penumbra::initramfs::{self, Contents};
+use penumbra::paging_sim::{self, Limits};
 use penumbra::panics;
 use penumbra::problem::{Problem, Problems};
 use penumbra::qemu::{self, Machine, Outcome};
 use penumbra::report;
 use penumbra::scenario::{File, Scenario, size};
 use penumbra::toolchain::Project;
-use penumbra_bundle::Backing;
+use penumbra_bundle::{Backing, PagingChanges, PagingMode};
+use penumbra_manager::paging::policy::Mode;
 
 use crate::cli::{
-    BackingArg, CheckArgs, Command, DEFAULT_SCENARIO, ImageArgs, InitramfsArgs, PanicArgs, RunArgs,
-    ScenarioArgs,
+    BackingArg, CheckArgs, Command, DEFAULT_SCENARIO, ImageArgs, InitramfsArgs, PagingArg,
+    PagingSimArgs, PanicArgs, RunArgs, ScenarioArgs,
 };
 
 /// Prints a line. A reader that has gone away (`| head`) is no reason to panic.
@@ -41,6 +43,7 @@ pub(crate) fn execute(command: Command) -> Result<ExitCode, Problems> {
         }
         Command::Run(args) => return run(&args),
         Command::Initramfs(args) => initramfs(&args)?,
+        Command::PagingSim(args) => paging_sim(&args)?,
         Command::Size(args) => print_size(&Project::find()?, &args.platform)?,
         Command::PanicCheck(args) => return panic_check(&args),
     }
@@ -82,7 +85,38 @@ fn open(args: &ScenarioArgs) -> Result<Scenario, Problems> {
         BackingArg::Thin => Backing::Thin,
     });
     guest.set_memory(args.memory, backing, args.quota)?;
+    if let Some(paging) = args.paging {
+        guest.paging.mode = match paging {
+            PagingArg::Nested => PagingMode::Nested,
+            PagingArg::Shadow => PagingMode::Shadow,
+            PagingArg::Compound => PagingMode::Compound,
+        };
+        if guest.paging.changes == PagingChanges::Never {
+            guest.paging.changes = PagingChanges::Free;
+        }
+    }
     Ok(scenario)
+}
+
+fn paging_sim(args: &PagingSimArgs) -> Result<(), Problem> {
+    let text = fs::read(&args.trace).map_err(|error| {
+        let path = args.trace.display();
+        Problem::new(format!("cannot read the trace {path}: {error}"))
+    })?;
+    let limits = Limits {
+        mode: match args.mode {
+            PagingArg::Nested => Mode::Nested,
+            PagingArg::Shadow => Mode::Shadow,
+            PagingArg::Compound => Mode::Compound,
+        },
+        pool_bytes: args.pool,
+        copy_bytes: args.copy,
+        may_trap: args.trap,
+    };
+    // A console may show any bytes.
+    let shown = paging_sim::simulate(&String::from_utf8_lossy(&text), &limits)?;
+    let _ = write!(std::io::stdout(), "{shown}");
+    Ok(())
 }
 
 /// A path seen from the current folder, where it lies in it.

@@ -89,6 +89,7 @@ fn guest_spec(guest: &Guest, cores: Vec<u8>) -> Result<GuestSpec<'static>, Probl
         restart_limit: guest.restart_limit,
         restart_delay_ms: guest.restart_delay_ms,
         autostart: guest.autostart,
+        paging: guest.paging,
     })
 }
 

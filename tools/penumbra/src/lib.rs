@@ -7,6 +7,7 @@
 pub mod build;
 pub mod image;
 pub mod initramfs;
+pub mod paging_sim;
 pub mod panics;
 pub mod payload;
 pub mod problem;

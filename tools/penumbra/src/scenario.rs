@@ -3,6 +3,7 @@
 //! [`Scenario::read`] parses and checks the TOML text; payload files are not touched before
 //! [`crate::image`] needs them. Every key is documented for people in `docs/scenarios.md`.
 
+mod paging;
 mod read;
 mod restart;
 pub mod size;
@@ -13,7 +14,7 @@ mod tests;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-use penumbra_bundle::{Backing, Lines, OnCrash, OnPowerOff, Payload, WhenAllOff};
+use penumbra_bundle::{Backing, Lines, OnCrash, OnPowerOff, Paging, Payload, WhenAllOff};
 
 use crate::problem::{Problem, Problems, Source};
 
@@ -70,6 +71,8 @@ pub struct Guest {
     pub restart_delay_ms: u32,
     /// Whether it is started with the board.
     pub autostart: bool,
+    /// Its translation tables.
+    pub paging: Paging,
 }
 
 /// A file that a scenario or the command line names.

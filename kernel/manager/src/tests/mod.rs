@@ -12,8 +12,8 @@ use std::borrow::Cow;
 
 use penumbra_abi::Events;
 use penumbra_bundle::{
-    Backing, GuestSpec, Key, Lines, OnCrash, OnPowerOff, Payload, PayloadFile, ScenarioSpec,
-    WhenAllOff, write_bundle,
+    Backing, GuestSpec, Key, Lines, OnCrash, OnPowerOff, Paging, Payload, PayloadFile,
+    ScenarioSpec, WhenAllOff, write_bundle,
 };
 
 use crate::fake::{Fake, MIB};
@@ -58,6 +58,7 @@ pub(crate) fn guest(name: &str) -> GuestSpec<'static> {
         restart_limit: 2,
         restart_delay_ms: 0,
         autostart: true,
+        paging: Paging::default(),
     }
 }
 

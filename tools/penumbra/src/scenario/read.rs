@@ -15,7 +15,7 @@ use crate::problem::{Problem, Problems, Source};
 
 const TOP_KEYS: [&str; 2] = ["board", "guest"];
 pub(super) const BOARD_KEYS: [&str; 1] = ["when_all_off"];
-pub(super) const GUEST_KEYS: [&str; 16] = [
+pub(super) const GUEST_KEYS: [&str; 20] = [
     "name",
     "vcpus",
     "cores",
@@ -32,6 +32,10 @@ pub(super) const GUEST_KEYS: [&str; 16] = [
     "restart_limit",
     "restart_delay",
     "autostart",
+    "paging",
+    "paging_changes",
+    "paging_pool",
+    "paging_copy",
 ];
 
 pub(super) fn scenario(source: Source) -> Result<Scenario, Problems> {
@@ -206,6 +210,7 @@ impl Reader<'_> {
         let cmdline = table.get("cmdline").and_then(|value| self.cmdline(value));
         let payload = self.payload(table);
         let life = self.life(table);
+        let paging = self.paging(table);
         Some(Guest {
             name: name?,
             lines,
@@ -223,6 +228,7 @@ impl Reader<'_> {
             restart_limit: life.restart_limit,
             restart_delay_ms: life.restart_delay_ms,
             autostart: life.autostart,
+            paging,
         })
     }
 

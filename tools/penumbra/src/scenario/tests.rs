@@ -2,7 +2,7 @@
 
 use super::*;
 
-const GOOD: &str = "\
+pub(super) const GOOD: &str = "\
 [[guest]]
 name = \"linux\"
 vcpus = 2
@@ -10,7 +10,7 @@ memory = \"512 MiB\"
 kernel = \"Image\"
 ";
 
-fn read(text: &str) -> Result<Scenario, Problems> {
+pub(super) fn read(text: &str) -> Result<Scenario, Problems> {
     Scenario::read(Source {
         path: "folder/test.toml".into(),
         text: text.into(),
@@ -37,7 +37,7 @@ fn problems(text: &str) -> Vec<String> {
 
 /// Checks that the good scenario with one more line has exactly one problem, on that line.
 #[track_caller]
-fn extra(line: &str, parts: &[&str]) {
+pub(super) fn extra(line: &str, parts: &[&str]) {
     one(&format!("{GOOD}{line}\n"), "6: ", parts);
 }
 

@@ -31,6 +31,7 @@ impl Policy {
     /// A region whose table was not written since the last pass.
     pub(super) fn is_quiet(&mut self, at: usize, now_ms: u64) -> Option<Action> {
         let locked = self.is_locked(now_ms);
+        let nested = !locked && !self.is_active(now_ms);
         let eager = self.config.mode == Mode::Shadow;
         let record = self.records.get_mut(at)?;
         record.quiet = record.quiet.saturating_add(1);
@@ -40,6 +41,8 @@ impl Policy {
         let (quiet, until_ms) = (record.quiet, record.until_ms);
         if locked {
             record.why = Reason::Locked;
+        } else if nested {
+            record.why = Reason::Mode;
         } else if now_ms < until_ms {
             record.quiet = 0;
             record.why = Reason::Written { until_ms };
