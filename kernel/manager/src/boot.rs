@@ -139,6 +139,7 @@ impl<'a> Manager<'a> {
                 (VmState::Free, _) => {}
                 (VmState::Running | VmState::Paused | VmState::Stopped, Some(index)) => {
                     self.set(index, Phase::Running, Some(vm));
+                    self.adopt_paging(hv, index, vm);
                 }
                 // Half made or half gone, or not of this scenario: nobody can have a use for it.
                 _ => {

@@ -3,6 +3,7 @@
 //! Continuations take several calls. A call that breaks a rule is refused as EL2 would refuse it, and
 //! noted in `misuse`, so that a test that expects good manners can check that there was none.
 
+mod paging;
 mod vm;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,6 +17,8 @@ use crate::hypervisor::{
     Board, Chunk, Death, Grant, Granules, Hypervisor, Leaves, RamRequest, Register, Result,
     VcpuTime, VmId,
 };
+
+use paging::FakePaging;
 
 /// Bytes that a continuation does per call.
 const PIECE_BYTES: u64 = 16 << 20;
@@ -275,6 +278,7 @@ impl Hypervisor for Fake {
             input: Vec::new(),
             input_room: 1000,
             unseen: false,
+            paging: FakePaging::default(),
         };
         self.vms.insert(free, vm);
         Ok(VmId(free))

@@ -3,6 +3,8 @@
 //! The EL1 runtime implements [`Hypervisor`] with `HVC`; the tests implement it with a fake. Calls
 //! that are continuations in `penumbra-abi` are so here too; [`finish`] and [`finish_bytes`] repeat them.
 
+mod paging;
+
 use core::fmt;
 
 use penumbra_abi::{
@@ -11,6 +13,8 @@ use penumbra_abi::{
 };
 
 use crate::report::cause_text;
+
+pub use paging::{PagingService, Place};
 
 /// Number of a VM, as `VmCreate` returned it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -221,7 +225,7 @@ pub type Result<T> = core::result::Result<T, Error>;
     clippy::missing_errors_doc,
     reason = "one sentence above says it for all"
 )]
-pub trait Hypervisor {
+pub trait Hypervisor: PagingService {
     /// `Version`.
     fn version(&mut self) -> Result<AbiVersion>;
     /// `BoardInfo`, and the granules from ID_AA64MMFR0_EL1.

@@ -23,6 +23,7 @@ mod life;
 pub mod load;
 pub mod manager;
 pub mod map;
+mod pager;
 pub mod paging;
 pub mod plan;
 pub mod refusal;

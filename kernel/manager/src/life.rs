@@ -198,7 +198,7 @@ impl<'a> Manager<'a> {
     pub(crate) fn destroy<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId) {
         self.console.connect(index, None, false);
         if let Some(slot) = self.slots.get_mut(index) {
-            slot.vm = None;
+            (slot.vm, slot.pager) = (None, None);
         }
         if let Err(error) = finish(|| hv.vm_destroy(vm)) {
             let why = ErrorText(error);

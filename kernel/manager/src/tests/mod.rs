@@ -5,6 +5,7 @@ mod console;
 mod figures;
 mod fuzz;
 mod life;
+mod paging;
 mod refuse;
 mod shell;
 

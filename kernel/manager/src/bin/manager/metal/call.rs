@@ -45,7 +45,7 @@ fn hvc(x0: u64, args: [u64; 7]) -> [u64; 7] {
 }
 
 /// Makes one of our calls; X1 to X6 of the answer.
-fn call(call: Call, args: &[u64]) -> Result<[u64; 6]> {
+pub(super) fn call(call: Call, args: &[u64]) -> Result<[u64; 6]> {
     let mut regs = [0; 7];
     for (reg, arg) in regs.iter_mut().zip(args) {
         *reg = *arg;
@@ -55,11 +55,11 @@ fn call(call: Call, args: &[u64]) -> Result<[u64; 6]> {
     Ok(rest)
 }
 
-fn call1(which: Call, args: &[u64]) -> Result<u64> {
+pub(super) fn call1(which: Call, args: &[u64]) -> Result<u64> {
     call(which, args).map(|[x1, ..]| x1)
 }
 
-fn call0(which: Call, args: &[u64]) -> Result<()> {
+pub(super) fn call0(which: Call, args: &[u64]) -> Result<()> {
     call(which, args).map(|_| ())
 }
 

@@ -5,6 +5,7 @@ mod death;
 mod entry;
 mod heap;
 mod mmu;
+mod paging;
 mod stop;
 
 use penumbra_abi::MANAGER_RAM_IPA;

@@ -1,0 +1,487 @@
+//! Carries out the paging policy of a guest: surveys its tables and does what the policy says, a
+//! bounded number of calls at a time.
+//!
+//! A guest that is nested has no deadline here and costs nothing.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use penumbra_abi::{
+    Error, PAGING_SPACES, PagingCounter, PagingForm, PagingMode, PagingRefusal, PagingRegion,
+    PagingSpace, PagingSurvey, paging_roots,
+};
+use penumbra_bundle::{Backing, Guest, Key, PagingChanges};
+
+use crate::hypervisor::{Hypervisor, Place, VmId, finish};
+use crate::manager::{Manager, Phase};
+use crate::paging::cost::Machine;
+use crate::paging::policy::{Action, Changes, Config, LOCK_AFTER_MS, Mode, Policy};
+use crate::paging::reason::Failure;
+use crate::paging::sample::{Form, Half, RegionSample, SpaceSample, VmSample};
+use crate::paging::trace::Line;
+use crate::refusal::ErrorText;
+
+/// Frames of a block of table memory.
+const BLOCK_FRAMES: u64 = 512;
+const PAGE_BYTES: u64 = 4096;
+/// Steps of a survey between two looks at the other events.
+const TICK_STEPS: u32 = 64;
+/// Pause between them, so that guests on the manager's core run.
+const TICK_PAUSE_MS: u64 = 5;
+/// Steps of a whole survey at most: a guest can make its tables look endless.
+const SURVEY_STEPS: u32 = 4096;
+
+/// Why a guest that is not to be nested is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// A call failed.
+    Call(&'static str, Error),
+    /// EL2 made it nested.
+    Fallen(PagingRefusal),
+}
+
+/// The paging of one guest's VM.
+#[derive(Debug)]
+pub(crate) struct Pager {
+    pub(crate) policy: Policy,
+    pub(crate) trouble: Option<Trouble>,
+    /// Whether what is seen is printed.
+    pub(crate) trace: bool,
+    /// Counter value at which the policy's time was `offset_ms`.
+    base: u64,
+    offset_ms: u64,
+    hz: u64,
+    /// Counter value of the next tick.
+    next: Option<u64>,
+    /// What is left of the survey under way.
+    survey: Option<Survey>,
+    blocks: u64,
+}
+
+/// A survey under way: spaces and the VAs to go on at, the last one first.
+#[derive(Debug, Default)]
+struct Survey {
+    left: Vec<(u8, u64)>,
+    steps: u32,
+}
+
+/// The mode as a scenario has it.
+fn mode_of(guest: &Guest<'_>) -> Mode {
+    match guest.paging.mode {
+        penumbra_bundle::PagingMode::Nested => Mode::Nested,
+        penumbra_bundle::PagingMode::Shadow => Mode::Shadow,
+        penumbra_bundle::PagingMode::Compound => Mode::Compound,
+    }
+}
+
+fn config(guest: &Guest<'_>, mode: Mode) -> Config {
+    let paging = guest.paging;
+    Config {
+        mode,
+        changes: match paging.changes {
+            PagingChanges::Free => Changes::Free,
+            PagingChanges::Lock => Changes::Lock,
+            PagingChanges::Never => Changes::Never,
+        },
+        pool_frames: paging.pool_bytes / PAGE_BYTES,
+        copy_pages_per_s: paging.copy_bytes / PAGE_BYTES,
+        // EL2 does not trap roots yet.
+        may_trap: false,
+        machine: Machine {
+            thin: guest.backing == Backing::Thin,
+            vcpus: u64::try_from(guest.vcpus()).unwrap_or(1),
+        },
+    }
+}
+
+impl Pager {
+    fn new(guest: &Guest<'_>, mode: Mode, now: u64, hz: u64) -> Self {
+        Self {
+            policy: Policy::new(config(guest, mode)),
+            trouble: None,
+            trace: false,
+            base: now,
+            offset_ms: 0,
+            hz,
+            next: None,
+            survey: None,
+            blocks: 0,
+        }
+    }
+
+    /// For a VM that has just been started.
+    pub(crate) fn start<H: Hypervisor>(hv: &mut H, vm: VmId, guest: &Guest<'_>, hz: u64) -> Self {
+        let mut pager = Self::new(guest, Mode::Nested, hv.now(), hz);
+        match mode_of(guest) {
+            Mode::Nested => {}
+            mode => pager.set_mode(hv, vm, mode),
+        }
+        pager
+    }
+
+    /// For a VM that a manager before this one started. What EL2 says of it is the truth.
+    pub(crate) fn adopt<H: Hypervisor>(hv: &mut H, vm: VmId, guest: &Guest<'_>, hz: u64) -> Self {
+        let status = hv.paging_status(vm).unwrap_or_default();
+        let mode = match status.mode {
+            PagingMode::Nested => Mode::Nested,
+            PagingMode::Compound => Mode::Compound,
+            PagingMode::Shadow => Mode::Shadow,
+        };
+        let mut pager = Self::new(guest, mode, hv.now(), hz);
+        pager.blocks = u64::from(status.frames) / BLOCK_FRAMES;
+        // Its start is over: a layout that was to be locked is.
+        pager.offset_ms = LOCK_AFTER_MS;
+        pager.look_soon(hv);
+        pager
+    }
+
+    /// Changes the mode. On failure the VM is nested and [`Self::trouble`] says why.
+    pub(crate) fn set_mode<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId, mode: Mode) {
+        (self.survey, self.next, self.trouble) = (None, None, None);
+        if let Err(trouble) = self.tell_el2(hv, vm, mode) {
+            self.policy.set_mode(Mode::Nested);
+            self.trouble = Some(trouble);
+            // It fails only if the VM is nested, or gone.
+            let _ = finish(|| hv.paging_mode(vm, PagingMode::Nested));
+            return;
+        }
+        self.policy.set_mode(mode);
+        self.look_soon(hv);
+    }
+
+    fn tell_el2<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId, mode: Mode) -> Result<(), Trouble> {
+        let failed = |what| move |error| Trouble::Call(what, error);
+        let wanted = match mode {
+            Mode::Nested => PagingMode::Nested,
+            Mode::Compound => PagingMode::Compound,
+            Mode::Shadow => PagingMode::Shadow,
+        };
+        finish(|| hv.paging_mode(vm, wanted)).map_err(failed("change the paging mode"))?;
+        if mode == Mode::Nested {
+            return Ok(());
+        }
+        if self.blocks == 0 {
+            self.grow(hv, vm).map_err(failed("give table memory"))?;
+        }
+        hv.paging_roots(vm, paging_roots::STICKY)
+            .map_err(failed("allow the kernel's root"))
+    }
+
+    /// Gives the VM another block of table memory.
+    fn grow<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId) -> Result<(), Error> {
+        let most = self.policy.config().pool_frames / BLOCK_FRAMES;
+        if self.blocks >= most {
+            return Err(Error::NoSlot);
+        }
+        finish(|| hv.paging_pool(vm))?;
+        self.blocks = self.blocks.saturating_add(1);
+        Ok(())
+    }
+
+    /// Makes the next tick come at once, if there is anything to do.
+    pub(crate) fn look_soon<H: Hypervisor>(&mut self, hv: &mut H) {
+        let now = hv.now();
+        self.next = self.policy.is_active(self.ms(now)).then_some(now);
+    }
+
+    /// When it wants to be called.
+    pub(crate) const fn next(&self) -> Option<u64> {
+        self.next
+    }
+
+    /// A counter value in the policy's time.
+    pub(crate) fn ms(&self, counter: u64) -> u64 {
+        let ticks = counter.saturating_sub(self.base);
+        let ms = ticks.saturating_mul(1000).checked_div(self.hz).unwrap_or(0);
+        self.offset_ms.saturating_add(ms)
+    }
+
+    fn counter(&self, ms: u64) -> u64 {
+        let ms = ms.saturating_sub(self.offset_ms);
+        self.base.saturating_add(ms.saturating_mul(self.hz) / 1000)
+    }
+
+    /// Does a bounded piece of work if it is due. `seen` gets what was found, if a trace is wanted.
+    ///
+    /// # Errors
+    /// Why the VM is nested from now on.
+    pub(crate) fn tick<H: Hypervisor>(
+        &mut self,
+        hv: &mut H,
+        vm: VmId,
+        seen: &mut Vec<Line>,
+    ) -> Result<(), Trouble> {
+        let now = hv.now();
+        if self.next.is_none_or(|next| next > now) {
+            return Ok(());
+        }
+        let now_ms = self.ms(now);
+        let mut survey = match self.survey.take() {
+            Some(survey) => survey,
+            None => self.begin(hv, vm, now_ms, seen)?,
+        };
+        for _ in 0..TICK_STEPS {
+            let spent = survey.steps >= SURVEY_STEPS;
+            let Some((space, va)) = survey.left.pop().filter(|_| !spent) else {
+                self.next = self.policy.end(now_ms).map(|ms| self.counter(ms));
+                return Ok(());
+            };
+            survey.steps = survey.steps.saturating_add(1);
+            let on = self.survey_at(hv, Place { vm, space, va }, now_ms, seen);
+            survey.left.extend(on.map(|va| (space, va)));
+        }
+        self.survey = Some(survey);
+        self.next = Some(self.counter(now_ms.saturating_add(TICK_PAUSE_MS)));
+        Ok(())
+    }
+
+    fn begin<H: Hypervisor>(
+        &mut self,
+        hv: &mut H,
+        vm: VmId,
+        now_ms: u64,
+        seen: &mut Vec<Line>,
+    ) -> Result<Survey, Trouble> {
+        let status = hv
+            .paging_status(vm)
+            .map_err(|error| Trouble::Call("say how the guest is paged", error))?;
+        if status.mode == PagingMode::Nested {
+            return Err(Trouble::Fallen(status.refusal));
+        }
+        let mut count = |counter| hv.paging_counter(vm, counter).unwrap_or(0);
+        let counters = VmSample {
+            traps: count(PagingCounter::RootTraps),
+            samples: count(PagingCounter::Samples),
+            mirrored: count(PagingCounter::Mirrored),
+            demoted: count(PagingCounter::Demoted),
+            frames_used: u64::from(status.frames_used),
+            frames: u64::from(status.frames),
+        };
+        self.policy.begin(now_ms, &counters);
+        self.note(seen, Line::Pass(now_ms, counters));
+        let mut survey = Survey::default();
+        for space in (0..=u8::MAX).take(PAGING_SPACES) {
+            let found = hv.paging_space(vm, space).unwrap_or_default();
+            if !found.exists {
+                continue;
+            }
+            let sample = space_sample(space, &found);
+            self.policy.space(&sample);
+            self.note(seen, Line::Space(sample));
+            // Below a root that is not mirrored nothing can be shadowed.
+            if found.shadowed {
+                survey.left.push((space, found.start));
+            }
+        }
+        Ok(survey)
+    }
+
+    /// Looks for a region. Where to go on.
+    fn survey_at<H: Hypervisor>(
+        &mut self,
+        hv: &mut H,
+        from: Place,
+        now_ms: u64,
+        seen: &mut Vec<Line>,
+    ) -> Option<u64> {
+        // An error means that the space or the VM is gone.
+        let (region, on) = match hv.paging_survey(from).ok()? {
+            PagingSurvey::End => return None,
+            PagingSurvey::Skipped(on) => return Some(on),
+            PagingSurvey::Found(region, on) => (region, on),
+        };
+        let sample = region_sample(from.space, &region);
+        self.note(seen, Line::Region(sample));
+        let mut action = self.policy.region(now_ms, &sample);
+        // The answer to a failure for want of room is an eviction, and that is all.
+        for _ in 0..2 {
+            let Some(wanted) = action else { break };
+            let result = self.carry_out(hv, from.vm, wanted);
+            action = self.policy.done(now_ms, wanted, result);
+        }
+        on
+    }
+
+    fn carry_out<H: Hypervisor>(
+        &mut self,
+        hv: &mut H,
+        vm: VmId,
+        action: Action,
+    ) -> Result<Form, Failure> {
+        match action {
+            Action::Shadow { space, va } => {
+                let place = Place { vm, space, va };
+                let form = match hv.paging_shadow(place) {
+                    // With more memory it may work the next time.
+                    Err(Error::NoSlot) if self.grow(hv, vm).is_ok() => return Err(Failure::Busy),
+                    result => result.map_err(failure)?,
+                };
+                let worth = self.policy.worth_of(space, va);
+                // It is a hint.
+                let _ = hv.paging_worth(place, worth);
+                Ok(form_of(form))
+            }
+            Action::Demote { space, va } => match hv.paging_demote(Place { vm, space, va }) {
+                // Not shadowed (any more) is what was wanted.
+                Ok(_) | Err(Error::NotMapped) => Ok(Form::Nested),
+                Err(error) => Err(failure(error)),
+            },
+            // The policy does not ask for these without trapped roots.
+            Action::Relayout { .. } | Action::Trap(_) => Err(Failure::Unsupported),
+        }
+    }
+
+    /// The VM is nested and stays so until somebody says otherwise.
+    fn fall(&mut self, trouble: Trouble) {
+        self.policy.set_mode(Mode::Nested);
+        (self.survey, self.next, self.trouble) = (None, None, Some(trouble));
+    }
+
+    fn note(&self, seen: &mut Vec<Line>, line: Line) {
+        if self.trace {
+            seen.push(line);
+        }
+    }
+}
+
+impl Manager<'_> {
+    /// Begins to page a guest that has just been started.
+    pub(crate) fn start_paging<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId) {
+        let hz = self.board.counter_hz;
+        let Some(slot) = self.slots.get_mut(index) else {
+            return;
+        };
+        let pager = Pager::start(hv, vm, &slot.guest, hz);
+        let trouble = pager.trouble;
+        slot.pager = Some(pager);
+        if let Some(trouble) = trouble {
+            self.tell_trouble(hv, index, trouble);
+        }
+    }
+
+    /// Goes on to page a guest that another manager started.
+    pub(crate) fn adopt_paging<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId) {
+        let hz = self.board.counter_hz;
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.pager = Some(Pager::adopt(hv, vm, &slot.guest, hz));
+        }
+    }
+
+    /// Does what is due for the running guests.
+    pub(crate) fn page<H: Hypervisor>(&mut self, hv: &mut H) {
+        for index in 0..self.slots.len() {
+            let Some(slot) = self.slots.get_mut(index) else {
+                continue;
+            };
+            let (Phase::Running, Some(vm), Some(pager)) =
+                (slot.phase, slot.vm, slot.pager.as_mut())
+            else {
+                continue;
+            };
+            let mut seen = Vec::new();
+            let result = pager.tick(hv, vm, &mut seen);
+            if let Err(trouble) = result {
+                pager.fall(trouble);
+            }
+            for line in seen {
+                self.console.say(hv, format_args!("trace {line}"));
+            }
+            if let Err(trouble) = result {
+                self.tell_trouble(hv, index, trouble);
+            }
+        }
+    }
+
+    pub(crate) fn tell_trouble<H: Hypervisor>(
+        &mut self,
+        hv: &mut H,
+        index: usize,
+        trouble: Trouble,
+    ) {
+        let Some(slot) = self.slots.get(index) else {
+            return;
+        };
+        let guest = slot.guest;
+        let line = crate::refusal::Line::of(self.manifest.file, &guest, Key::Paging);
+        let text = format_args!("guest '{}' is paged nested: {trouble} {line}", guest.name);
+        self.tell(hv, index, text);
+    }
+}
+
+fn space_sample(space: u8, found: &PagingSpace) -> SpaceSample {
+    SpaceSample {
+        space,
+        half: if found.high { Half::Kernel } else { Half::User },
+        root: found.root,
+    }
+}
+
+fn region_sample(space: u8, region: &PagingRegion) -> RegionSample {
+    RegionSample {
+        space,
+        va: region.va,
+        table: region.table,
+        valid: region.valid,
+        runs: u16::from(region.runs),
+        uniform: region.uniform,
+        full: region.full,
+        form: form_of(region.form),
+        writes: region.writes,
+        // No epoch of samples was begun.
+        walked: None,
+    }
+}
+
+const fn form_of(form: PagingForm) -> Form {
+    match form {
+        PagingForm::Nested => Form::Nested,
+        PagingForm::Mirror => Form::Mirror,
+        PagingForm::Leaf => Form::Leaf,
+    }
+}
+
+const fn failure(error: Error) -> Failure {
+    match error {
+        Error::NoSlot | Error::NoMemory | Error::QuotaExceeded => Failure::Full,
+        Error::BadState => Failure::Busy,
+        Error::InvalidParameter => Failure::NotRam,
+        Error::NotSupported => Failure::Unsupported,
+        _ => Failure::Changed,
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Call(what, error) => {
+                write!(f, "the hypervisor would not {what}: {}", ErrorText(error))
+            }
+            Self::Fallen(refusal) => write!(f, "{}", RefusalText(refusal)),
+        }
+    }
+}
+
+/// Why a root is not replaced, in words.
+pub(crate) struct RefusalText(pub(crate) PagingRefusal);
+
+impl fmt::Display for RefusalText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            PagingRefusal::None => "the hypervisor made it nested",
+            PagingRefusal::Off => "its MMU or caches are off",
+            PagingRefusal::BigEndian => "its walks are big-endian",
+            PagingRefusal::Granule => "it does not use the 4 KiB granule",
+            PagingRefusal::RootSize => "its root does not fill a page",
+            PagingRefusal::OutputSize => "its walks give less than 40 bits of address",
+            PagingRefusal::Uncached => "its walks are not cached",
+            PagingRefusal::HardwareFlags => "hardware updates its descriptors",
+            PagingRefusal::CommonNotPrivate => "it shares translations between cores (CnP)",
+            PagingRefusal::RootAddress => "its root lies too high",
+            PagingRefusal::Geometry => "it uses one root in two ways",
+            PagingRefusal::Full => "there is no room for its root",
+            PagingRefusal::NotRam => "its root cannot be write-protected",
+            PagingRefusal::Storm => "it replaces its root too often",
+            PagingRefusal::Violation => "it broke what shadowing relies on",
+        })
+    }
+}
