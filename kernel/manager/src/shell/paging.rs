@@ -191,7 +191,13 @@ impl Manager<'_> {
             let value = hv.paging_counter(vm, counter).unwrap_or(0);
             (what, value)
         });
-        for row in counted.chunks(3) {
+        let counts = counted.iter().any(|(_, value)| *value > 0);
+        let shown = if counts || pager.policy.config().mode != Mode::Nested {
+            &counted[..]
+        } else {
+            &[]
+        };
+        for row in shown.chunks(3) {
             let row: Vec<String> = row
                 .iter()
                 .map(|(what, value)| format!("{what:<24}{value:>10}"))

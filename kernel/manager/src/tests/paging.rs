@@ -212,7 +212,8 @@ fn a_restarted_manager_goes_on_with_what_it_finds() {
     work(&mut manager, &mut fake, 3000);
     drop(manager);
     fake.forget();
-    let mut manager = Manager::boot(&mut fake, &bundle, revival(1)).unwrap_or_else(|_| panic!("no boot"));
+    let mut manager =
+        Manager::boot(&mut fake, &bundle, revival(1)).unwrap_or_else(|_| panic!("no boot"));
     work(&mut manager, &mut fake, 3000);
     assert_eq!(fake.count("Paging"), 0, "nothing had to be changed");
     let pagers: Vec<_> = manager

@@ -5,6 +5,7 @@ mod linux;
 mod lives;
 mod negative;
 mod operator;
+mod paging;
 mod payload;
 mod walls;
 
@@ -23,6 +24,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(operator::cases());
     cases.extend(lives::cases());
     cases.extend(walls::cases());
+    cases.extend(paging::cases());
     cases.sort_by_key(|case| !case.quick);
     cases
 }
