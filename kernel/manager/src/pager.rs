@@ -312,6 +312,11 @@ impl Pager {
             Action::Shadow { space, va } => {
                 let place = Place { vm, space, va };
                 let form = match hv.paging_shadow(place) {
+                    // A mirror that has become uniform: made anew, it is a leaf.
+                    Err(Error::AlreadyMapped) => hv
+                        .paging_demote(place)
+                        .and_then(|_| hv.paging_shadow(place))
+                        .map_err(failure)?,
                     // With more memory it may work the next time.
                     Err(Error::NoSlot) if self.grow(hv, vm).is_ok() => return Err(Failure::Busy),
                     result => result.map_err(failure)?,

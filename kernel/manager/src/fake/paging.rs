@@ -62,6 +62,11 @@ impl FakePaging {
         }
     }
 
+    /// The guest writes to a table: EL2 makes a mirror of the leaf.
+    pub(crate) fn soften(&mut self, va: u64) {
+        self.regions.get_mut(&va).unwrap().form = PagingForm::Mirror;
+    }
+
     fn is_planted(&self) -> bool {
         let compound = self.status.mode != PagingMode::Nested;
         compound && self.status.frames > 0 && self.status.roots & paging_roots::STICKY != 0
@@ -191,7 +196,7 @@ impl PagingService for Fake {
             return Err(error);
         }
         let region = self.region(place)?;
-        if region.form == PagingForm::Leaf {
+        if region.form != PagingForm::Nested {
             return Err(Error::AlreadyMapped);
         }
         region.form = if region.uniform {

@@ -119,6 +119,19 @@ fn a_store_that_takes_a_leaf_back_is_noticed_and_forgiven_later() {
 }
 
 #[test]
+fn a_mirror_that_is_uniform_again_becomes_a_leaf_again() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![compound("linux")]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(20);
+    work(&mut manager, &mut fake, 3000);
+    fake.vm(1).paging.soften(KERNEL);
+    work(&mut manager, &mut fake, 10_000);
+    assert_eq!(fake.vm(1).paging.leaves(), 20);
+    assert_eq!(fake.count("PagingDemote"), 1);
+}
+
+#[test]
 fn trouble_leaves_a_guest_nested_and_is_told() {
     let mut fake = Fake::new();
     fake.failures.insert("Paging", Error::NotSupported);

@@ -1,7 +1,7 @@
 //! Decisions on one region.
 
 use super::super::cost::{self, Balance};
-use super::super::reason::{Reason, shape};
+use super::super::reason::{Deed, Reason, shape};
 use super::super::record::{Record, Stores};
 use super::super::sample::{Form, Half, RegionSample};
 use super::{Action, Mode, Policy, QUIET_PASSES, REGION_BYTES};
@@ -14,18 +14,19 @@ impl Policy {
         let record = self.records.get_mut(at)?;
         let again = record.written(stores, now_ms);
         let (space, va) = record.key();
-        if record.seen.form == Form::Nested {
-            if stores == Stores::Lost {
-                let deed = super::Deed::Demoted;
-                self.note(now_ms, deed, va, Reason::TakenBack);
-            }
-            return None;
+        let form = record.seen.form;
+        let demote = again && compound && !locked && form != Form::Nested;
+        if demote {
+            record.why = Reason::Busy;
         }
-        if !again || locked || !compound {
-            return None;
+        if stores == Stores::Lost {
+            let deed = match form {
+                Form::Nested => Deed::Demoted,
+                _ => Deed::Mirror,
+            };
+            self.note(now_ms, deed, va, Reason::TakenBack);
         }
-        record.why = Reason::Busy;
-        Some(Action::Demote { space, va })
+        demote.then_some(Action::Demote { space, va })
     }
 
     /// A region whose table was not written since the last pass.
@@ -126,6 +127,11 @@ impl Policy {
             return (Some(Action::Relayout { space, va }), Reason::Pays(relaid));
         }
         match seen.form {
+            // What was a leaf and can be one no more.
+            Form::Mirror if mirror.worth() == 0 => (
+                Some(Action::Demote { space, va }),
+                Reason::Unprofitable(mirror),
+            ),
             Form::Nested if mirror.pays() => (shadow, Reason::Pays(mirror)),
             _ if movable => refused(relaid),
             _ => (None, obstacle),

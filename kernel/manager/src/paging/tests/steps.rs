@@ -8,6 +8,7 @@ struct One {
     policy: Policy,
     now_ms: u64,
     sample: RegionSample,
+    neighbour: bool,
 }
 
 impl One {
@@ -25,6 +26,7 @@ impl One {
             policy: Policy::new(config),
             now_ms: 0,
             sample,
+            neighbour: false,
         }
     }
 
@@ -39,6 +41,15 @@ impl One {
             half: Half::Kernel,
             root: 0x4100_0000,
         });
+        if self.neighbour {
+            let neighbour = RegionSample {
+                va: KERNEL + REGION_BYTES,
+                form: Form::Leaf,
+                uniform: true,
+                ..self.sample
+            };
+            assert_eq!(self.policy.region(self.now_ms, &neighbour), None);
+        }
         let action = self.policy.region(self.now_ms, &self.sample);
         let _ = self.policy.end(self.now_ms);
         self.now_ms += 500;
@@ -91,6 +102,42 @@ fn a_second_store_within_an_interval_demotes_and_doubles_probation() {
         waits.windows(2).all(|pair| pair[1] * 2 > pair[0] * 3),
         "{waits:?}"
     );
+}
+
+#[test]
+fn a_leaf_that_a_store_softened_is_made_again_or_given_up() {
+    for (uniform, wanted) in [
+        (
+            true,
+            Action::Shadow {
+                space: 0,
+                va: KERNEL,
+            },
+        ),
+        (
+            false,
+            Action::Demote {
+                space: 0,
+                va: KERNEL,
+            },
+        ),
+    ] {
+        let mut one = One::new(config(false));
+        // Its neighbour's table lies in the same 2 MiB and is protected already.
+        one.neighbour = true;
+        assert_eq!(one.tries_until_shadowed(), 2);
+        one.done(Form::Leaf);
+        one.sample.form = Form::Mirror;
+        one.sample.uniform = uniform;
+        assert_eq!(one.pass(), None, "one store is borne");
+        let decision = *one.policy.decisions().last().unwrap();
+        assert_eq!(
+            (decision.deed, decision.why),
+            (Deed::Mirror, Reason::TakenBack)
+        );
+        let next = (0..20).find_map(|_| one.pass());
+        assert_eq!(next, Some(wanted));
+    }
 }
 
 #[test]
