@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use penumbra_abi::{PagingCounter, PagingRefusal, PagingStatus, RootInstall};
+use penumbra_abi::{PagingCounter, PagingRefusal, PagingSpace, PagingStatus, RootInstall};
 use penumbra_bundle::{Key, PagingChanges};
 
 use super::command::PAGING;
@@ -181,8 +181,8 @@ impl Manager<'_> {
             Err(error) => lines.push(format!("guest '{name}': nested; {}", ErrorText(error))),
         }
         for space in pager.policy.spaces() {
-            let install = hv.paging_space(vm, space.space).unwrap_or_default().install;
-            show_space(&mut lines, &pager.policy, space, install);
+            let found = hv.paging_space(vm, space.space).unwrap_or_default();
+            show_space(&mut lines, &pager.policy, space, &found);
         }
         if pager.policy.config().mode != Mode::Nested {
             lines.push("  user spaces: nested, because their roots are not trapped".into());
@@ -306,8 +306,9 @@ fn leaf_sizes(record: &Record) -> String {
     }
 }
 
-fn show_space(lines: &mut Vec<String>, policy: &Policy, space: &SpaceSample, install: RootInstall) {
-    let installed = match install {
+fn show_space(lines: &mut Vec<String>, policy: &Policy, space: &SpaceSample, found: &PagingSpace) {
+    let installed = match found.install {
+        _ if !found.shadowed => "its mirror was given up: nested until the mode is set again",
         RootInstall::Nested => "its own root in place: nested",
         RootInstall::Sticky => "compound root planted, no traps",
         RootInstall::Trapped => "compound root by trapped writes",
