@@ -26,8 +26,13 @@ const BLOCK_FRAMES: u64 = 512;
 const PAGE_BYTES: u64 = 4096;
 /// Steps of a survey between two looks at the other events.
 const TICK_STEPS: u32 = 64;
-/// Pause between them, so that guests on the manager's core run.
+/// Pause between them at least, so that guests on the manager's core run.
 const TICK_PAUSE_MS: u64 = 5;
+/// Time after which a tick ends early: its edits hold the guest's vCPUs.
+const TICK_MS: u64 = 1;
+/// The pause is so many times as long as what the tick took: a guest is held for a quarter of the time
+/// at most.
+const PAUSE_FACTOR: u64 = 3;
 /// Steps of a whole survey at most: a guest can make its tables look endless.
 const SURVEY_STEPS: u32 = 4096;
 
@@ -227,11 +232,18 @@ impl Pager {
                 return Ok(());
             };
             survey.steps = survey.steps.saturating_add(1);
-            let on = self.survey_at(hv, Place { vm, space, va }, now_ms, seen);
+            let (on, acted) = self.survey_at(hv, Place { vm, space, va }, now_ms, seen);
             survey.left.extend(on.map(|va| (space, va)));
+            let most = TICK_MS.saturating_mul(self.hz) / 1000;
+            if acted && hv.now().saturating_sub(now) > most {
+                break;
+            }
         }
         self.survey = Some(survey);
-        self.next = Some(self.counter(now_ms.saturating_add(TICK_PAUSE_MS)));
+        let end = hv.now();
+        let took = end.saturating_sub(now).saturating_mul(PAUSE_FACTOR);
+        let least = TICK_PAUSE_MS.saturating_mul(self.hz) / 1000;
+        self.next = Some(end.saturating_add(took.max(least)));
         Ok(())
     }
 
@@ -276,30 +288,31 @@ impl Pager {
         Ok(survey)
     }
 
-    /// Looks for a region. Where to go on.
+    /// Looks for a region. Where to go on, and whether something was done.
     fn survey_at<H: Hypervisor>(
         &mut self,
         hv: &mut H,
         from: Place,
         now_ms: u64,
         seen: &mut Vec<Line>,
-    ) -> Option<u64> {
-        // An error means that the space or the VM is gone.
-        let (region, on) = match hv.paging_survey(from).ok()? {
-            PagingSurvey::End => return None,
-            PagingSurvey::Skipped(on) => return Some(on),
-            PagingSurvey::Found(region, on) => (region, on),
+    ) -> (Option<u64>, bool) {
+        let (region, on) = match hv.paging_survey(from) {
+            // An error means that the space or the VM is gone.
+            Err(_) | Ok(PagingSurvey::End) => return (None, false),
+            Ok(PagingSurvey::Skipped(on)) => return (Some(on), false),
+            Ok(PagingSurvey::Found(region, on)) => (region, on),
         };
         let sample = region_sample(from.space, &region);
         self.note(seen, Line::Region(sample));
         let mut action = self.policy.region(now_ms, &sample);
+        let acts = action.is_some();
         // The answer to a failure for want of room is an eviction, and that is all.
         for _ in 0..2 {
             let Some(wanted) = action else { break };
             let result = self.carry_out(hv, from.vm, wanted);
             action = self.policy.done(now_ms, wanted, result);
         }
-        on
+        (on, acts)
     }
 
     fn carry_out<H: Hypervisor>(

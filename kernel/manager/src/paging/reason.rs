@@ -74,7 +74,10 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::New => f.write_str("just found"),
-            Self::Partial { valid } => write!(f, "{valid} of 512 pages, or unequal ones"),
+            Self::Partial { valid: 512 } => {
+                f.write_str("full, but its pages have unequal attributes")
+            }
+            Self::Partial { valid } => write!(f, "has {valid} of 512 pages"),
             Self::Scattered => f.write_str("full, but its frames are scattered"),
             Self::Settling { quiet } => write!(f, "quiet for {quiet} passes, not yet long enough"),
             Self::Written { until_ms } => {

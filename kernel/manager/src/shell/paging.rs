@@ -180,11 +180,12 @@ impl Manager<'_> {
             Ok(status) => head(&mut lines, name, pager, &status, now),
             Err(error) => lines.push(format!("guest '{name}': nested; {}", ErrorText(error))),
         }
-        for space in pager.policy.spaces() {
+        let nested = pager.policy.config().mode == Mode::Nested;
+        for space in pager.policy.spaces().filter(|_| !nested) {
             let found = hv.paging_space(vm, space.space).unwrap_or_default();
             show_space(&mut lines, &pager.policy, space, &found);
         }
-        if pager.policy.config().mode != Mode::Nested {
+        if !nested {
             lines.push("  user spaces: nested, because their roots are not trapped".into());
         }
         let counted = COUNTERS.map(|(counter, what)| {
@@ -192,11 +193,7 @@ impl Manager<'_> {
             (what, value)
         });
         let counts = counted.iter().any(|(_, value)| *value > 0);
-        let shown = if counts || pager.policy.config().mode != Mode::Nested {
-            &counted[..]
-        } else {
-            &[]
-        };
+        let shown = if counts || !nested { &counted[..] } else { &[] };
         for row in shown.chunks(3) {
             let row: Vec<String> = row
                 .iter()

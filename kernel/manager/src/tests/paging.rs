@@ -291,7 +291,7 @@ fn the_operator_sees_and_changes_the_mode() {
             "space 2: kernel, root 0x41200000; compound root planted, no traps",
             "under 2 MiB leaves: 200 MiB of 200 MiB that can be coalesced (100.0 %)",
             "ffff000040000000-ffff00004c7fffff   200 MiB  leaf    2 MiB      pays: saves 5000",
-            "ffff00004c800000-ffff00004c9fffff     2 MiB  nested  guest's    100 of 512 pages",
+            "ffff00004c800000-ffff00004c9fffff     2 MiB  nested  guest's    has 100 of 512 pages",
             "stores mirrored                 77",
             "leaf        ffff000040000000 100 regions   pays",
         ],
