@@ -164,10 +164,10 @@ impl<const NODES: usize> Nodes<NODES> {
 
     /// All nodes in use.
     pub(super) fn iter(&self) -> impl Iterator<Item = (NodeId, &Node)> {
-        (0..)
-            .map(NodeId)
-            .zip(&self.nodes)
-            .filter(|(_, node)| node.used)
+        (0..NODES).filter_map(|number| {
+            let node = self.nodes.get(number).filter(|node| node.used)?;
+            Some((NodeId(u16::try_from(number).ok()?), node))
+        })
     }
 
     fn bucket(page: Ipa) -> usize {

@@ -136,15 +136,21 @@ impl<const SPACES: usize> Spaces<SPACES> {
         }
     }
 
+    fn all(&self) -> impl Iterator<Item = (SpaceId, &Space)> {
+        (0..SPACES).filter_map(|number| {
+            let id = SpaceId(u8::try_from(number).ok()?);
+            Some((id, self.spaces.get(number)?))
+        })
+    }
+
     pub(super) fn find(&self, root: Ipa) -> Option<(SpaceId, Space)> {
-        let mut spaces = (0..).map(SpaceId).zip(&self.spaces);
+        let mut spaces = self.all();
         let found = spaces.find(|(_, space)| space.used && space.root == root);
         found.map(|(id, space)| (id, *space))
     }
 
     pub(super) fn vacant(&self) -> Option<SpaceId> {
-        let mut spaces = (0..).map(SpaceId).zip(&self.spaces);
-        spaces.find(|(_, space)| !space.used).map(|(id, _)| id)
+        self.all().find(|(_, space)| !space.used).map(|(id, _)| id)
     }
 
     /// All numbers are free again.
