@@ -58,13 +58,25 @@ pub fn build(project: &Project, platform: &str) -> Result<Built, Problem> {
         .map_err(|error| Problem::new(format!("cannot read {}: {error}", image.display())))?;
     let header = payload::kernel(&bytes)
         .map_err(|why| Problem::new(format!("the image {} {why}", image.display())))?;
-    Ok(Built {
+    let built = Built {
         image_bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
         memory_bytes: header.image_size,
         manager_bytes: fs::metadata(&manager).map_or(0, |metadata| metadata.len()),
         image,
-    })
+    };
+    if built.el2_bytes() > LARGEST_EL2 {
+        return Err(Problem::new(format!(
+            "EL2 takes {} of the image, more than {}. Is its state still all zero bytes, so that it lies in .bss? \
+             A `None` in it that is not does that.",
+            size::show(built.el2_bytes()),
+            size::show(LARGEST_EL2),
+        )));
+    }
+    Ok(built)
 }
+
+/// EL2's part of an image at most: far above its code, far below its state.
+const LARGEST_EL2: u64 = 320 << 10;
 
 /// Writes the loadable bytes of an ELF file. A result that did not change keeps its time stamp, so
 /// that what embeds it is not built again.
@@ -84,6 +96,12 @@ fn flatten(project: &Project, elf: &Path, flat: &Path) -> Result<(), Problem> {
 }
 
 impl Built {
+    /// Bytes of EL2's part of the image.
+    #[must_use]
+    pub const fn el2_bytes(&self) -> u64 {
+        self.image_bytes.saturating_sub(self.manager_bytes)
+    }
+
     /// One line for people.
     #[must_use]
     pub fn summary(&self) -> String {

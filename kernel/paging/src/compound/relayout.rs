@@ -87,7 +87,9 @@ pub struct Relayout {
     /// First IPA of the partner, which lay behind the frame when the work began.
     partner: Ipa,
     frame: Pa,
-    kernel: bool,
+    /// 1: also what only EL1 may access. No `bool`, whose niche would make a `None` of this other than
+    /// zero bytes, and EL2's state with it.
+    kernel: u8,
     next: u64,
 }
 
@@ -149,7 +151,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             va,
             partner,
             frame,
-            kernel,
+            kernel: kernel.into(),
             next: 0,
         })
     }
@@ -199,7 +201,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             return Err(ShadowError::NoTable);
         };
         let first = self.movable(vm, &node, 0)?;
-        if !self.may_go(work.space, first, work.kernel) {
+        if !self.may_go(work.space, first, work.kernel != 0) {
             return Err(ShadowError::NotUniform);
         }
         for index in 0..TABLE_ENTRIES {
