@@ -44,10 +44,9 @@ impl Aliases {
     }
 
     fn take(&mut self, frame: Pa) -> Option<AliasId> {
-        let mut slots = (0..).map(AliasId).zip(&mut self.0);
-        let (id, slot) = slots.find(|(_, slot)| slot.is_none())?;
-        *slot = Some(frame);
-        Some(id)
+        let free = self.0.iter().position(Option::is_none)?;
+        *self.0.get_mut(free)? = Some(frame);
+        Some(AliasId(u8::try_from(free).ok()?))
     }
 
     fn give(&mut self, id: AliasId) {
@@ -68,10 +67,8 @@ impl Aliases {
     /// The alias that shows a frame.
     pub(super) fn of(&self, pa: Pa) -> Option<AliasId> {
         let base = pa.align_down(REGION_BYTES);
-        let mut slots = (0..).map(AliasId).zip(&self.0);
-        slots
-            .find(|(_, slot)| **slot == Some(base))
-            .map(|(id, _)| id)
+        let found = self.0.iter().position(|slot| *slot == Some(base))?;
+        Some(AliasId(u8::try_from(found).ok()?))
     }
 
     fn ipa(id: AliasId) -> Ipa {
