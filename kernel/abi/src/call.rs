@@ -117,7 +117,8 @@ pub enum Call {
     /// Merges 2 MiB of the VM's RAM into one stage-2 block, if nothing is in the way. X1: VM, X2: IPA.
     /// -> X1: 1 if it is a block now.
     PagingSettle = 74,
-    /// Starts an epoch of walk samples. *Continuation.* X1: VM. -> X1: 1 when all tables are armed.
+    /// Starts an epoch of walk samples. *Continuation.* X1: VM. -> X1: 1 when all tables are armed. Not built
+    /// yet: refused with `NotSupported`.
     PagingEpoch = 75,
     /// X1: VM, X2: [`PagingCounter`](crate::PagingCounter). -> X1: its value.
     PagingCounter = 76,
