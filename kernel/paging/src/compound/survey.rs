@@ -148,7 +148,8 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         (from, count): (usize, usize),
     ) -> (u32, Option<usize>) {
         let mirrors = self.nodes.iter().filter(|(_, node)| node.mirror.is_some());
-        let leaked = mirrors.count() != usize::try_from(self.pool.usage().0).unwrap_or(0);
+        let mirrors = mirrors.fold(0_u32, |count, _| count.saturating_add(1));
+        let leaked = mirrors != self.pool.usage().0;
         // The pool as a whole counts for the first piece.
         let mut wrong = u32::from(leaked && from == 0);
         let end = from.saturating_add(count);
