@@ -13,8 +13,8 @@ const MAX_CPUS: u64 = 8;
 /// `wfi; b .-4`: a manager that does nothing, so that the crate builds by itself.
 const IDLE_MANAGER: [u8; 8] = [0x7f, 0x20, 0x03, 0xd5, 0xff, 0xff, 0xff, 0x17];
 
-/// Tells cargo how to link, with the UART for the messages that come before the device tree is read.
-pub(crate) fn link(early_uart: u64) {
+/// Tells cargo how to link.
+pub(crate) fn link() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=../common/link.rs");
     println!("cargo:rerun-if-env-changed=PENUMBRA_MANAGER");
@@ -23,7 +23,6 @@ pub(crate) fn link(early_uart: u64) {
     println!("cargo:rerun-if-changed={}", layout.display());
     for argument in [
         format!("-T{}", layout.display()),
-        format!("--defsym=penumbra_early_uart={early_uart:#x}"),
         format!("--defsym=penumbra_stack_stride={STACK_STRIDE:#x}"),
         format!("--defsym=penumbra_max_cpus={MAX_CPUS}"),
         "-pie".into(),

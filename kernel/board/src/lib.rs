@@ -13,6 +13,7 @@ pub mod facts;
 mod node;
 pub mod plan;
 pub mod ranges;
+pub mod revision;
 pub mod tree;
 
 #[cfg(test)]

@@ -4,10 +4,10 @@
 use aarch64_cpu::registers::{CNTFRQ_EL0, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, Readable};
 use penumbra_vmsa::{PAGE_SIZE, Stage2Geometry, physical_size};
 
+use crate::console::{CONSOLE, Uart};
 use crate::el2_map::{self, Kind, MAX_TREE_BYTES, MapError};
 use crate::gic::{Gic, GicError};
 use crate::mmio::Mmio;
-use crate::pl011::{self, Pl011};
 use crate::{Hardware, frame_pool, logger, secondary, sysreg, tlb};
 
 /// The right to change what only the boot core may change, before the others start.
@@ -27,20 +27,15 @@ pub enum StartError {
 /// Header of a flattened device tree: magic and total size, big-endian.
 const TREE_MAGIC: u32 = 0xd00d_feed;
 
-/// Takes over from the assembly, with the console that the platform knows to be there.
+/// Takes over from the assembly. There is no console before the platform names one.
 ///
 /// # Safety
-/// Called once, first, on the boot core; `console` is the physical address of a PL011.
+/// Called once, first, on the boot core.
 #[must_use]
-pub unsafe fn begin(console: u64) -> EarlyBoot {
-    let mut early = EarlyBoot(());
+pub unsafe fn begin() -> EarlyBoot {
     prepare_core();
-    // SAFETY: by the contract of this function.
-    if let Ok(registers) = unsafe { early.map_device(console, pl011::BYTES as u64) } {
-        early.set_console(registers);
-    }
     logger::start();
-    early
+    EarlyBoot(())
 }
 
 /// Puts the registers that firmware may have left anyhow into a known state, on each core.
@@ -112,9 +107,34 @@ impl EarlyBoot {
         Ok(unsafe { Mmio::new(base as usize, bytes as usize) })
     }
 
-    /// Sends the console to this PL011.
-    pub fn set_console(&mut self, registers: Mmio) {
-        *pl011::CONSOLE.lock() = Some(Pl011::new(registers));
+    /// Makes a UART the console.
+    pub fn set_console(&mut self, uart: Uart) {
+        *CONSOLE.lock() = Some(uart);
+    }
+
+    /// Ends the line that the assembly's trail began.
+    pub fn end_line(&mut self) {
+        if let Some(uart) = *CONSOLE.lock() {
+            uart.write(b"\r\n");
+        }
+    }
+
+    /// Maps the slot of a spin table: eight bytes that a core reads, with its caches off, while it
+    /// waits for the address to start at. The slot may lie in page 0, which is mapped nowhere else.
+    ///
+    /// # Errors
+    /// It does not lie in the first GiB, is not aligned, or EL2's map cannot hold it.
+    ///
+    /// # Safety
+    /// The page of the slot is memory of the firmware that the device tree reserves.
+    pub unsafe fn map_spin_slot(&mut self, slot: u64) -> Result<Mmio, MapError> {
+        let page = slot & !(PAGE_SIZE - 1);
+        if !slot.is_multiple_of(8) {
+            return Err(MapError::BadRange);
+        }
+        let at = el2_map::map_alias(page)?.wrapping_add(slot.wrapping_sub(page));
+        // SAFETY: just mapped as Device memory; it is memory that nothing of EL2 uses.
+        Ok(unsafe { Mmio::new(at as usize, 8) })
     }
 
     /// Maps RAM, page by page or in blocks; what is mapped already, the image above all, stays.
@@ -142,7 +162,7 @@ impl EarlyBoot {
     /// # Errors
     /// The interrupt controller is not what the device tree says.
     pub fn finish(self, gic: Gic) -> Result<Hardware, StartError> {
-        if let Some(uart) = *pl011::CONSOLE.lock() {
+        if let Some(uart) = *CONSOLE.lock() {
             uart.enable_receive_interrupt();
         }
         secondary::start_first(gic)

@@ -1,4 +1,4 @@
-//! EL2's own stage 1: VA = PA, 4 KiB granule, 39 bits from level 1.
+//! EL2's own stage 1: VA = PA, 4 KiB granule, 39 bits from level 1, the last GiB apart.
 //!
 //! The image's sections are mapped by 4 KiB pages, writable or executable, never both; the guard
 //! page below each stack is not mapped. All other RAM is mapped writable and never executable, by the
@@ -21,6 +21,9 @@ use crate::sysreg::{dsb_ishst, isb};
 const TABLES: usize = 24;
 /// Bits of address that EL2 maps.
 pub const ADDRESS_BITS: u32 = 39;
+/// End of what EL2 maps at its own address. Above it, the first GiB appears once more, page by page
+/// as [`map_alias`] is asked for it.
+pub const IDENTITY_END: u64 = (1 << ADDRESS_BITS) - GIB;
 /// A device tree may have at most 2 MiB (Linux arm64 boot protocol).
 pub(crate) const MAX_TREE_BYTES: u64 = 2 * MIB;
 
@@ -41,7 +44,7 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum MapError {
-    /// The range is not made of pages below 2^39.
+    /// The range is not made of pages that EL2 can map.
     BadRange,
     /// The fixed pool of tables is used up.
     OutOfTables,
@@ -169,7 +172,12 @@ fn set_leaf(entry: &AtomicU64, value: u64) {
 fn map_pages(table: &Table, base: u64, end: u64, kind: Kind) {
     let first = ((base / PAGE_SIZE) & 511) as usize;
     let pages = (end.wrapping_sub(base) / PAGE_SIZE) as usize;
-    let mut leaf = base | kind.attributes() | TABLE_OR_PAGE;
+    let target = if base < IDENTITY_END {
+        base
+    } else {
+        base.wrapping_sub(IDENTITY_END)
+    };
+    let mut leaf = target | kind.attributes() | TABLE_OR_PAGE;
     for entry in table.0.iter().skip(first).take(pages) {
         set_leaf(entry, leaf);
         leaf = leaf.wrapping_add(PAGE_SIZE);
@@ -212,16 +220,32 @@ fn map_unchecked(base: u64, end: u64, kind: Kind) -> Result<(), MapError> {
 /// Maps pages at their own address. What is mapped already stays as it is.
 ///
 /// # Errors
-/// The range is not made of pages below 2^39, or the tables are used up.
+/// The range is not made of pages below [`IDENTITY_END`], or the tables are used up.
 pub(crate) fn map(base: u64, bytes: u64, kind: Kind) -> Result<(), MapError> {
     let end = base.checked_add(bytes).ok_or(MapError::BadRange)?;
-    if (base | bytes) & (PAGE_SIZE - 1) != 0 || end > 1 << ADDRESS_BITS {
+    if (base | bytes) & (PAGE_SIZE - 1) != 0 || end > IDENTITY_END {
         return Err(MapError::BadRange);
     }
     map_unchecked(base, end, kind)?;
     dsb_ishst();
     isb();
     Ok(())
+}
+
+/// Maps a page of the first GiB at another address than its own, as Device memory: for a page that EL2
+/// maps nowhere else, like page 0. Returns where.
+///
+/// # Errors
+/// The page is not one of the first GiB, or the tables are used up.
+pub(crate) fn map_alias(page: u64) -> Result<u64, MapError> {
+    if page & (PAGE_SIZE - 1) != 0 || page >= GIB {
+        return Err(MapError::BadRange);
+    }
+    let at = IDENTITY_END.wrapping_add(page);
+    map_unchecked(at, at.wrapping_add(PAGE_SIZE), Kind::Device)?;
+    dsb_ishst();
+    isb();
+    Ok(at)
 }
 
 /// Builds the map that the MMU is turned on with: the image and the device tree, of which `tree_bytes`
@@ -266,7 +290,7 @@ fn early_map(tree: u64, tree_bytes: u64) -> Result<u64, MapError> {
     let last = last
         .checked_next_multiple_of(PAGE_SIZE)
         .ok_or(MapError::BadRange)?;
-    if last > 1 << ADDRESS_BITS {
+    if last > IDENTITY_END {
         return Err(MapError::BadRange);
     }
     map_unchecked(first, last, Kind::Ram)?;

@@ -7,7 +7,7 @@
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::{pl011, sysreg};
+use crate::{console, sysreg};
 
 /// What a core died of. Fields are atomics because assembly writes them; nothing races.
 #[repr(C)]
@@ -59,7 +59,7 @@ pub fn any_core_dead() -> bool {
 #[unsafe(no_mangle)]
 extern "C" fn penumbra_epitaph(epitaph: &Epitaph) -> ! {
     ANY_DEAD.store(true, Ordering::Relaxed);
-    let console = pl011::emergency();
+    let console = console::emergency();
     console.write(b"\r\npenumbra: fatal: EL2 exception ");
     console.write_hex(epitaph.vector.load(Ordering::Relaxed));
     for (name, field) in [
@@ -80,7 +80,7 @@ extern "C" fn penumbra_epitaph(epitaph: &Epitaph) -> ! {
 /// Reports a panic: an invariant of EL2 is broken.
 pub fn panic(info: &PanicInfo<'_>) -> ! {
     ANY_DEAD.store(true, Ordering::Relaxed);
-    let console = pl011::emergency();
+    let console = console::emergency();
     console.write(b"\r\npenumbra: fatal: panic");
     if let Some(location) = info.location() {
         console.write(b" at ");
@@ -103,7 +103,7 @@ pub fn stop() -> ! {
 
 /// Ends the boot with one sentence: the board powers off, so that whoever started it sees an end.
 pub fn fatal(sentence: &str) -> ! {
-    let console = pl011::emergency();
+    let console = console::emergency();
     console.write(b"penumbra: fatal: ");
     console.write(sentence.as_bytes());
     console.write(b"\r\n");

@@ -11,7 +11,8 @@ use crate::sysreg::{cptr_el2, isb};
 const TFP: u64 = 1 << 10;
 
 global_asm!(
-    r"
+    r#"
+    .section .text.fp, "ax"
     .arch_extension fp
     .arch_extension simd
 
@@ -67,7 +68,7 @@ global_asm!(
         msr     fpcr, x2
         ret
     .size penumbra_fp_load, . - penumbra_fp_load
-    ",
+    "#,
     STATUS = const offset_of!(FpFrame, fpsr),
 );
 

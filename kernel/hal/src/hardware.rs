@@ -12,7 +12,7 @@ use penumbra_vmsa::{CpuIndex, Half, Ipa, Pa};
 use crate::gic::{Gic, GicCore};
 use crate::id_table::IdTable;
 use crate::{
-    cache, debug_regs, descriptor, fp, frame_pool, pl011, power, residency, secondary, switch,
+    cache, console, debug_regs, descriptor, fp, frame_pool, power, residency, secondary, switch,
     sysreg, timer, tlb,
 };
 
@@ -300,13 +300,13 @@ impl BoardMemory for Hardware {
 
 impl Board for Hardware {
     fn console_write(&self, bytes: &[u8]) {
-        if let Some(uart) = *pl011::CONSOLE.lock() {
+        if let Some(uart) = *console::CONSOLE.lock() {
             uart.write(bytes);
         }
     }
 
     fn console_read(&self, bytes: &mut [u8]) -> usize {
-        (*pl011::CONSOLE.lock()).map_or(0, |uart| uart.read(bytes))
+        (*console::CONSOLE.lock()).map_or(0, |uart| uart.read(bytes))
     }
 
     fn power_off(&self) {

@@ -11,6 +11,7 @@
 
 pub mod boot;
 pub mod cache;
+pub mod console;
 pub mod el2_map;
 pub mod epitaph;
 pub mod frame_pool;
@@ -18,7 +19,6 @@ pub mod gic;
 pub mod image;
 pub mod logger;
 pub mod mmio;
-pub mod pl011;
 pub mod power;
 pub mod secondary;
 pub mod tlb;
@@ -29,7 +29,9 @@ mod fp;
 
 mod hardware;
 mod id_table;
+mod mini_uart;
 mod percpu;
+mod pl011;
 mod residency;
 mod start;
 mod switch;

@@ -4,11 +4,11 @@ use core::fmt::{self, Write};
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-use crate::pl011::{CONSOLE, Pl011};
+use crate::console::{CONSOLE, Uart};
 
 struct Logger;
 
-struct Sink(Pl011);
+struct Sink(Uart);
 
 impl Write for Sink {
     fn write_str(&mut self, text: &str) -> fmt::Result {

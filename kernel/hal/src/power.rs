@@ -2,6 +2,8 @@
 
 use core::arch::asm;
 
+use spin::Once;
+
 /// PSCI SYSTEM_OFF.
 const SYSTEM_OFF: u64 = 0x8400_0008;
 /// PSCI SYSTEM_RESET.
@@ -29,14 +31,37 @@ unsafe fn smc(function: u64, arguments: [u64; 3]) -> u64 {
     result
 }
 
+/// How a board without PSCI is switched off and reset.
+#[derive(Clone, Copy, Debug)]
+pub struct Switch {
+    /// Powers the board off; may return while that takes its time.
+    pub off: fn(),
+    /// Resets the board; may return while that takes its time.
+    pub reset: fn(),
+}
+
+/// The board's own switch, if it has one.
+static SWITCH: Once<Switch> = Once::new();
+
+/// Uses the board's own switch instead of PSCI.
+pub fn use_switch(switch: Switch) {
+    SWITCH.call_once(|| switch);
+}
+
 /// Powers the board off; returns if the firmware does not.
 pub fn off() {
+    if let Some(switch) = SWITCH.get() {
+        return (switch.off)();
+    }
     // SAFETY: the function ends execution or does nothing.
     unsafe { smc(SYSTEM_OFF, [0; 3]) };
 }
 
 /// Resets the board; returns if the firmware does not.
 pub fn reset() {
+    if let Some(switch) = SWITCH.get() {
+        return (switch.reset)();
+    }
     // SAFETY: the function ends execution or does nothing.
     unsafe { smc(SYSTEM_RESET, [0; 3]) };
 }

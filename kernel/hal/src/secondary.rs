@@ -9,10 +9,13 @@ use spin::Once;
 
 use crate::boot::{self, StartError};
 use crate::gic::{Gic, Target};
-use crate::{Hardware, epitaph, power, timer};
+use crate::mmio::Mmio;
+use crate::{Hardware, cache, epitaph, power, sysreg, timer};
 
-/// MPIDR affinity of each core, written before the core starts.
-static MPIDRS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+/// MPIDR affinity of each core, written before the core starts. A core that a spin table releases
+/// finds its index here, with its MMU off (start.S).
+#[unsafe(no_mangle)]
+static penumbra_mpidrs: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 /// GICv2 interface mask of each core, written by the core itself.
 static MASKS: [AtomicU8; MAX_CPUS] = [const { AtomicU8::new(0) }; MAX_CPUS];
 /// What is written to the interrupt controller to kick each core, written by the core itself.
@@ -29,6 +32,17 @@ const AFFINITY: u64 = 0xff_00ff_ffff;
 unsafe extern "C" {
     /// Entry of a core that PSCI starts (start.S).
     fn penumbra_secondary();
+    /// Entry of a core that a spin table releases (start.S).
+    fn penumbra_spin_secondary();
+}
+
+/// A core to start.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// Affinity fields of its MPIDR_EL1.
+    pub mpidr: u64,
+    /// Its slot of the spin table; without one it is started by PSCI.
+    pub slot: Option<Mmio>,
 }
 
 /// This core's affinity.
@@ -41,7 +55,7 @@ pub(crate) fn own_mpidr() -> u64 {
 pub(crate) fn target(cpu: CpuIndex) -> Target {
     // Relaxed: written before the system was released, which every user of this came after.
     Target {
-        mpidr: MPIDRS
+        mpidr: penumbra_mpidrs
             .get(cpu.get())
             .map_or(0, |mpidr| mpidr.load(Ordering::Relaxed)),
         mask: MASKS
@@ -79,40 +93,62 @@ pub(crate) fn start_first(gic: Gic) -> Result<Hardware, StartError> {
     let first = CpuIndex::new(0, MAX_CPUS).ok_or(StartError::Order)?;
     gic.start();
     GIC.call_once(|| gic);
-    if let Some(mpidr) = MPIDRS.first() {
+    if let Some(mpidr) = penumbra_mpidrs.first() {
         mpidr.store(own_mpidr(), Ordering::Relaxed);
     }
     start_core(first)
 }
 
-/// Starts the cores of `mpidrs` but this one, by PSCI, and waits for each. Returns how many cores there
-/// are now. A core that does not come, and all after it, are left out: the log says so.
-pub fn start_others(mpidrs: &[u64]) -> usize {
+/// Starts the cores of the list but this one and waits for each. Returns how many cores there are
+/// now. A core that does not come, and all after it, are left out: the log says so.
+pub fn start_others(cores: impl IntoIterator<Item = Start>) -> usize {
     let mut count = 1;
-    for &mpidr in mpidrs
-        .iter()
-        .filter(|&&mpidr| mpidr & AFFINITY != own_mpidr())
-    {
-        let Some(slot) = MPIDRS.get(count) else {
+    for core in cores {
+        let mpidr = core.mpidr & AFFINITY;
+        if mpidr == own_mpidr() {
+            continue;
+        }
+        let Some(own) = penumbra_mpidrs.get(count) else {
             log::warn!("more than {MAX_CPUS} cores: the rest stays off");
             break;
         };
-        slot.store(mpidr & AFFINITY, Ordering::Relaxed);
-        let entry = penumbra_secondary as *const () as u64;
-        // Release: what the core reads first is in memory; it starts with its caches off, but
-        // reads only what was written that way (start.S), until its MMU is on.
-        // SAFETY: the entry brings the core into the state of its index, which no other core has.
-        let result = unsafe { power::cpu_on(mpidr, entry, count as u64) };
+        own.store(mpidr, Ordering::Relaxed);
+        let result = match core.slot {
+            Some(slot) => {
+                release_from_table(slot);
+                0
+            }
+            None => {
+                let entry = penumbra_secondary as *const () as u64;
+                // SAFETY: the entry brings the core into the state of its index, which no other
+                // core has.
+                unsafe { power::cpu_on(mpidr, entry, count as u64) }
+            }
+        };
         if result != 0 || !wait_for(count + 1) {
-            log::warn!(
-                "core {mpidr:#x} does not start (PSCI CPU_ON: {})",
-                result.cast_signed()
-            );
+            match core.slot {
+                Some(_) => log::warn!("core {mpidr:#x} does not leave the spin table"),
+                None => {
+                    let result = result.cast_signed();
+                    log::warn!("core {mpidr:#x} does not start (PSCI CPU_ON: {result})");
+                }
+            }
             break;
         }
         count += 1;
     }
     count
+}
+
+/// Writes the entry to a core's slot. The core reads with its caches off: both what it finds its index
+/// in and the slot have to be in memory, and no dirty line of the slot may come over it later.
+fn release_from_table(slot: Mmio) {
+    let bytes = size_of_val(&penumbra_mpidrs);
+    cache::clean_invalidate(penumbra_mpidrs.as_ptr().addr(), bytes);
+    cache::clean_invalidate(slot.base(), slot.bytes());
+    slot.write64(0, penumbra_spin_secondary as *const () as u64);
+    sysreg::dsb_sy();
+    sysreg::send_event();
 }
 
 /// Waits for the number of ready cores; gives up after a second.
@@ -132,7 +168,7 @@ fn wait_for(count: usize) -> bool {
 pub fn release() {
     // Release: the system's state comes first.
     RELEASED.store(true, Ordering::Release);
-    crate::sysreg::send_event();
+    sysreg::send_event();
 }
 
 /// What a core does before it enters the run loop: sets itself up, reports, and waits for the system.
@@ -146,7 +182,7 @@ pub fn enter(index: usize) -> Hardware {
             READY.fetch_add(1, Ordering::Release);
             // Acquire: the system's state is visible.
             while !RELEASED.load(Ordering::Acquire) {
-                crate::sysreg::wait_for_event();
+                sysreg::wait_for_event();
             }
             hardware
         }

@@ -6,6 +6,12 @@
 // the boot core's stack, which firmware may have left dirty in a cache) is cleaned and invalidated
 // before, and all that was written once more before the MMU is turned on: by then such lines are
 // clean, and would only hide what lies in memory. BSS is zeroed after, through the caches.
+//
+// A platform's assembly gives three functions that run with the MMU off and clobber X0, X2 to X8 only,
+// `penumbra_early_put` no more than X0, X3 and X4:
+// `penumbra_early_put` prints the byte in W2; `penumbra_early_stage` may print the letter in W2, which
+// says how far the boot has come; `penumbra_early_off` ends the board or returns. And the text
+// `penumbra_text_level`, what to do about an entry at the wrong level.
 
 .section .head.text, "ax"
 .balign 4096
@@ -31,6 +37,8 @@ _start:
     cmp     x1, #(2 << 2)
     b.ne    .Lwrong_level
     bl      .Lcontrols
+    mov     w2, #'e'                        // at EL2
+    bl      penumbra_early_stage
     cbz     x20, .Lno_tree
     tst     x20, #7
     b.ne    .Lno_tree
@@ -39,6 +47,8 @@ _start:
     movk    w2, #0xedfe, lsl #16
     cmp     w1, w2
     b.ne    .Lno_tree
+    mov     w2, #'t'                        // there is a device tree
+    bl      penumbra_early_stage
 
     // Relocate, and build the first tables, both with the MMU off.
     adrp    x1, penumbra_early_start
@@ -62,7 +72,9 @@ _start:
     str     x5, [x21, x3]
     b       1b
 
-2:  mov     x0, xzr
+2:  mov     w2, #'r'                        // relocated
+    bl      penumbra_early_stage
+    mov     x0, xzr
     bl      .Lstack
     mov     x0, x20
     ldr     w1, [x20, #4]                   // totalsize, big-endian
@@ -73,6 +85,8 @@ _start:
     adrp    x1, penumbra_stacks_start
     add     x2, x1, #{STACK_STRIDE}
     bl      .Lclean_invalidate
+    mov     w2, #'m'                        // EL2's map is built; the MMU comes next
+    bl      penumbra_early_stage
     bl      .Lmmu_on
 
     // With the caches on: zero BSS.
@@ -110,6 +124,28 @@ penumbra_secondary:
     bl      penumbra_secondary_main         // never returns
     b       .Lstop
 .size penumbra_secondary, . - penumbra_secondary
+
+// Entry of the other cores by a spin table: MMU off, nothing in X0. The index is the place of the
+// core's affinity in penumbra_mpidrs, of which the first is the boot core's.
+.balign 4
+.global penumbra_spin_secondary
+.type penumbra_spin_secondary, %function
+penumbra_spin_secondary:
+    msr     daifset, #0xf
+    mrs     x1, mpidr_el1
+    and     x1, x1, #0xffffffffff           // Aff3 and below, without the flags
+    and     x1, x1, #0xffffffff00ffffff     // in 31:24
+    adrp    x2, penumbra_mpidrs
+    add     x2, x2, :lo12:penumbra_mpidrs
+    mov     x0, #1
+1:  ldr     x3, [x2, x0, lsl #3]
+    cmp     x3, x1
+    b.eq    penumbra_secondary
+    add     x0, x0, #1
+    cmp     x0, #{MAX_CPUS}
+    b.lo    1b
+    b       .Lstop
+.size penumbra_spin_secondary, . - penumbra_spin_secondary
 
 // Known values in the registers that decide what EL2 itself does. Clobbers X0.
 .Lcontrols:
@@ -182,39 +218,41 @@ penumbra_secondary:
 
 // Entered at another level than EL2, or without a device tree: one line, then the end.
 .Lwrong_level:
+    mrs     x1, mpidr_el1
+    tst     x1, #0xffffff
+    b.ne    .Lstop                          // all cores may come; one speaks
     adr     x1, .Ltext_level
     bl      .Lprint
-    // EL1 without EL2: QEMU's firmware interface is HVC there (PSCI SYSTEM_OFF).
-    movz    w0, #0x0008
-    movk    w0, #0x8400, lsl #16
-    hvc     #0
-    b       .Lstop
+    mrs     x2, currentel
+    ubfx    w2, w2, #2, #2
+    add     w2, w2, #'0'
+    bl      penumbra_early_put
+    adr     x1, .Ltext_not_el2
+    bl      .Lprint
+    adrp    x1, penumbra_text_level
+    add     x1, x1, :lo12:penumbra_text_level
+    b       1f
 .Lno_tree:
     adr     x1, .Ltext_tree
-    bl      .Lprint
-    movz    w0, #0x0008
-    movk    w0, #0x8400, lsl #16
-    smc     #0
+1:  bl      .Lprint
+    bl      penumbra_early_off
 .Lstop:
     wfi
     b       .Lstop
 
-// Prints a string ending in a zero byte on the PL011. In: X1. Clobbers X0, X2, X3.
+// Prints a string ending in a zero byte. In: X1. Clobbers X0, X2 to X5.
 .Lprint:
-    movz    x0, #:abs_g1:penumbra_early_uart
-    movk    x0, #:abs_g0_nc:penumbra_early_uart
-    movz    w3, #0x301                      // UARTCR: UARTEN, TXE, RXE
-    str     w3, [x0, #0x30]
+    mov     x5, x30
 1:  ldrb    w2, [x1], #1
-    cbz     w2, 3f
-2:  ldr     w3, [x0, #0x18]                 // UARTFR: TXFF
-    tbnz    w3, #5, 2b
-    str     w2, [x0]
+    cbz     w2, 2f
+    bl      penumbra_early_put
     b       1b
-3:  ret
+2:  ret     x5
 
 .Ltext_level:
-    .asciz  "penumbra: fatal: entered at EL1, not EL2: start QEMU with -machine virt,virtualization=on\r\n"
+    .asciz  "\r\npenumbra: fatal: entered at EL"
+.Ltext_not_el2:
+    .asciz  ", not EL2: "
 .Ltext_tree:
-    .asciz  "penumbra: fatal: no device tree at the address in x0: boot with the arm64 Image protocol\r\n"
+    .asciz  "\r\npenumbra: fatal: no device tree at the address in x0: boot with the arm64 Image protocol\r\n"
 .balign 4

@@ -15,6 +15,7 @@ global_asm!(
     MMU_MAIR = const offset_of!(EarlyTables, mair),
     STACK_STRIDE = const STACK_STRIDE,
     PERCPU_STRIDE = const size_of::<PerCpu>(),
+    MAX_CPUS = const penumbra_abi::MAX_CPUS,
 );
 
 global_asm!(

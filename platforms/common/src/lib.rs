@@ -8,6 +8,7 @@
 
 mod start;
 
+pub use penumbra_board::{Facts, revision};
 pub use start::Platform;
 
 /// Bytes that are copied by words.

@@ -2,12 +2,15 @@
 
 use penumbra_abi::{GicVersion, MAX_CPUS};
 use penumbra_board::plan::{self, FREE_RANGES};
-use penumbra_board::{Facts, GicFacts, MemoryPlan, Range, StartMethod};
-use penumbra_core::system::MAX_RAM_RANGES;
+use penumbra_board::{Cpu, Facts, GicFacts, MemoryPlan, Range, StartMethod, UartKind};
+use penumbra_core::machine::intid;
+use penumbra_core::system::{BootError, MAX_RAM_RANGES};
 use penumbra_core::{BootFacts, PaRange, System};
-use penumbra_hal::boot::{self, EarlyBoot};
-use penumbra_hal::gic::{Gic, GicV2, GicV3, RedistributorRegion};
+use penumbra_hal::boot::{self, EarlyBoot, StartError};
+use penumbra_hal::console::Uart;
+use penumbra_hal::gic::{Gic, GicError, GicV2, GicV3, RedistributorRegion};
 use penumbra_hal::mmio::Mmio;
+use penumbra_hal::secondary::Start;
 use penumbra_hal::{Hardware, el2_map, epitaph, image, secondary};
 use penumbra_vmsa::{MIB, PAGE_SIZE, Pa};
 
@@ -25,6 +28,10 @@ pub struct Platform {
     pub compatible: &'static str,
     /// Physical address of the UART that is the console already.
     pub early_console: u64,
+    /// Whether each stage of the boot says a line, for boards whose silence nobody can look into.
+    pub trail: bool,
+    /// What the platform does by itself once the device tree is read.
+    pub look_around: fn(&mut EarlyBoot, &Facts<'_>),
     /// The manager's image, flat.
     pub manager: &'static [u8],
 }
@@ -56,14 +63,30 @@ impl Platform {
         if !facts.is(self.compatible) {
             return Err("the device tree is another board's: boot the image made for it");
         }
+        check_timers(&facts)?;
         let tree = Range::new(tree.as_ptr().addr() as u64, tree.len() as u64)
             .ok_or("the device tree is damaged")?;
+        self.say(format_args!(
+            "device tree at {:#x}: {} MiB of RAM, {} cores",
+            tree.base,
+            facts.ram.bytes() / MIB,
+            facts.cpus_described
+        ));
         let plan = take_memory(&mut early, &facts, tree)?;
+        self.say(format_args!(
+            "memory: image at {:#x}, {} MiB free, {} KiB reserved",
+            image::start(),
+            plan.free.bytes() / MIB,
+            facts.reserved.bytes() / 1024
+        ));
         let gic = self.take_devices(&mut early, &facts)?;
-        let mut hardware = early
-            .finish(gic)
-            .map_err(|_| "the interrupt controller does not answer as described")?;
-        let cpus = start_cores(&facts);
+        (self.look_around)(&mut early, &facts);
+        let cores = find_cores(&mut early, &facts);
+        let mut hardware = early.finish(gic).map_err(no_interrupts)?;
+        self.say(format_args!(
+            "interrupt controller: ours; starting the other cores"
+        ));
+        let cpus = secondary::start_others(cores.into_iter().flatten());
         log::info!(
             "{} on {}: {cpus} core{}, GICv{}, {} MiB",
             env!("CARGO_PKG_VERSION"),
@@ -73,9 +96,7 @@ impl Platform {
             facts.ram.bytes() / MIB
         );
         let facts = self.boot_facts(&facts, &plan, tree, cpus, gic.version());
-        hardware
-            .boot(system, &facts)
-            .map_err(|_| "there is no free RAM for the manager")?;
+        hardware.boot(system, &facts).map_err(no_manager)?;
         Ok(hardware)
     }
 
@@ -98,11 +119,26 @@ impl Platform {
                 Gic::V3(GicV3::new(distributor, regions.into_iter().flatten()))
             }
         };
-        if facts.uart.registers.base != self.early_console {
-            let registers = map_device(early, facts, facts.uart.registers)?;
-            early.set_console(registers);
+        let uart = facts.uart;
+        if uart.registers.base != self.early_console {
+            self.say(format_args!(
+                "the console goes on at {:#x}, the tree's stdout-path",
+                uart.registers.base
+            ));
+            let registers = map_device(early, facts, uart.registers)?;
+            early.set_console(match uart.kind {
+                UartKind::Pl011 => Uart::pl011(registers),
+                UartKind::Mini => Uart::mini(registers),
+            });
         }
         Ok(gic)
+    }
+
+    /// A line of the trail.
+    fn say(&self, line: core::fmt::Arguments<'_>) {
+        if self.trail {
+            log::info!("{line}");
+        }
     }
 
     fn boot_facts(
@@ -149,7 +185,7 @@ fn take_memory(
         base: image::start() as u64,
         end: image::end() as u64,
     };
-    let plan = plan::plan(facts, image, tree, 1 << el2_map::ADDRESS_BITS)?;
+    let plan = plan::plan(facts, image, tree, el2_map::IDENTITY_END)?;
     let bundle = facts.bundle.map(Range::pages_around);
     for range in plan.mapped.iter().chain(bundle) {
         // SAFETY: RAM by the device tree, without the image and what is reserved; the bundle is
@@ -177,8 +213,8 @@ fn map_device(
         .map_err(|_| "a device's registers are too many for EL2's map")
 }
 
-/// Starts the other cores by PSCI; returns how many cores there are.
-fn start_cores(facts: &Facts<'_>) -> usize {
+/// Cores that can be started, and how; the boot core is among them.
+fn find_cores(early: &mut EarlyBoot, facts: &Facts<'_>) -> [Option<Start>; MAX_CPUS] {
     if facts.cpus_described > facts.cpu_count {
         log::warn!(
             "{} cores, of which {} are used",
@@ -186,17 +222,66 @@ fn start_cores(facts: &Facts<'_>) -> usize {
             facts.cpu_count
         );
     }
-    let mut mpidrs = [0; MAX_CPUS];
-    for (slot, cpu) in mpidrs.iter_mut().zip(&facts.cpus) {
-        *slot = cpu.mpidr;
+    let mut cores = [None; MAX_CPUS];
+    for (slot, cpu) in cores
+        .iter_mut()
+        .zip(facts.cpus.iter().take(facts.cpu_count))
+    {
+        *slot = find_core(early, facts, cpu);
+        if slot.is_none() && facts.cpu_count > 1 {
+            log::warn!(
+                "core {:#x} has no PSCI by SMC and no usable slot of a spin table: it stays off",
+                cpu.mpidr
+            );
+        }
     }
-    let (cpus, _) = mpidrs.split_at(facts.cpu_count.min(MAX_CPUS));
-    let psci = |cpu: &penumbra_board::Cpu| cpu.start == StartMethod::Psci;
-    if cpus.len() > 1 && !(facts.psci_by_smc && facts.cpus.iter().take(cpus.len()).all(psci)) {
-        log::warn!("no PSCI by SMC: only the boot core is used");
-        return 1;
+    cores
+}
+
+fn find_core(early: &mut EarlyBoot, facts: &Facts<'_>, cpu: &Cpu) -> Option<Start> {
+    let slot = match cpu.start {
+        StartMethod::Psci if facts.psci_by_smc => None,
+        StartMethod::SpinTable(slot)
+            if slot < PAGE_SIZE || facts.reserved.overlap(Range::new(slot, 8)?) =>
+        {
+            // SAFETY: EL2 leaves page 0 alone, and what the tree reserves.
+            Some(unsafe { early.map_spin_slot(slot) }.ok()?)
+        }
+        _ => return None,
+    };
+    Some(Start {
+        mpidr: cpu.mpidr,
+        slot,
+    })
+}
+
+/// EL2 takes its timer and the guests' by fixed PPIs.
+fn check_timers(facts: &Facts<'_>) -> Result<(), &'static str> {
+    let own = (intid::VIRTUAL_TIMER, intid::HYP_TIMER);
+    if (facts.timers.el1_virtual, facts.timers.hypervisor) != own {
+        return Err(
+            "the device tree does not give the generic timer PPI 27 (virtual) and 26 (EL2)",
+        );
     }
-    secondary::start_others(cpus)
+    Ok(())
+}
+
+fn no_interrupts(error: StartError) -> &'static str {
+    match error {
+        StartError::Gic(GicError::NotOurs) => {
+            "the interrupt controller does not let EL2 enable interrupts: the firmware has not set \
+             it up (Raspberry Pi: enable_gic=1 in config.txt), or it is not where the tree says"
+        }
+        _ => "the interrupt controller does not answer as described",
+    }
+}
+
+fn no_manager(error: BootError) -> &'static str {
+    match error {
+        BootError::NoMemory => "there is no free RAM for the manager",
+        BootError::ImageTooLarge => "the manager's image does not fit its RAM",
+        BootError::BadFacts => "the counter has no frequency: the firmware left CNTFRQ_EL0 at 0",
+    }
 }
 
 fn pa_range(range: Range) -> PaRange {

@@ -2,30 +2,41 @@
 #![no_std]
 #![no_main]
 
+use core::arch::global_asm;
 use core::panic::PanicInfo;
 
 use penumbra_core::System;
+use penumbra_hal::console::Uart;
 use penumbra_hal::{boot, epitaph, secondary};
 use penumbra_platform::{Aligned, Platform};
 
 /// The PL011 of the machine; the device tree must confirm it.
 const EARLY_UART: u64 = 0x0900_0000;
+const UART_BYTES: u64 = 0x1000;
 /// The manager's image, flat.
 static MANAGER: &Aligned<[u8]> = &Aligned(*include_bytes!(env!("PENUMBRA_MANAGER")));
 
 static SYSTEM: System = System::new();
 
+global_asm!(include_str!("early.S"));
+
 /// Continues the reset code on the boot core.
 #[unsafe(no_mangle)]
 extern "C" fn penumbra_main(tree: usize) -> ! {
+    // SAFETY: the first call, on the boot core.
+    let mut early = unsafe { boot::begin() };
+    // SAFETY: QEMU virt has a PL011 there.
+    if let Ok(registers) = unsafe { early.map_device(EARLY_UART, UART_BYTES) } {
+        early.set_console(Uart::pl011(registers));
+    }
     let platform = Platform {
         name: "QEMU virt",
         compatible: "linux,dummy-virt",
         early_console: EARLY_UART,
+        trail: false,
+        look_around: |_, _| {},
         manager: &MANAGER.0,
     };
-    // SAFETY: the first call, on the boot core; QEMU virt has a PL011 there.
-    let early = unsafe { boot::begin(EARLY_UART) };
     platform.run(early, tree, &SYSTEM)
 }
 

@@ -303,3 +303,19 @@ fn deep_nesting_is_passed_over() {
         "the device tree describes no RAM"
     );
 }
+
+#[test]
+fn revision_codes_tell_the_memory() {
+    use crate::revision::mebibytes;
+    for (code, memory) in [
+        (0x00a0_3111, Some(1024)),
+        (0x00b0_3115, Some(2048)),
+        (0x00c0_3114, Some(4096)),
+        (0x00d0_3114, Some(8192)),
+        // Old style, and a size that no board has.
+        (0x0000_000e, None),
+        (0x00f0_3114, None),
+    ] {
+        assert_eq!(mebibytes(code), memory, "{code:x}");
+    }
+}

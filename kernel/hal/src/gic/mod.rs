@@ -60,6 +60,9 @@ pub enum GicError {
     Asleep,
     /// The CPU interface has no system registers.
     NoSystemRegisters,
+    /// Interrupts that EL2 enables do not become enabled: they are Secure, because firmware has not set
+    /// the controller up, or there is no controller.
+    NotOurs,
 }
 
 /// One core's side of the interrupt controller.
@@ -90,7 +93,7 @@ impl Gic {
     /// Sets up this core's interfaces and enables EL2's own interrupts.
     pub(crate) fn start_core(&self, mpidr: u64) -> Result<GicCore, GicError> {
         match self {
-            Self::V2(gic) => Ok(GicCore::V2(gic.start_core())),
+            Self::V2(gic) => gic.start_core().map(GicCore::V2),
             Self::V3(gic) => gic.start_core(mpidr).map(GicCore::V3),
         }
     }

@@ -7,7 +7,7 @@
 
 use penumbra_core::machine::VirtualInterfaceFrame;
 
-use super::{gicd, reset_private, reset_shared};
+use super::{GicError, OWN_PRIVATE, gicd, reset_private, reset_shared};
 use crate::mmio::Mmio;
 use crate::sysreg::{dsb_ishst, dsb_sy};
 
@@ -69,8 +69,14 @@ impl GicV2 {
         self.distributor.write32(gicd::CTLR, 1);
     }
 
-    pub(super) fn start_core(&self) -> Core {
+    pub(super) fn start_core(&self) -> Result<Core, GicError> {
         reset_private(self.distributor, 0);
+        // A Secure interrupt's enable bit reads as zero here and ignores writes. SGIs may always be
+        // enabled, so they say nothing.
+        let ppis = OWN_PRIVATE & !0xffff;
+        if self.distributor.read32(gicd::ISENABLER) & ppis != ppis {
+            return Err(GicError::NotOurs);
+        }
         self.cpu_interface.write32(gicc::PMR, 0xff);
         self.cpu_interface.write32(gicc::BPR, 0);
         self.cpu_interface
@@ -78,10 +84,10 @@ impl GicV2 {
         self.control.write32(gich::HCR, 0);
         let vtr = self.control.read32(gich::VTR);
         // GIC-400 has four; the architecture allows 64, of which 16 are plenty.
-        Core {
+        Ok(Core {
             gic: *self,
             list_registers: ((vtr & 0x3f) as usize + 1).min(16),
-        }
+        })
     }
 
     /// This core's bit in GICD_ITARGETSR and GICD_SGIR.

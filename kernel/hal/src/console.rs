@@ -1,0 +1,94 @@
+//! The board's console: which UART it is, its lock, and the way around the lock.
+
+use spin::mutex::SpinMutex;
+
+use crate::mini_uart::MiniUart;
+use crate::mmio::Mmio;
+use crate::pl011::Pl011;
+
+/// A UART that can be the console.
+#[derive(Clone, Copy, Debug)]
+pub enum Uart {
+    /// Arm's PL011.
+    Pl011(Pl011),
+    /// The BCM2835's mini UART.
+    Mini(MiniUart),
+}
+
+/// The board's console; its lock keeps lines of different cores apart.
+pub(crate) static CONSOLE: SpinMutex<Option<Uart>> = SpinMutex::new(None);
+
+/// Output of a core that cannot go on, or of the boot before there is a console.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Emergency(Option<Uart>);
+
+impl Uart {
+    /// Takes a PL011 by its registers and makes it ready.
+    #[must_use]
+    pub fn pl011(registers: Mmio) -> Self {
+        Self::Pl011(Pl011::new(registers))
+    }
+
+    /// Takes a mini UART by its registers and makes it ready.
+    #[must_use]
+    pub fn mini(registers: Mmio) -> Self {
+        Self::Mini(MiniUart::new(registers))
+    }
+
+    /// Lets received bytes interrupt.
+    pub(crate) fn enable_receive_interrupt(self) {
+        match self {
+            Self::Pl011(uart) => uart.enable_receive_interrupt(),
+            Self::Mini(uart) => uart.enable_receive_interrupt(),
+        }
+    }
+
+    /// Sends bytes as they are, waiting for room.
+    pub(crate) fn write(self, bytes: &[u8]) {
+        match self {
+            Self::Pl011(uart) => uart.write(bytes),
+            Self::Mini(uart) => uart.write(bytes),
+        }
+    }
+
+    /// Takes received bytes; returns how many. Whoever gets a full buffer has to call again.
+    pub(crate) fn read(self, bytes: &mut [u8]) -> usize {
+        match self {
+            Self::Pl011(uart) => uart.read(bytes),
+            Self::Mini(uart) => uart.read(bytes),
+        }
+    }
+}
+
+/// The console without its lock: for a core that dies, or that holds it itself.
+pub(crate) fn emergency() -> Emergency {
+    for _ in 0..1_000_000 {
+        if let Some(console) = CONSOLE.try_lock() {
+            return Emergency(*console);
+        }
+        core::hint::spin_loop();
+    }
+    // Its holder is stuck: this line is worth more than the other's.
+    // SAFETY: the value is a plain copy that is written once, at boot.
+    Emergency(unsafe { *CONSOLE.as_mut_ptr() })
+}
+
+impl Emergency {
+    pub(crate) fn write(self, bytes: &[u8]) {
+        if let Some(uart) = self.0 {
+            uart.write(bytes);
+        }
+    }
+
+    pub(crate) fn write_hex(self, value: u64) {
+        self.write(b"0x");
+        for shift in (0..16).rev() {
+            let digit = ((value >> (4 * shift)) & 0xf) as u8;
+            self.write(&[if digit < 10 {
+                b'0' + digit
+            } else {
+                b'a' + digit - 10
+            }]);
+        }
+    }
+}
