@@ -55,6 +55,7 @@ layer-check:
 # No panic in EL2 but the allowed ones (tools/panic-allow.txt).
 panic-check:
     {{ tool }} panic-check
+    {{ tool }} panic-check --platform rpi4
 
 # What `tools/dev test` runs: the checks and the quick suites.
 test: check

@@ -22,7 +22,7 @@ const PURE: [&str; 8] = [
     "penumbra-manager",
 ];
 
-const PLATFORM: Rule = Rule::Only(&["penumbra-core", "penumbra-hal", "penumbra-platform"]);
+const PLATFORM: Rule = Rule::Only(&["penumbra-core", "penumbra-hal", "penumbra-platform", "log"]);
 
 const RULES: [(&str, Rule); 23] = [
     ("penumbra-abi", Rule::Only(&[])),

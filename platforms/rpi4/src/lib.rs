@@ -1,2 +1,0 @@
-//! (in work)
-#![no_std]
