@@ -34,9 +34,9 @@ unsafe fn smc(function: u64, arguments: [u64; 3]) -> u64 {
 /// How a board without PSCI is switched off and reset.
 #[derive(Clone, Copy, Debug)]
 pub struct Switch {
-    /// Powers the board off; may return while that takes its time.
+    /// Powers the board off; returns only if it cannot.
     pub off: fn(),
-    /// Resets the board; may return while that takes its time.
+    /// Resets the board; returns only if it cannot.
     pub reset: fn(),
 }
 

@@ -5,6 +5,7 @@
 //! goes by itself.
 
 use penumbra_hal::boot::EarlyBoot;
+use penumbra_hal::epitaph;
 use penumbra_hal::mmio::Mmio;
 use penumbra_hal::power::{self, Switch};
 
@@ -40,18 +41,20 @@ fn registers() -> Mmio {
 }
 
 fn off() {
-    fire(RSTS_PARTITION);
+    fire(RSTS_PARTITION)
 }
 
 fn reset() {
-    fire(0);
+    fire(0)
 }
 
-fn fire(partition: u32) {
+/// Sets the watchdog off and waits for it: whoever asked must not go on meanwhile.
+fn fire(partition: u32) -> ! {
     let registers = registers();
     let status = registers.read32(RSTS) & VALUE & !RSTS_PARTITION;
     registers.write32(RSTS, PASSWORD | status | partition);
     registers.write32(WDOG, PASSWORD | TICKS);
     let control = registers.read32(RSTC) & VALUE & !RSTC_CONFIGURATION;
     registers.write32(RSTC, PASSWORD | control | RSTC_FULL_RESET);
+    epitaph::stop()
 }
