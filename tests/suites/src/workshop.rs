@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use penumbra::initramfs::{self, Contents};
-use penumbra::qemu::{self, Machine};
+use penumbra::qemu::{self, Machine, Rpi4};
 use penumbra::scenario::Scenario;
 use penumbra::toolchain::Project;
 use penumbra::{build, image};
@@ -36,6 +36,8 @@ pub struct Setup {
     pub el2: bool,
     /// More arguments for QEMU.
     pub arguments: Vec<String>,
+    /// QEMU's `raspi4b` instead of `virt`; of the rest only `arguments` counts then.
+    pub rpi4: Option<Rpi4>,
 }
 
 impl Default for Setup {
@@ -47,6 +49,7 @@ impl Default for Setup {
             ram_mib: 1024,
             el2: true,
             arguments: Vec::new(),
+            rpi4: None,
         }
     }
 }
@@ -56,6 +59,7 @@ impl Default for Setup {
 pub struct Workshop {
     project: Project,
     image: PathBuf,
+    rpi4_image: PathBuf,
     folder: PathBuf,
     initramfs: PathBuf,
 }
@@ -81,6 +85,9 @@ impl Workshop {
                     .image
             }
         };
+        let rpi4_image = build::build(&project, "rpi4")
+            .map_err(|p| sentence(&p))?
+            .image;
         let output = project.output();
         let folder = output
             .parent()
@@ -92,6 +99,7 @@ impl Workshop {
             initramfs: folder.join("load-initramfs.gz"),
             project,
             image,
+            rpi4_image,
             folder,
         };
         for payload in PAYLOADS {
@@ -145,6 +153,24 @@ impl Workshop {
     #[must_use]
     pub fn image(&self) -> &Path {
         &self.image
+    }
+
+    /// The image for the Raspberry Pi 4.
+    #[must_use]
+    pub fn rpi4_image(&self) -> &Path {
+        &self.rpi4_image
+    }
+
+    /// A Raspberry Pi 4 with Debian's device tree.
+    #[must_use]
+    pub fn rpi4(&self) -> Setup {
+        Setup {
+            rpi4: Some(Rpi4 {
+                tree: self.project.root().join(qemu::RPI4_TREE),
+                pl011: false,
+            }),
+            ..Setup::default()
+        }
     }
 
     /// A flat payload.
@@ -208,14 +234,19 @@ impl Workshop {
     /// QEMU's command line for a board with Penumbra.
     #[must_use]
     pub fn command(&self, setup: &Setup, bundle: Option<&Path>) -> Command {
+        let (image, board) = match &setup.rpi4 {
+            None => (&self.image, qemu::Board::Virt),
+            Some(board) => (&self.rpi4_image, qemu::Board::Rpi4(board.clone())),
+        };
         let machine = Machine {
+            board,
             cores: setup.cores,
             gic: setup.gic,
             cpu: setup.cpu.into(),
             ram_bytes: setup.ram_mib << 20,
             el2: setup.el2,
         };
-        let mut command = qemu::command(&machine, &self.image, bundle);
+        let mut command = qemu::command(&machine, image, bundle);
         command.args(&setup.arguments);
         command
     }

@@ -25,7 +25,9 @@ pub(crate) enum Command {
     Image(ImageArgs),
     /// Build the bootable image.
     Build(BuildArgs),
-    /// Build, pack and run on QEMU's virt machine; the terminal is the console.
+    /// Build the image of an SD card for a Raspberry Pi 4.
+    Card(CardArgs),
+    /// Build, pack and run on QEMU; the terminal is the console.
     Run(Box<RunArgs>),
     /// Build the initial RAM file system of the default guest.
     Initramfs(InitramfsArgs),
@@ -113,6 +115,12 @@ pub(crate) struct PagingSimArgs {
     pub(crate) trap: bool,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BoardArg {
+    Virt,
+    Rpi4,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
@@ -129,6 +137,21 @@ pub(crate) struct ImageArgs {
     /// The bundle to write.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CardArgs {
+    #[command(flatten)]
+    pub(crate) scenario: ScenarioArgs,
+    /// Folder with start4.elf and fixup4.dat (default: Debian's, from .cache).
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) firmware: Option<PathBuf>,
+    /// Device tree (default: Debian's, from .cache).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) dtb: Option<PathBuf>,
+    /// The image to write (default: target/penumbra/rpi4-card.img).
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -157,15 +180,21 @@ pub(crate) struct PanicArgs {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) scenario: ScenarioArgs,
-    /// RAM of the board, like "2 GiB".
-    #[arg(long, value_name = "SIZE", default_value = "2 GiB", value_parser = size::parse)]
-    pub(crate) ram: u64,
-    /// Interrupt controller of the board.
-    #[arg(long, value_name = "2|3", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=3))]
-    pub(crate) gic: u8,
-    /// CPU model of the board.
-    #[arg(long, value_name = "MODEL", default_value = "cortex-a72")]
-    pub(crate) cpu: String,
+    /// The board: QEMU's virt, or its raspi4b, whose hardware is fixed.
+    #[arg(long, value_enum, default_value = "virt")]
+    pub(crate) board: BoardArg,
+    /// Device tree for raspi4b (default: Debian's, from .cache).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) dtb: Option<PathBuf>,
+    /// RAM of virt, like "2 GiB" (default).
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) ram: Option<u64>,
+    /// Interrupt controller of virt (default: 3).
+    #[arg(long, value_name = "2|3", value_parser = clap::value_parser!(u8).range(2..=3))]
+    pub(crate) gic: Option<u8>,
+    /// CPU model of virt (default: cortex-a72).
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) cpu: Option<String>,
     /// Run this image instead of building one.
     #[arg(long, value_name = "FILE")]
     pub(crate) image: Option<PathBuf>,

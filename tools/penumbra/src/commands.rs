@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use penumbra::build::{self, Built};
+use penumbra::card;
 use penumbra::initramfs::{self, Contents};
 use penumbra::paging_sim::{self, Limits};
 use penumbra::panics;
 use penumbra::problem::{Problem, Problems};
-use penumbra::qemu::{self, Machine, Outcome};
+use penumbra::qemu::{self, Board, Machine, Outcome, Rpi4};
 use penumbra::report;
 use penumbra::scenario::{File, Scenario, size};
 use penumbra::toolchain::Project;
@@ -19,9 +20,12 @@ use penumbra_bundle::{Backing, PagingChanges, PagingMode};
 use penumbra_manager::paging::policy::Mode;
 
 use crate::cli::{
-    BackingArg, CheckArgs, Command, DEFAULT_SCENARIO, ImageArgs, InitramfsArgs, PagingArg,
-    PagingSimArgs, PanicArgs, RunArgs, ScenarioArgs,
+    BackingArg, BoardArg, CardArgs, CheckArgs, Command, DEFAULT_SCENARIO, ImageArgs, InitramfsArgs,
+    PagingArg, PagingSimArgs, PanicArgs, RunArgs, ScenarioArgs,
 };
+
+/// Where tools/fetch-arm64 puts the Raspberry Pi 4's firmware.
+const RPI4_FIRMWARE: &str = ".cache/arm64/rpi4/firmware";
 
 /// Prints a line. A reader that has gone away (`| head`) is no reason to panic.
 macro_rules! say {
@@ -41,6 +45,7 @@ pub(crate) fn execute(command: Command) -> Result<ExitCode, Problems> {
                 build::build(&Project::find()?, &args.platform.platform)?.summary()
             );
         }
+        Command::Card(args) => card(&args)?,
         Command::Run(args) => return run(&args),
         Command::Initramfs(args) => initramfs(&args)?,
         Command::PagingSim(args) => paging_sim(&args)?,
@@ -172,13 +177,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Problem> {
 fn run(args: &RunArgs) -> Result<ExitCode, Problems> {
     let project = Project::find()?;
     qemu::check_version(&qemu::program())?;
-    let machine = Machine {
-        cores: args.scenario.board_cores,
-        gic: args.gic,
-        cpu: args.cpu.clone(),
-        ram_bytes: args.ram,
-        el2: !args.no_el2,
-    };
+    let machine = machine(args, &project)?;
     let (mut command, guests) = if args.bare {
         bare(args, &machine)?
     } else {
@@ -190,8 +189,13 @@ fn run(args: &RunArgs) -> Result<ExitCode, Problems> {
         return Ok(ExitCode::SUCCESS);
     }
     say!(
-        "\nQEMU virt: {} cores ({}), GICv{}, {}{}\n{guests}\
+        "\nQEMU {}: {} cores ({}), GICv{}, {}{}\n{guests}\
          Leave with `poweroff` in the guest, or at any time with Ctrl-A X (Ctrl-A C: QEMU's monitor).\n",
+        if machine.board == Board::Virt {
+            "virt"
+        } else {
+            "raspi4b"
+        },
         machine.cores,
         machine.cpu,
         machine.gic,
@@ -209,6 +213,102 @@ fn run(args: &RunArgs) -> Result<ExitCode, Problems> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// The machine that the arguments ask for.
+fn machine(args: &RunArgs, project: &Project) -> Result<Machine, Problem> {
+    let board = match args.board {
+        BoardArg::Virt if args.dtb.is_some() => {
+            return Err(Problem::new(
+                "QEMU's virt makes its own device tree: leave out --dtb",
+            ));
+        }
+        BoardArg::Virt => Board::Virt,
+        BoardArg::Rpi4 => rpi4(args, project)?,
+    };
+    let rpi4 = board != Board::Virt;
+    Ok(Machine {
+        board,
+        cores: args.scenario.board_cores,
+        gic: args.gic.unwrap_or(if rpi4 { 2 } else { 3 }),
+        cpu: args.cpu.clone().unwrap_or_else(|| "cortex-a72".into()),
+        ram_bytes: args.ram.unwrap_or(2 << 30),
+        el2: !args.no_el2,
+    })
+}
+
+/// The Raspberry Pi 4, if nothing is asked for that it does not have.
+fn rpi4(args: &RunArgs, project: &Project) -> Result<Board, Problem> {
+    let odd = [
+        ("--ram", args.ram.is_some()),
+        ("--gic", args.gic.is_some_and(|gic| gic != 2)),
+        (
+            "--cpu",
+            args.cpu.as_ref().is_some_and(|cpu| cpu != "cortex-a72"),
+        ),
+        ("--smp", args.scenario.board_cores != 4),
+        ("--no-el2", args.no_el2),
+        ("--bare", args.bare),
+    ];
+    if let Some((option, _)) = odd.into_iter().find(|&(_, given)| given) {
+        return Err(Problem::new(format!(
+            "QEMU's raspi4b has four Cortex-A72 with EL2, a GICv2 and 2 GiB of RAM: leave out {option}"
+        )));
+    }
+    let tree = rpi4_tree(args.dtb.as_ref(), project)?;
+    Ok(Board::Rpi4(Rpi4 { tree, pl011: false }))
+}
+
+/// The device tree that is named, or Debian's.
+fn rpi4_tree(named: Option<&PathBuf>, project: &Project) -> Result<PathBuf, Problem> {
+    let tree = match named {
+        Some(tree) => tree.clone(),
+        None => shorten(project.root().join(qemu::RPI4_TREE)),
+    };
+    if !tree.is_file() {
+        return Err(
+            Problem::new(format!("there is no device tree {}", tree.display()))
+                .help("`tools/fetch-arm64 rpi4-tree` fetches the one of Debian's kernel"),
+        );
+    }
+    Ok(tree)
+}
+
+/// The image of an SD card.
+fn card(args: &CardArgs) -> Result<(), Problems> {
+    let project = Project::find()?;
+    let scenario = open(&args.scenario)?;
+    let bundle = penumbra::image::bundle(&scenario, args.scenario.board_cores)?;
+    let tree = read(&rpi4_tree(args.dtb.as_ref(), &project)?)?;
+    let folder = match &args.firmware {
+        Some(folder) => folder.clone(),
+        None => shorten(project.root().join(RPI4_FIRMWARE)),
+    };
+    let firmware = card::firmware(&folder)?;
+    say!("Building Penumbra ...");
+    let kernel = read(&build::build(&project, "rpi4")?.image)?;
+    let output = match &args.output {
+        Some(output) => output.clone(),
+        None => shorten(project.output().join("rpi4-card.img")),
+    };
+    let bytes = card::build(kernel, bundle, tree, firmware)?;
+    write(&output, &bytes)?;
+    say!(
+        "{}",
+        legend(&scenario, args.scenario.board_cores)?.trim_end()
+    );
+    say!(
+        "{}: {} bytes. Write it to a card (all that is on the card is lost):\n\n    \
+         sudo dd if={} of=/dev/sdX bs=4M conv=fsync status=progress\n\n\
+         X is the letter that `lsblk` shows for the card. Serial line: pins 8 (the board's TX), 10 (its RX) and 6\n\
+         (ground), 3.3 V, 115200 baud, 8N1. Expect within some seconds:\n\n    \
+         penumbra: etrm\n    penumbra: MMU on; console at 0xfe215040 until the device tree is read\n    ...\n\n\
+         docs/rpi4.md explains each line, and what to do when nothing appears.",
+        output.display(),
+        bytes.len(),
+        output.display()
+    );
+    Ok(())
 }
 
 /// Penumbra and a bundle.
@@ -230,7 +330,11 @@ fn partitioned(
         Some(image) => image.clone(),
         None => {
             say!("Building Penumbra ...");
-            shorten(build::build(project, "qemu-virt")?.image)
+            let platform = match machine.board {
+                Board::Virt => "qemu-virt",
+                Board::Rpi4(_) => "rpi4",
+            };
+            shorten(build::build(project, platform)?.image)
         }
     };
     Ok((qemu::command(machine, &image, Some(&bundle)), guests))

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod build;
+pub mod card;
 pub mod image;
 pub mod initramfs;
 pub mod paging_sim;

@@ -1,4 +1,4 @@
-//! Running an image and a bundle on QEMU's `virt` machine, with the person's terminal as console.
+//! Running an image and a bundle on QEMU's `virt` or `raspi4b`, with the person's terminal as console.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -17,9 +17,33 @@ const OLDEST_QEMU: u32 = 9;
 /// How long QEMU may go on after a fatal line before it is ended.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// The Raspberry Pi 4's device tree in the project's cache.
+pub const RPI4_TREE: &str = ".cache/arm64/rpi4/bcm2711-rpi-4-b.dtb";
+
+/// Which machine QEMU is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Board {
+    /// QEMU's own `virt`.
+    Virt,
+    /// `raspi4b`, which is handed a device tree as the firmware would.
+    Rpi4(Rpi4),
+}
+
+/// What is open about `raspi4b`; cores, CPU model, GIC and RAM are fixed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rpi4 {
+    /// The device tree.
+    pub tree: PathBuf,
+    /// Whether that names the PL011 as stdout: else the console is the mini UART, QEMU's second
+    /// serial port.
+    pub pl011: bool,
+}
+
 /// The machine to run on.
 #[derive(Clone, Debug)]
 pub struct Machine {
+    /// Which board.
+    pub board: Board,
     /// Cores.
     pub cores: u8,
     /// GIC version, 2 or 3.
@@ -78,6 +102,29 @@ fn major_version(text: &str) -> Option<u32> {
 /// The command line of QEMU, the console apart.
 #[must_use]
 pub fn command(machine: &Machine, image: &Path, bundle: Option<&Path>) -> Command {
+    let mut command = match &machine.board {
+        Board::Virt => virt(machine),
+        Board::Rpi4(board) => raspi4b(board),
+    };
+    command.args(["-display", "none", "-kernel"]).arg(image);
+    if let Some(bundle) = bundle {
+        command.arg("-initrd").arg(bundle);
+    }
+    command
+}
+
+fn raspi4b(board: &Rpi4) -> Command {
+    let mut command = Command::new(program());
+    command
+        .args(["-machine", "raspi4b", "-dtb"])
+        .arg(&board.tree);
+    if !board.pl011 {
+        command.args(["-serial", "null"]);
+    }
+    command
+}
+
+fn virt(machine: &Machine) -> Command {
     let mut command = Command::new(program());
     let virtualization = if machine.el2 { "on" } else { "off" };
     command
@@ -91,12 +138,7 @@ pub fn command(machine: &Machine, image: &Path, bundle: Option<&Path>) -> Comman
         .args(["-cpu", &machine.cpu])
         .args(["-smp", &machine.cores.to_string()])
         .args(["-m", &format!("{}M", machine.ram_bytes >> 20)])
-        .args(["-nic", "none", "-display", "none"])
-        .arg("-kernel")
-        .arg(image);
-    if let Some(bundle) = bundle {
-        command.arg("-initrd").arg(bundle);
-    }
+        .args(["-nic", "none"]);
     command
 }
 
@@ -255,7 +297,8 @@ mod tests {
 
     #[test]
     fn the_machine_becomes_arguments() {
-        let machine = Machine {
+        let mut machine = Machine {
+            board: Board::Virt,
             cores: 4,
             gic: 3,
             cpu: "cortex-a72".into(),
@@ -274,5 +317,20 @@ mod tests {
         ] {
             assert!(line.contains(part), "{part} in {line}");
         }
+        let mut rpi4 = Rpi4 {
+            tree: "t.dtb".into(),
+            pl011: false,
+        };
+        machine.board = Board::Rpi4(rpi4.clone());
+        let line = show(&command(&machine, Path::new("img"), Some(Path::new("b"))));
+        let wanted = "-machine raspi4b -dtb t.dtb -serial null -display none -kernel img -initrd b";
+        assert!(line.ends_with(wanted), "{line}");
+        rpi4.pl011 = true;
+        machine.board = Board::Rpi4(rpi4);
+        let line = show(&command(&machine, Path::new("img"), None));
+        assert!(
+            !line.contains("-serial") && !line.contains("-initrd"),
+            "{line}"
+        );
     }
 }

@@ -9,7 +9,7 @@ use crate::workshop::{Setup, Workshop};
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Ways to die and words that the report must have.
-const DEATHS: [(&str, &[&str]); 5] = [
+pub(super) const DEATHS: [(&str, &[&str]); 5] = [
     (
         "wild-jump",
         &[
@@ -36,7 +36,9 @@ pub(super) fn cases() -> Vec<Case> {
     for (way, words) in DEATHS {
         let name = format!("crash-{way}");
         let own = name.clone();
-        cases.push(Case::new(name, true, move |w| dies(w, &own, way, words)));
+        cases.push(Case::new(name, true, move |w| {
+            dies(w, &own, &Setup::default(), way, words)
+        }));
     }
     for (way, end) in [
         ("undefined-storm", "storm survived"),
@@ -71,10 +73,14 @@ fn scenario(workshop: &Workshop, way: &str) -> String {
 }
 
 /// The guest dies, the report has the words, and the board goes off in order.
-fn dies(w: &Workshop, name: &str, way: &str, words: &[&str]) -> Result<(), String> {
-    let console = w
-        .boot(name, &scenario(w, way), &Setup::default())?
-        .off(LIMIT)?;
+pub(super) fn dies(
+    w: &Workshop,
+    name: &str,
+    setup: &Setup,
+    way: &str,
+    words: &[&str],
+) -> Result<(), String> {
+    let console = w.boot(name, &scenario(w, way), setup)?.off(LIMIT)?;
     let report = console
         .split(&format!("crash: {way}"))
         .nth(1)

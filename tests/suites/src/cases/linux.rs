@@ -7,21 +7,21 @@ use crate::case::Case;
 use crate::workshop::{Setup, Workshop};
 
 /// Load of the quick suite.
-const QUICK_SECONDS: u64 = 4;
+pub(super) const QUICK_SECONDS: u64 = 4;
 /// Load of the full suite.
-const FULL_SECONDS: u64 = 60;
+pub(super) const FULL_SECONDS: u64 = 60;
 /// To boot, and to come to the end once the load is over.
 const BOOT: Duration = Duration::from_secs(150);
 
 /// A guest to run.
 #[derive(Clone, Copy, Debug)]
-struct Point {
-    gic: u8,
-    cpu: &'static str,
-    vcpus: u8,
-    backing: &'static str,
-    kernel: &'static str,
-    seconds: u64,
+pub(super) struct Point {
+    pub(super) gic: u8,
+    pub(super) cpu: &'static str,
+    pub(super) vcpus: u8,
+    pub(super) backing: &'static str,
+    pub(super) kernel: &'static str,
+    pub(super) seconds: u64,
 }
 
 const CPUS: [&str; 5] = [
@@ -31,9 +31,9 @@ const CPUS: [&str; 5] = [
     "neoverse-n1",
     "max",
 ];
-const DEBIAN: &str = "linux";
-const CLOUD: &str = "linux-cloud";
-const BACKPORTS: &str = "linux-backports";
+pub(super) const DEBIAN: &str = "linux";
+pub(super) const CLOUD: &str = "linux-cloud";
+pub(super) const BACKPORTS: &str = "linux-backports";
 const RT: &str = "linux-rt";
 
 const QUICK: [(u8, &str, u8, &str, &str); 5] = [
@@ -117,7 +117,13 @@ fn case(quick: bool, point: Point) -> Case {
     Case::new(name, quick, move |w| load(w, &own, point))
 }
 
-fn linux(w: &Workshop, kernel: &str, cmdline: &str, backing: &str, more: &str) -> String {
+pub(super) fn linux(
+    w: &Workshop,
+    kernel: &str,
+    cmdline: &str,
+    backing: &str,
+    more: &str,
+) -> String {
     format!(
         "backing = \"{backing}\"\nkernel = \"{}\"\ninitrd = \"{}\"\ncmdline = \"console=ttyAMA0 {cmdline}\"\n{more}",
         w.cached(&format!("{kernel}/vmlinuz")).display(),
@@ -127,13 +133,23 @@ fn linux(w: &Workshop, kernel: &str, cmdline: &str, backing: &str, more: &str) -
 
 /// Boots, loads, looks for complaints, powers off.
 fn load(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
+    let setup = Setup {
+        gic: point.gic,
+        cpu: point.cpu,
+        ram_mib: 2048,
+        ..Setup::default()
+    };
+    load_on(w, name, &setup, point)
+}
+
+/// The same on any board.
+pub(super) fn load_on(w: &Workshop, name: &str, setup: &Setup, point: Point) -> Result<(), String> {
     let Point {
-        gic,
-        cpu,
         vcpus,
         backing,
         kernel,
         seconds,
+        ..
     } = point;
     let cmdline = format!("load.seconds={seconds} load.vcpus={vcpus}");
     let toml = guest(
@@ -142,13 +158,7 @@ fn load(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
         "512 MiB",
         &linux(w, kernel, &cmdline, backing, ""),
     );
-    let setup = Setup {
-        gic,
-        cpu,
-        ram_mib: 2048,
-        ..Setup::default()
-    };
-    let mut board = w.boot(name, &toml, &setup)?;
+    let mut board = w.boot(name, &toml, setup)?;
     board.expect("load: Linux", BOOT)?;
     board.expect("load: verdict", BOOT + Duration::from_secs(3 * seconds))?;
     let console = board.off(BOOT)?;
@@ -167,13 +177,18 @@ fn load(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
 
 /// A person at the shell: a command, a reboot, a command, power off.
 fn shell(w: &Workshop) -> Result<(), String> {
-    let more = linux(w, CLOUD, "", "reserved", "");
-    let toml = guest("linux", 2, "512 MiB", &more);
     let setup = Setup {
         ram_mib: 2048,
         ..Setup::default()
     };
-    let mut board = w.boot("linux-shell", &toml, &setup)?;
+    shell_on(w, "linux-shell", &setup)
+}
+
+/// The same on any board.
+pub(super) fn shell_on(w: &Workshop, name: &str, setup: &Setup) -> Result<(), String> {
+    let more = linux(w, CLOUD, "", "reserved", "");
+    let toml = guest("linux", 2, "512 MiB", &more);
+    let mut board = w.boot(name, &toml, setup)?;
     for round in 0..2 {
         board.expect("This is a busybox shell", BOOT)?;
         board.expect("# ", BOOT)?;

@@ -7,6 +7,7 @@ mod negative;
 mod operator;
 mod paging;
 mod payload;
+mod rpi4;
 mod walls;
 
 use crate::case::Case;
@@ -25,6 +26,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(lives::cases());
     cases.extend(walls::cases());
     cases.extend(paging::cases());
+    cases.extend(rpi4::cases());
     cases.sort_by_key(|case| !case.quick);
     cases
 }

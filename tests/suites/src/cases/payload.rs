@@ -93,7 +93,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// What a payload's checks said: its failures, if any, as a sentence.
-fn verdict(console: &str, closings: usize) -> Result<(), String> {
+pub(super) fn verdict(console: &str, closings: usize) -> Result<(), String> {
     let failures: Vec<&str> = console
         .lines()
         .filter(|line| line.contains("FAIL "))
@@ -117,23 +117,26 @@ fn verdict(console: &str, closings: usize) -> Result<(), String> {
 }
 
 fn traps(workshop: &Workshop, name: &str, point: Point) -> Result<(), String> {
-    let kernel = workshop.payload("traps");
-    let toml = guest(
-        "traps",
-        point.vcpus,
-        "64 MiB",
-        &format!(
-            "backing = \"{}\"\nkernel = \"{}\"",
-            point.backing,
-            kernel.display()
-        ),
-    );
     let setup = Setup {
         gic: point.gic,
         cpu: point.cpu,
         ..Setup::default()
     };
-    let console = workshop.boot(name, &toml, &setup)?.off(LIMIT)?;
+    traps_on(workshop, name, &setup, point.vcpus, point.backing)
+}
+
+/// Every trap, on a board.
+pub(super) fn traps_on(
+    workshop: &Workshop,
+    name: &str,
+    setup: &Setup,
+    vcpus: u8,
+    backing: &str,
+) -> Result<(), String> {
+    let kernel = workshop.payload("traps");
+    let more = format!("backing = \"{backing}\"\nkernel = \"{}\"", kernel.display());
+    let toml = guest("traps", vcpus, "64 MiB", &more);
+    let console = workshop.boot(name, &toml, setup)?.off(LIMIT)?;
     verdict(&console, 1)
 }
 
