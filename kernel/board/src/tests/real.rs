@@ -5,6 +5,7 @@ use std::format;
 use std::path::Path;
 use std::process::Command;
 use std::string::String;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::vec::Vec;
 
 use dtoolkit::fdt::Fdt;
@@ -19,8 +20,11 @@ use crate::tree::{Token, Tree};
 
 /// The tree of QEMU virt.
 fn virt(gic: u32, cores: u32) -> Option<Vec<u8>> {
-    let file =
-        std::env::temp_dir().join(format!("penumbra-{}-{gic}-{cores}.dtb", std::process::id()));
+    // Tests run at the same time: each call has its own file.
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    let name = format!("penumbra-{}-{call}.dtb", std::process::id());
+    let file = std::env::temp_dir().join(name);
     let program = std::env::var_os("PENUMBRA_QEMU").unwrap_or_else(|| "qemu-system-aarch64".into());
     let machine = format!(
         "virt,virtualization=on,gic-version={gic},dumpdtb={}",
