@@ -6,6 +6,7 @@ mod lives;
 mod negative;
 mod operator;
 mod paging;
+mod paging_load;
 mod payload;
 mod rpi4;
 mod walls;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(walls::cases());
     cases.extend(paging::cases());
     cases.extend(rpi4::cases());
+    cases.extend(paging_load::cases());
     cases.sort_by_key(|case| !case.quick);
     cases
 }

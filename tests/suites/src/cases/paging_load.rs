@@ -1,0 +1,117 @@
+//! Debian's kernels under load in compound mode: the load's own verdict, and audits at odd moments.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::guest;
+use crate::case::Case;
+use crate::workshop::{Setup, Workshop};
+
+const LIMIT: Duration = Duration::from_secs(300);
+/// Load of the quick suite.
+const QUICK_SECONDS: u64 = 12;
+/// Load of the full suite.
+const FULL_SECONDS: u64 = 30;
+
+/// A guest to run.
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    kernel: &'static str,
+    gic: u8,
+    vcpus: u8,
+    backing: &'static str,
+    seconds: u64,
+}
+
+/// The tests.
+pub(super) fn cases() -> Vec<Case> {
+    let quick = Point {
+        kernel: "linux-cloud",
+        gic: 3,
+        vcpus: 2,
+        backing: "thin",
+        seconds: QUICK_SECONDS,
+    };
+    let mut cases = vec![case(true, quick)];
+    for gic in [2, 3] {
+        for vcpus in [1, 2, 4] {
+            for backing in ["reserved", "thin"] {
+                let point = Point {
+                    kernel: "linux",
+                    gic,
+                    vcpus,
+                    backing,
+                    seconds: FULL_SECONDS,
+                };
+                cases.push(case(false, point));
+            }
+        }
+    }
+    cases
+}
+
+fn case(quick: bool, point: Point) -> Case {
+    let Point {
+        kernel,
+        gic,
+        vcpus,
+        backing,
+        seconds,
+    } = point;
+    let name = format!("compound-load-{kernel}-gicv{gic}-{vcpus}vcpu-{backing}-{seconds}s");
+    let own = name.clone();
+    Case::new(name, quick, move |w| load(w, &own, point))
+}
+
+fn load(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
+    let Point {
+        kernel,
+        gic,
+        vcpus,
+        backing,
+        seconds,
+    } = point;
+    let more = format!(
+        "backing = \"{backing}\"\npaging = \"compound\"\nkernel = \"{}\"\ninitrd = \"{}\"\n\
+         cmdline = \"console=ttyAMA0 load.seconds={seconds} load.vcpus={vcpus}\"",
+        w.cached(&format!("{kernel}/vmlinuz")).display(),
+        w.initramfs().display(),
+    );
+    let toml = guest("linux", vcpus, "512 MiB", &more);
+    let setup = Setup {
+        gic,
+        ram_mib: 2048,
+        ..Setup::default()
+    };
+    let mut board = w.boot(name, &toml, &setup)?;
+    board.expect("load: Linux", LIMIT)?;
+    board.send("\x1ds")?;
+    board.expect("penumbra> ", LIMIT)?;
+    let began = Instant::now();
+    // Odd intervals, so that no two audits meet the load's loops at the same place.
+    for pause in [700, 1300, 300, 1100, 1900].into_iter().cycle() {
+        board.send("paging audit linux")?;
+        board
+            .expect("every mirror agrees with the guest's tables", LIMIT)
+            .map_err(|why| format!("an audit under load: {why}"))?;
+        // The guest goes off at the end of its load, and the board with it.
+        if began.elapsed() > Duration::from_secs(seconds / 2) {
+            break;
+        }
+        sleep(Duration::from_millis(pause));
+    }
+    board.send("console linux")?;
+    board.expect("load: verdict", LIMIT)?;
+    let console = board.off(LIMIT)?;
+    let bad: Vec<&str> = console
+        .lines()
+        .filter(|line| line.contains("load: FAIL"))
+        .collect();
+    if !bad.is_empty() {
+        return Err(bad.join("; "));
+    }
+    if !console.contains("load: verdict good") {
+        return Err("the verdict is not good".into());
+    }
+    Ok(())
+}
