@@ -132,11 +132,26 @@ pub enum Call {
     /// How a guest's memory is mapped. X1: VM. -> X1: stage-2 leaves of 1 GiB, X2: of 2 MiB, X3: of 4 KiB
     /// (those in contiguous runs of 64 KiB included), X4: table pages.
     VmLeaves = 97,
+
+    /// Takes free RAM out of the board's pool for VMs that need it at this very address
+    /// ([`Backing::Direct`](crate::Backing::Direct)), until the board's reset. X1: PA, X2: bytes (both
+    /// multiples of 2 MiB). RAM that is set aside already may be named again.
+    RamSetAside = 112,
+    /// Gives a VM the registers of a device, at IPA = PA. X1: VM, X2: PA, X3: bytes (both multiples of
+    /// 4 KiB, at most [`MAX_DEVICE_BYTES`](crate::MAX_DEVICE_BYTES)). State Created.
+    VmMapDevice = 113,
+    /// Gives a VM a physical shared peripheral interrupt. X1: VM, X2: INTID of its SPI, X3: physical
+    /// INTID, X4: 0: level-sensitive, 1: edge-triggered. State Created.
+    VmAssignSpi = 114,
+    /// Lends the manager a page of a device that a VM was given, to silence the device before the VM
+    /// runs. X1: VM, X2: PA (4 KiB aligned), X3: IPA in the manager's window; 0 instead of both ends the
+    /// loan. State Created; one page at a time.
+    DeviceLend = 115,
 }
 
 impl Call {
     /// Every call, for tables and tests.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 45] = [
         Self::Version,
         Self::BootInfo,
         Self::BoardInfo,
@@ -178,6 +193,10 @@ impl Call {
         Self::PagingAudit,
         Self::VcpuTime,
         Self::VmLeaves,
+        Self::RamSetAside,
+        Self::VmMapDevice,
+        Self::VmAssignSpi,
+        Self::DeviceLend,
     ];
 
     /// The SMCCC function identifier for W0.

@@ -11,6 +11,9 @@ pub const CONSOLE_CHUNK_BYTES: usize = 40;
 /// Bytes that EL2 zeroes at most before it takes interrupts again.
 pub const ZERO_CHUNK_BYTES: u64 = 64 * 1024;
 
+/// Bytes of a device that one call maps at most.
+pub const MAX_DEVICE_BYTES: u64 = 2 << 20;
+
 /// Which interrupt controller a guest sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
@@ -41,6 +44,8 @@ pub enum Backing {
     Reserved = 0,
     /// Populated by stage-2 faults, against a quota.
     Thin = 1,
+    /// Mapped at once at IPA = PA, out of RAM that was set aside for it.
+    Direct = 2,
 }
 
 impl Backing {
@@ -50,6 +55,7 @@ impl Backing {
         match bits {
             0 => Some(Self::Reserved),
             1 => Some(Self::Thin),
+            2 => Some(Self::Direct),
             _ => None,
         }
     }

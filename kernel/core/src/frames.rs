@@ -23,6 +23,8 @@ pub(crate) enum Owner {
     Hypervisor,
     /// A VM.
     Vm(VmId),
+    /// Nobody now; the VMs that need RAM at this very address have it in turn.
+    Aside,
 }
 
 impl Owner {
@@ -30,6 +32,7 @@ impl Owner {
         match self {
             Self::Hypervisor => 0,
             Self::Vm(vm) => (vm.get() as u8).wrapping_add(1),
+            Self::Aside => u8::MAX,
         }
     }
 }

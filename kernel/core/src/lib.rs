@@ -30,6 +30,7 @@ mod hypercall;
 pub mod machine;
 mod manager;
 mod memory;
+mod passthrough;
 mod pl011;
 pub mod run_loop;
 pub mod system;

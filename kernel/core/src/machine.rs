@@ -350,6 +350,11 @@ pub trait PhysicalInterrupts {
     fn kick(&mut self, cpu: CpuIndex);
     /// Enables or disables a physical SPI and routes it to this core.
     fn set_spi_enabled(&mut self, intid: u32, enabled: bool);
+    /// Configures a physical SPI that is stopped, routes it to `cpu` and enables it.
+    fn start_spi(&mut self, intid: u32, cpu: CpuIndex, edge: bool);
+    /// Disables a physical SPI and makes it neither pending nor active. When it returns, no core
+    /// will take it any more.
+    fn stop_spi(&mut self, intid: u32);
 }
 
 /// INTIDs by which EL2 itself is interrupted (Arm BSA, "PPI assignments"; the SGI is ours).
@@ -410,7 +415,10 @@ pub trait BoardMemory {
     /// Takes `bytes` (a power of two, at least 4 KiB) of frames aligned to their size.
     /// Their content is undefined.
     fn allocate(&self, bytes: u64) -> Option<Pa>;
-    /// Gives back what `allocate` gave, or an aligned power-of-two part of it.
+    /// Takes the `bytes` (a power of two, at least 2 MiB) at `base`, which is aligned to them, if all of
+    /// them are free.
+    fn allocate_at(&self, base: Pa, bytes: u64) -> bool;
+    /// Gives back what `allocate` or `allocate_at` gave, or an aligned power-of-two part of it.
     fn free(&self, base: Pa, bytes: u64);
     /// Free bytes, and bytes of the largest free block.
     fn free_bytes(&self) -> (u64, u64);

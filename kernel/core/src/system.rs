@@ -15,12 +15,15 @@ use crate::frames::FrameTable;
 use crate::hypercall::AuditProgress;
 use crate::machine::{Core, Machine, PhysicalInterrupts};
 use crate::manager::{self, Manager};
+use crate::passthrough::Passthrough;
 use crate::vcpu::{MAX_VCPUS, Place, Vcpu, VcpuId, VcpuShared};
 use crate::vgic::VcpuSet;
 use crate::vm::Vm;
 
 /// RAM ranges of the board at most.
 pub const MAX_RAM_RANGES: usize = 8;
+/// Ranges at most that no VM gets as a device.
+pub const MAX_KEPT_RANGES: usize = 16;
 
 /// A range of physical addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +35,13 @@ pub struct PaRange {
 }
 
 impl PaRange {
+    /// Whether it shares a page with `[base, base + bytes)`, whose ends lie on pages.
+    pub(crate) fn shares_page(self, base: u64, bytes: u64) -> bool {
+        let (first, own) = self.pages();
+        let first = first.raw();
+        own != 0 && first < base.saturating_add(bytes) && base < first.saturating_add(own)
+    }
+
     /// The pages that the range touches: base and bytes; nothing for an empty range.
     pub(crate) fn pages(self) -> (Pa, u64) {
         let first = self.base.align_down(PAGE_SIZE);
@@ -71,6 +81,8 @@ pub struct BootFacts {
     pub device_tree: PaRange,
     /// RAM that may ever belong to a VM.
     pub ram: [PaRange; MAX_RAM_RANGES],
+    /// What no VM gets as a device: all RAM, the interrupt controller, the console.
+    pub kept: [PaRange; MAX_KEPT_RANGES],
 }
 
 /// Why the hypervisor cannot start.
@@ -133,6 +145,7 @@ pub struct System {
     cores: [CoreShared; MAX_CPUS],
     places: [Once<Place>; MAX_VCPUS],
     pub(crate) frames: FrameTable,
+    pub(crate) passthrough: Passthrough,
     pub(crate) events: Sources,
     pub(crate) manager: Manager,
     pub(crate) audit: Mutex<AuditProgress>,
@@ -153,6 +166,7 @@ impl System {
             cores: [const { CoreShared::new() }; MAX_CPUS],
             places: [const { Once::new() }; MAX_VCPUS],
             frames: FrameTable::new(),
+            passthrough: Passthrough::new(),
             events: Sources::new(),
             manager: Manager::new(),
             audit: Mutex::new(AuditProgress::NONE),

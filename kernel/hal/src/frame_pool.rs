@@ -48,7 +48,75 @@ pub(crate) fn allocate(bytes: u64) -> Option<Pa> {
     Pa::new(block.as_ptr().addr() as u64).ok()
 }
 
-/// Gives back what [`allocate`] gave, or an aligned power-of-two part of it.
+/// Blocks that [`allocate_at`] takes aside at most while it looks for the one that it wants.
+const MAX_LOOK: usize = 64;
+
+/// Takes the block of `bytes`, a power of two, at `base`, which is aligned to it, if all of it is free.
+///
+/// The heap has no way to ask for an address. So free blocks are taken, the largest first, until one
+/// holds the range, and what is not wanted is given back. There are few large blocks: those that are
+/// free merge. A pool in more than [`MAX_LOOK`] pieces of this size counts as having no room.
+pub(crate) fn allocate_at(base: Pa, bytes: u64) -> bool {
+    let (Some(wanted), true) = (layout(bytes), base.is_aligned(bytes)) else {
+        return false;
+    };
+    let mut heap = HEAP.lock();
+    let mut seen = [(None, wanted); MAX_LOOK];
+    let mut found = None;
+    let mut size = 1_u64 << (ORDERS - 1);
+    let mut slots = seen.iter_mut();
+    while size >= bytes && found.is_none() {
+        let Some(of_size) = layout(size) else { break };
+        let Ok(block) = heap.alloc(of_size) else {
+            size /= 2;
+            continue;
+        };
+        if base.raw().wrapping_sub(block.addr().get() as u64) < size {
+            found = Some((block, size));
+        } else if let Some(slot) = slots.next() {
+            *slot = (Some(block), of_size);
+        } else {
+            // SAFETY: the block was allocated with this layout just now.
+            unsafe { heap.dealloc(block, of_size) };
+            break;
+        }
+    }
+    for (block, of_size) in seen {
+        if let Some(block) = block {
+            // SAFETY: the block was allocated with this layout above, and nobody knows of it.
+            unsafe { heap.dealloc(block, of_size) };
+        }
+    }
+    let Some((block, size)) = found else {
+        return false;
+    };
+    split(&mut heap, block, size, (base.raw(), bytes));
+    FREE_BYTES.fetch_sub(bytes, Ordering::Relaxed);
+    true
+}
+
+/// Gives back a block but for a range of it: halves it and gives back the half without the range, until
+/// the range is left.
+fn split(heap: &mut Heap<ORDERS>, block: NonNull<u8>, mut size: u64, (wanted, bytes): (u64, u64)) {
+    let mut start = block.addr().get() as u64;
+    while size > bytes {
+        size /= 2;
+        let upper = start.saturating_add(size);
+        let (kept, back) = if wanted < upper {
+            (start, upper)
+        } else {
+            (upper, start)
+        };
+        start = kept;
+        let back = core::ptr::with_exposed_provenance_mut::<u8>(back as usize);
+        if let (Some(back), Some(of_size)) = (NonNull::new(back), layout(size)) {
+            // SAFETY: a half, aligned to its size, of a block that this function's caller allocated.
+            unsafe { heap.dealloc(back, of_size) };
+        }
+    }
+}
+
+/// Gives back what [`allocate`] or [`allocate_at`] gave, or an aligned power-of-two part of it.
 pub(crate) fn free(base: Pa, bytes: u64) {
     let Some(layout) = layout(bytes) else { return };
     let block = core::ptr::with_exposed_provenance_mut::<u8>(base.raw() as usize);

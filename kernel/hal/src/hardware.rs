@@ -199,6 +199,18 @@ impl PhysicalInterrupts for Hardware {
         self.board_gic
             .set_spi_enabled(intid, own.mpidr, own.mask, enabled);
     }
+
+    fn start_spi(&mut self, intid: u32, cpu: CpuIndex, edge: bool) {
+        let target = secondary::target(cpu);
+        self.board_gic.stop_spi(intid);
+        self.board_gic.set_spi_edge(intid, edge);
+        self.board_gic
+            .set_spi_enabled(intid, target.mpidr, target.mask, true);
+    }
+
+    fn stop_spi(&mut self, intid: u32) {
+        self.board_gic.stop_spi(intid);
+    }
 }
 
 impl Core for Hardware {
@@ -268,6 +280,10 @@ impl Translations for Hardware {
 impl BoardMemory for Hardware {
     fn allocate(&self, bytes: u64) -> Option<Pa> {
         frame_pool::allocate(bytes)
+    }
+
+    fn allocate_at(&self, base: Pa, bytes: u64) -> bool {
+        frame_pool::allocate_at(base, bytes)
     }
 
     fn free(&self, base: Pa, bytes: u64) {

@@ -4,7 +4,7 @@ use penumbra_abi::{GicVersion, MAX_CPUS};
 use penumbra_board::plan::{self, FREE_RANGES};
 use penumbra_board::{Cpu, Facts, GicFacts, MemoryPlan, Range, StartMethod, UartKind};
 use penumbra_core::machine::intid;
-use penumbra_core::system::{BootError, MAX_RAM_RANGES};
+use penumbra_core::system::{BootError, MAX_KEPT_RANGES, MAX_RAM_RANGES};
 use penumbra_core::{BootFacts, PaRange, System};
 use penumbra_hal::boot::{self, EarlyBoot, StartError};
 use penumbra_hal::console::Uart;
@@ -171,6 +171,7 @@ impl Platform {
             bundle: facts.bundle.map(pa_range).unwrap_or_default(),
             device_tree: pa_range(tree),
             ram,
+            kept: kept(facts),
         }
     }
 }
@@ -282,6 +283,28 @@ fn no_manager(error: BootError) -> &'static str {
         BootError::ImageTooLarge => "the manager's image does not fit its RAM",
         BootError::BadFacts => "the counter has no frequency: the firmware left CNTFRQ_EL0 at 0",
     }
+}
+
+/// What no guest gets as a device: at most 8 ranges of RAM, 5 of the interrupt controller and 2 more.
+fn kept(facts: &Facts<'_>) -> [PaRange; MAX_KEPT_RANGES] {
+    let mut kept = [PaRange::default(); MAX_KEPT_RANGES];
+    let mut slots = kept.iter_mut();
+    let mut keep = |range| {
+        if let Some(slot) = slots.next() {
+            *slot = pa_range(range);
+        }
+    };
+    facts.ram.iter().for_each(&mut keep);
+    match facts.gic {
+        GicFacts::V2(parts) => parts.into_iter().for_each(&mut keep),
+        GicFacts::V3(distributor, redistributors) => {
+            keep(distributor);
+            redistributors.into_iter().flatten().for_each(&mut keep);
+        }
+    }
+    keep(facts.uart.registers);
+    facts.mailbox.into_iter().for_each(&mut keep);
+    kept
 }
 
 fn pa_range(range: Range) -> PaRange {

@@ -4,6 +4,7 @@ use super::{Flow, notify};
 use crate::machine::{Machine, intid};
 use crate::system::System;
 use crate::vcpu::{Counter, Deferred, Place, Vcpu};
+use crate::vgic::VcpuSet;
 
 /// INTIDs from here on say that there is no interrupt (IHI 0069 H, 2.2 "INTIDs").
 const SPECIAL: u32 = 1020;
@@ -55,6 +56,13 @@ pub(super) fn acknowledged(
         return None;
     }
     place.shared.count(Counter::Interrupts);
+    if let Some((vm, intid)) = place.system.passthrough.owner_of_spi(number) {
+        let set = passed_on(place.system, machine, number, (vm, intid));
+        if vm == vcpu.id.vm() && set.contains(vcpu.id.index()) {
+            notify(vcpu, place, machine, VcpuSet::single(vcpu.id.index()));
+        }
+        return None;
+    }
     if let Some(flow) = common(place.system, machine, number) {
         return flow;
     }
@@ -69,9 +77,33 @@ pub(super) fn acknowledged(
 /// An interrupt is pending while no vCPU is resident.
 pub(crate) fn taken_idle(system: &System, machine: &mut impl Machine) {
     let number = machine.acknowledge();
-    if number < SPECIAL {
-        common(system, machine, number);
+    if number >= SPECIAL {
+        return;
     }
+    match system.passthrough.owner_of_spi(number) {
+        Some(owner) => {
+            let _awake = passed_on(system, machine, number, owner);
+        }
+        None => {
+            common(system, machine, number);
+        }
+    }
+}
+
+/// A guest's physical interrupt: it stays active until the guest deactivates it. Returns the vCPUs that
+/// must see it; they are awake.
+fn passed_on(
+    system: &System,
+    machine: &mut impl Machine,
+    number: u32,
+    (vm, intid): (usize, u32),
+) -> VcpuSet {
+    machine.drop_priority(number);
+    let set = system
+        .vm(vm)
+        .map_or(VcpuSet::EMPTY, |vm| vm.gic.inject_spi(intid));
+    system.wake_set(vm, set, machine);
+    set
 }
 
 /// Ends the interrupt and does what concerns no vCPU. `Some` if that was all.

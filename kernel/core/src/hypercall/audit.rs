@@ -93,7 +93,10 @@ fn may_see(system: &System, id: VmId, leaf: &Leaf) -> bool {
         return false;
     };
     if leaf.attrs == Stage2Attrs::DEVICE {
-        return board.facts.gicv.contains(&leaf.pa);
+        let (base, bytes) = (leaf.pa.raw(), leaf.bytes());
+        return board.facts.gicv.contains(&leaf.pa)
+            || system.passthrough.owns(id, base, bytes)
+            || id.get() == 0 && system.passthrough.lends(base, leaf.ipa.raw());
     }
     id.get() == 0 && (is_boot_data(system, leaf) || is_lent(system, leaf))
 }

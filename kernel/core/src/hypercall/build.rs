@@ -4,7 +4,7 @@ use penumbra_abi::{Backing, Error, GicVersion, MAX_VCPUS_PER_VM, VmState};
 use penumbra_paging::ROOT_BYTES;
 use penumbra_vmsa::{CpuIndex, Ipa, PAGE_SIZE, VmId};
 
-use super::{NOTHING, Reply, guest, one};
+use super::{NOTHING, Reply, device, guest, one};
 use crate::events::Source;
 use crate::machine::Machine;
 use crate::memory::{self, GUEST_END, Memory, RamRequest};
@@ -74,7 +74,7 @@ fn free_vmid(system: &System) -> Option<u16> {
 }
 
 /// A guest that is being built.
-fn unborn(system: &System, number: u64) -> Result<(VmId, &Vm), Error> {
+pub(super) fn unborn(system: &System, number: u64) -> Result<(VmId, &Vm), Error> {
     let (id, vm) = guest(system, number)?;
     if vm.life().state != VmState::Created {
         return Err(Error::BadState);
@@ -89,7 +89,7 @@ pub(super) fn map_ram(
 ) -> Reply {
     let (id, vm) = unborn(system, number)?;
     let backing = Backing::from_bits(backing).ok_or(Error::InvalidParameter)?;
-    if overlaps_devices(vm, ipa, bytes, None) {
+    if overlaps_devices(vm, ipa, bytes, None) || system.passthrough.overlaps(id, ipa, bytes) {
         return Err(Error::AlreadyMapped);
     }
     let request = RamRequest {
@@ -123,7 +123,7 @@ pub(super) fn add_stock(system: &System, machine: &mut impl Machine, number: u64
 }
 
 /// Whether a range lies in the guest's part of the IPA space, aligned.
-const fn is_placeable(ipa: u64, bytes: u64, align: u64) -> bool {
+pub(super) const fn is_placeable(ipa: u64, bytes: u64, align: u64) -> bool {
     let fits = match ipa.checked_add(bytes) {
         Some(end) => end <= GUEST_END,
         None => false,
@@ -156,12 +156,19 @@ fn overlaps_devices(vm: &Vm, ipa: u64, bytes: u64, but: Option<Device>) -> bool 
         })
 }
 
-fn is_taken(vm: &Vm, ipa: u64, bytes: u64, but: Option<Device>) -> bool {
-    overlaps_devices(vm, ipa, bytes, but) || vm.memory.lock().overlaps_ram(ipa, bytes)
+pub(super) fn is_taken(
+    system: &System,
+    (id, vm): (VmId, &Vm),
+    (ipa, bytes): (u64, u64),
+    but: Option<Device>,
+) -> bool {
+    overlaps_devices(vm, ipa, bytes, but)
+        || system.passthrough.overlaps(id, ipa, bytes)
+        || vm.memory.lock().overlaps_ram(ipa, bytes)
 }
 
 pub(super) fn place_uart(system: &System, (number, ipa, intid): (u64, u64, u64)) -> Reply {
-    let (_, vm) = unborn(system, number)?;
+    let (id, vm) = unborn(system, number)?;
     let intid = u32::try_from(intid).map_err(|_| Error::InvalidParameter)?;
     let spi = intid
         .checked_sub(FIRST_SPI)
@@ -169,7 +176,7 @@ pub(super) fn place_uart(system: &System, (number, ipa, intid): (u64, u64, u64))
     if !is_placeable(ipa, UART_BYTES, PAGE_SIZE) || spi.is_none_or(|spi| spi >= SPI_COUNT) {
         return Err(Error::InvalidParameter);
     }
-    if is_taken(vm, ipa, UART_BYTES, Some(Device::Uart)) {
+    if is_taken(system, (id, vm), (ipa, UART_BYTES), Some(Device::Uart)) {
         return Err(Error::AlreadyMapped);
     }
     vm.devices.set_uart_intid(intid);
@@ -182,7 +189,7 @@ pub(super) fn place_gic(
     machine: &mut impl Machine,
     (number, distributor, other): (u64, u64, u64),
 ) -> Reply {
-    let (_, vm) = unborn(system, number)?;
+    let (id, vm) = unborn(system, number)?;
     let board = system.board().ok_or(Error::BadState)?;
     let v3 = board.facts.gic == GicVersion::V3;
     if vm.devices.base(Device::Distributor).is_some() {
@@ -200,8 +207,8 @@ pub(super) fn place_gic(
     }
     let apart = distributor.saturating_add(DISTRIBUTOR_BYTES) <= other
         || other.saturating_add(other_bytes) <= distributor;
-    let taken = is_taken(vm, distributor, DISTRIBUTOR_BYTES, None)
-        || is_taken(vm, other, other_bytes, None);
+    let taken = is_taken(system, (id, vm), (distributor, DISTRIBUTOR_BYTES), None)
+        || is_taken(system, (id, vm), (other, other_bytes), None);
     if !apart || taken {
         return Err(Error::AlreadyMapped);
     }
@@ -294,7 +301,7 @@ pub(super) fn start(
     let (id, vm) = unborn(system, number)?;
     {
         let memory = vm.memory.lock();
-        if memory.is_busy() {
+        if memory.is_busy() || system.passthrough.is_lent(id) {
             return Err(Error::BadState);
         }
         if !entry.is_multiple_of(4) || memory.region(entry).is_none() {
@@ -313,6 +320,9 @@ pub(super) fn start(
     }
     vm.set_on(1);
     vm.set_state(VmState::Running);
+    if let Some(cpu) = shared.core() {
+        system.passthrough.start(id, cpu, machine);
+    }
     system.wake(first, machine);
     Ok(NOTHING)
 }
@@ -323,6 +333,7 @@ pub(super) fn destroy(system: &System, machine: &mut impl Machine, number: u64) 
         VmState::Dying => {}
         VmState::Created | VmState::Stopped => {
             vm.set_state(VmState::Dying);
+            system.passthrough.stop(id, machine);
             system.alert(id, machine);
         }
         _ => return Err(Error::BadState),
@@ -334,6 +345,9 @@ pub(super) fn destroy(system: &System, machine: &mut impl Machine, number: u64) 
         return Ok(one(0));
     }
     let manager = system.vm(0).ok_or(Error::BadState)?;
+    if system.passthrough.is_lent(id) {
+        device::end_loan(system, machine)?;
+    }
     let gone = {
         let mut guest = vm.memory.lock();
         let mut manager = manager.memory.lock();
@@ -358,6 +372,7 @@ pub(super) fn destroy(system: &System, machine: &mut impl Machine, number: u64) 
     for source in [Source::Output, Source::Status, Source::Stock] {
         system.events.clear(source, id);
     }
+    system.passthrough.release(id);
     vm.clear();
     vm.set_state(VmState::Free);
     Ok(one(1))

@@ -6,6 +6,7 @@
 mod audit;
 mod build;
 mod console;
+mod device;
 mod observe;
 mod paging;
 
@@ -133,6 +134,10 @@ fn answer(
         Call::PagingEpoch => Err(Error::NotSupported),
         Call::PagingCounter => paging::counter(system, (x1, x2)),
         Call::PagingAudit => paging::audit(system, machine, (x1, x2)),
+        Call::RamSetAside => device::set_aside(system, machine, (x1, x2)),
+        Call::VmMapDevice => device::map(system, machine, (x1, x2, x3)),
+        Call::VmAssignSpi => device::assign_spi(system, (x1, x2, x3, x4)),
+        Call::DeviceLend => device::lend(system, machine, (x1, x2, x3)),
     }
 }
 

@@ -71,7 +71,7 @@ impl Memory {
             backing,
             quota,
         } = request;
-        let thin = backing == Backing::Thin;
+        let (thin, direct) = (backing == Backing::Thin, backing == Backing::Direct);
         let end = ipa.checked_add(bytes).ok_or(Error::InvalidParameter)?;
         let aligned = ipa.is_multiple_of(FRAME_BYTES) && bytes.is_multiple_of(FRAME_BYTES);
         if bytes == 0 || end > GUEST_END || !aligned {
@@ -91,12 +91,13 @@ impl Memory {
                 ipa,
                 bytes: 0,
                 thin,
+                direct,
             };
             if thin {
                 self.quota = quota;
-                return Ok(self.finish_region(ipa, bytes, thin));
+                return Ok(self.finish_region(bytes));
             }
-        } else if self.built.ipa != ipa || self.built.bytes > bytes {
+        } else if self.built.ipa != ipa || self.built.bytes > bytes || self.built.direct != direct {
             return Err(Error::BadState);
         }
         self.build_step(machine, frames, vm, (ipa, bytes))
@@ -148,7 +149,11 @@ impl Memory {
         let at = ipa.saturating_add(done);
         if self.chunk.bytes == 0 {
             let wanted = largest_block(at, bytes.saturating_sub(done));
-            self.take_chunk(machine, frames, vm, wanted)?;
+            if self.built.direct {
+                self.take_aside(frames, vm, (at, wanted))?;
+            } else {
+                self.take_chunk(machine, frames, vm, wanted)?;
+            }
             self.built.bytes = done.saturating_add(self.chunk.bytes);
         }
         if !self.chunk.advance(machine) {
@@ -165,7 +170,7 @@ impl Memory {
         self.chunk = Chunk::NONE;
         let done = done.saturating_add(size);
         if done >= bytes {
-            return Ok(self.finish_region(ipa, bytes, false));
+            return Ok(self.finish_region(bytes));
         }
         Ok(done)
     }
@@ -175,12 +180,45 @@ impl Memory {
         self.built.bytes.saturating_sub(self.chunk.bytes)
     }
 
-    fn finish_region(&mut self, ipa: u64, bytes: u64, thin: bool) -> u64 {
-        self.built = Region::NONE;
+    /// The region under way is complete.
+    fn finish_region(&mut self, bytes: u64) -> u64 {
+        let region = core::mem::replace(&mut self.built, Region::NONE);
         if let Some(slot) = self.regions.iter_mut().find(|region| region.bytes == 0) {
-            *slot = Region { ipa, bytes, thin };
+            *slot = Region { bytes, ..region };
         }
         bytes
+    }
+
+    /// Makes RAM that is set aside the VM's.
+    fn take_aside(
+        &mut self,
+        frames: &FrameTable,
+        vm: VmId,
+        (base, bytes): (u64, u64),
+    ) -> Result<(), Error> {
+        let base = Pa::truncated(base);
+        frames
+            .move_owner(base, bytes, Owner::Aside, Owner::Vm(vm))
+            .map_err(|_| Error::NoMemory)?;
+        self.held = self.held.saturating_add(bytes);
+        self.chunk = Chunk {
+            base,
+            bytes,
+            zeroed: 0,
+        };
+        Ok(())
+    }
+
+    /// Maps registers of a device at IPA = PA.
+    pub(crate) fn map_device(
+        &mut self,
+        machine: &impl Machine,
+        base: Pa,
+        bytes: u64,
+    ) -> Result<(), Error> {
+        let mut tables = TableFrames::of_pool(machine);
+        let mapping = Mapping::new(Ipa::truncated(base.raw()), base, bytes, Stage2Attrs::DEVICE);
+        self.stage2.map(&mut tables, mapping).map_err(stage2_error)
     }
 
     /// Takes a block of `bytes` or the next smaller one that there is, and makes it the VM's.
@@ -298,7 +336,7 @@ impl Memory {
 }
 
 /// The largest power of two, 1 GiB at most, that fits at `ipa` and into `bytes`.
-fn largest_block(ipa: u64, bytes: u64) -> u64 {
+pub(crate) fn largest_block(ipa: u64, bytes: u64) -> u64 {
     let mut size = GIB;
     while size > FRAME_BYTES && (size > bytes || !ipa.is_multiple_of(size)) {
         size /= 2;

@@ -88,14 +88,28 @@ impl Memory {
         if self.destroyed.zeroed >= FRAME_BYTES {
             self.destroyed.zeroed = 0;
             self.held = self.held.saturating_sub(FRAME_BYTES);
-            if frames
-                .move_owner(base, FRAME_BYTES, Owner::Vm(vm), Owner::Hypervisor)
-                .is_ok()
-            {
+            // A device may still write to RAM at its own address: that is never anyone else's.
+            let aside = self.is_direct(base);
+            let next = if aside {
+                Owner::Aside
+            } else {
+                Owner::Hypervisor
+            };
+            let moved = frames.move_owner(base, FRAME_BYTES, Owner::Vm(vm), next);
+            if moved.is_ok() && !aside {
                 machine.free(base, FRAME_BYTES);
             }
         }
         false
+    }
+
+    /// Whether a frame of the VM lies in a region at its own address, complete or under way. Its other
+    /// regions do not overlap that.
+    fn is_direct(&self, base: Pa) -> bool {
+        let regions = self.regions.iter().chain(core::iter::once(&self.built));
+        regions
+            .into_iter()
+            .any(|region| region.direct && region.contains(base.raw()))
     }
 
     /// The first leaf at or above `from`.

@@ -222,6 +222,34 @@ pub(crate) fn end(
     Ok(!guest.grants.iter().any(Grant::is_live))
 }
 
+impl Memory {
+    /// Shows the manager, whose memory this is, a page of a device.
+    pub(crate) fn show_device(
+        &mut self,
+        machine: &impl Machine,
+        page: u64,
+        window: u64,
+    ) -> Result<(), Error> {
+        let mut tables = TableFrames::of_pool(machine);
+        let (at, page) = (Ipa::truncated(window), Pa::truncated(page));
+        let mapping = Mapping::new(at, page, PAGE_SIZE, Stage2Attrs::DEVICE);
+        self.stage2.map(&mut tables, mapping).map_err(stage2_error)
+    }
+
+    /// Takes the page back.
+    pub(crate) fn hide_device(&mut self, machine: &impl Machine, window: u64) -> Result<(), Error> {
+        let mut tables = TableFrames::of_pool(machine);
+        let mut tlb = VmTlb::new(machine, self.vttbr);
+        let work = self
+            .stage2
+            .unmap(&mut tables, &mut tlb, Ipa::truncated(window), PAGE_SIZE)
+            .map_err(stage2_error)?;
+        let flushed = tlb.flush(work);
+        self.stage2.release(&mut tables, &flushed, 4);
+        Ok(())
+    }
+}
+
 impl Grant {
     /// Whether `[start, end)` of the manager's window belongs to it.
     pub(super) const fn covers(&self, start: u64, end: u64) -> bool {

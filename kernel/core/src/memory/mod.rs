@@ -14,7 +14,7 @@ use penumbra_abi::Error;
 use penumbra_paging::{Access, LeafCounts, Stage2, Stage2Error, TlbSink, Touch as Touched};
 use penumbra_vmsa::{Ipa, MIB, PAGE_SIZE, Pa, Stage2Attrs};
 
-pub(crate) use build::RamRequest;
+pub(crate) use build::{RamRequest, largest_block};
 pub(crate) use grant::{begin as begin_grant, end as end_grants};
 pub(crate) use tables::{TableFrames, VmTlb};
 
@@ -48,6 +48,8 @@ pub(crate) struct Region {
     /// 0: no region.
     pub(crate) bytes: u64,
     pub(crate) thin: bool,
+    /// IPA = PA, out of RAM that is set aside.
+    pub(crate) direct: bool,
 }
 
 impl Region {
@@ -55,6 +57,7 @@ impl Region {
         ipa: 0,
         bytes: 0,
         thin: false,
+        direct: false,
     };
 
     /// Whether an IPA lies in it.

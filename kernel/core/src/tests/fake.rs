@@ -12,7 +12,7 @@ use penumbra_trap::controls::{cptr, hcr};
 use penumbra_vmsa::{CpuIndex, Ipa, MIB, PAGE_SIZE, Pa};
 
 use crate::machine::*;
-use crate::system::{BootFacts, MAX_RAM_RANGES, PaRange, System};
+use crate::system::{BootFacts, MAX_KEPT_RANGES, MAX_RAM_RANGES, PaRange, System};
 use crate::vcpu::Vcpu;
 
 pub(super) const RAM: u64 = 0x4000_0000;
@@ -73,6 +73,9 @@ pub(super) struct Shared {
     pub(super) console: Vec<u8>,
     pub(super) input: VecDeque<u8>,
     pub(super) flushes: u64,
+    /// Physical SPIs that are enabled: the core, and whether they are edge-triggered.
+    pub(super) spis: HashMap<u32, (usize, bool)>,
+    pub(super) deactivated: Vec<u32>,
 }
 
 /// One core.
@@ -83,7 +86,7 @@ pub(super) struct Fake {
     pub(super) sysregs: SysregFrame,
     pub(super) controls: Controls,
     syndrome: Syndrome,
-    lr: [u64; 4],
+    pub(super) lr: [u64; 4],
     fp: u64,
     pub(super) deadline: Option<u64>,
     pub(super) local_flushes: u64,
@@ -104,6 +107,22 @@ impl TableMemory for Walk<'_> {
     }
     fn store(&mut self, _: Pa, _: u64) {}
     fn publish(&mut self) {}
+}
+
+/// RAM, the distributor, the redistributors and the console.
+fn kept() -> [PaRange; MAX_KEPT_RANGES] {
+    let mut kept = [PaRange::default(); MAX_KEPT_RANGES];
+    let all = [
+        (RAM, 2 * RAM_BYTES),
+        (GICD, 0x1_0000),
+        (GICR, 0x10_0000),
+        (UART, 0x1000),
+    ];
+    for (slot, (base, bytes)) in kept.iter_mut().zip(all) {
+        let base = Pa::truncated(base);
+        *slot = PaRange { base, bytes };
+    }
+    kept
 }
 
 pub(super) fn facts(cpus: usize) -> BootFacts {
@@ -129,6 +148,7 @@ pub(super) fn facts(cpus: usize) -> BootFacts {
             bytes: 100,
         },
         ram,
+        kept: kept(),
     }
 }
 

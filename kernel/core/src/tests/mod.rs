@@ -2,6 +2,7 @@
 
 mod compound;
 mod console;
+mod devices;
 mod fake;
 mod life;
 mod manager;

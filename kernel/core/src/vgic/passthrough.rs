@@ -6,7 +6,7 @@
 //! the physical interrupt fires again after the deactivation.
 
 use super::spi::Spi;
-use super::{Hardware, VcpuSet, Vgic};
+use super::{VcpuSet, Vgic};
 
 /// Why an SPI could not be assigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,25 +38,6 @@ impl Vgic {
         }
         spis.set_physical(spi, Some(physical));
         Ok(())
-    }
-
-    /// Unlinks SPI `intid` and deactivates the physical interrupt if the guest had it. The physical
-    /// interrupt is disabled by the caller before, and no vCPU of the VM is resident.
-    pub fn unassign_spi<M: Hardware + ?Sized>(&self, intid: u32, machine: &mut M) {
-        let Some(spi) = Spi::from_intid(intid) else {
-            return;
-        };
-        let mut spis = self.spis.lock();
-        let Some(physical) = spis.physical(spi) else {
-            return;
-        };
-        let pending = spis.pending.put(spi, false);
-        let active = spis.active.put(spi, false);
-        let release = spis.release.put(spi, false);
-        spis.set_physical(spi, None);
-        if pending || active || release {
-            machine.deactivate(physical);
-        }
     }
 
     /// The physical interrupt linked to SPI `intid` was acknowledged and its priority dropped: the

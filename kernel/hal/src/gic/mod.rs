@@ -37,6 +37,7 @@ mod gicd {
     pub(super) const ICACTIVER: usize = 0x380;
     pub(super) const IPRIORITYR: usize = 0x400;
     pub(super) const ITARGETSR: usize = 0x800;
+    pub(super) const ICFGR: usize = 0xc00;
     pub(super) const SGIR: usize = 0xf00;
     pub(super) const IROUTER: usize = 0x6000;
 }
@@ -98,12 +99,46 @@ impl Gic {
         }
     }
 
-    /// Enables or disables a shared interrupt and routes it to a core.
-    pub(crate) fn set_spi_enabled(&self, intid: u32, mpidr: u64, mask: u8, enabled: bool) {
-        let distributor = match self {
+    const fn distributor(&self) -> Mmio {
+        match self {
             Self::V2(gic) => gic.distributor,
             Self::V3(gic) => gic.distributor,
-        };
+        }
+    }
+
+    /// Disables a shared interrupt and makes it neither pending nor active; a write that takes time
+    /// is waited for.
+    pub(crate) fn stop_spi(&self, intid: u32) {
+        if !(FIRST_SPI..1020).contains(&intid) {
+            return;
+        }
+        let offset = 4 * (intid / 32) as usize;
+        let bit = 1 << (intid % 32);
+        let distributor = self.distributor();
+        distributor.write32(gicd::ICENABLER + offset, bit);
+        if let Self::V3(gic) = self {
+            gic.wait();
+        }
+        distributor.write32(gicd::ICPENDR + offset, bit);
+        distributor.write32(gicd::ICACTIVER + offset, bit);
+    }
+
+    /// Sets how a shared interrupt that is disabled is triggered.
+    pub(crate) fn set_spi_edge(&self, intid: u32, edge: bool) {
+        if !(FIRST_SPI..1020).contains(&intid) {
+            return;
+        }
+        // Two bits each; the upper one chooses (IHI 0069 H, "GICD_ICFGR<n>").
+        let offset = gicd::ICFGR + 4 * (intid / 16) as usize;
+        let bit = 2 << (2 * (intid % 16));
+        let distributor = self.distributor();
+        let others = distributor.read32(offset) & !bit;
+        distributor.write32(offset, others | if edge { bit } else { 0 });
+    }
+
+    /// Enables or disables a shared interrupt and routes it to a core.
+    pub(crate) fn set_spi_enabled(&self, intid: u32, mpidr: u64, mask: u8, enabled: bool) {
+        let distributor = self.distributor();
         if !(FIRST_SPI..1020).contains(&intid) {
             return;
         }

@@ -129,7 +129,7 @@ impl GicV3 {
         }
     }
 
-    fn wait(&self) {
+    pub(super) fn wait(&self) {
         while self.distributor.read32(gicd::CTLR) & RWP_GICD != 0 {
             core::hint::spin_loop();
         }

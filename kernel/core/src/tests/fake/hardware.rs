@@ -163,12 +163,21 @@ impl PhysicalInterrupts for Fake {
             .unwrap_or(1023)
     }
     fn drop_priority(&mut self, _: u32) {}
-    fn deactivate(&mut self, _: u32) {}
+    fn deactivate(&mut self, intid: u32) {
+        self.shared.lock().unwrap().deactivated.push(intid);
+    }
     fn set_ppi_active(&mut self, _: u32, _: bool) {}
     fn kick(&mut self, cpu: CpuIndex) {
         self.interrupt(cpu.get(), intid::KICK);
     }
     fn set_spi_enabled(&mut self, _: u32, _: bool) {}
+    fn start_spi(&mut self, intid: u32, cpu: CpuIndex, edge: bool) {
+        let mut shared = self.shared.lock().unwrap();
+        shared.spis.insert(intid, (cpu.get(), edge));
+    }
+    fn stop_spi(&mut self, intid: u32) {
+        self.shared.lock().unwrap().spis.remove(&intid);
+    }
 }
 
 impl Core for Fake {
@@ -245,6 +254,19 @@ impl BoardMemory for Fake {
             shared.dirty.insert(page);
         }
         Some(Pa::truncated(base))
+    }
+    fn allocate_at(&self, base: Pa, bytes: u64) -> bool {
+        let mut shared = self.shared.lock().unwrap();
+        let pages = base.raw() / PAGE_SIZE..(base.raw() + bytes) / PAGE_SIZE;
+        let inside = base.raw() >= RAM && base.raw() + bytes <= RAM + RAM_BYTES;
+        if !inside || pages.clone().any(|page| shared.pages.contains(&page)) {
+            return false;
+        }
+        for page in pages {
+            shared.pages.insert(page);
+            shared.dirty.insert(page);
+        }
+        true
     }
     fn free(&self, base: Pa, bytes: u64) {
         let mut shared = self.shared.lock().unwrap();

@@ -196,6 +196,12 @@ impl PhysicalInterrupts for FakeCore {
     fn set_spi_enabled(&mut self, _: u32, _: bool) {
         unimplemented_here()
     }
+    fn start_spi(&mut self, _: u32, _: CpuIndex, _: bool) {
+        unimplemented_here()
+    }
+    fn stop_spi(&mut self, _: u32) {
+        unimplemented_here()
+    }
 }
 
 fn unimplemented_here() -> ! {
