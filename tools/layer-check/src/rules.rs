@@ -11,10 +11,11 @@ pub(crate) enum Rule {
 }
 
 /// Crates without a line of code for the target only; they build and test on the host.
-const PURE: [&str; 8] = [
+const PURE: [&str; 9] = [
     "penumbra-abi",
     "penumbra-board",
     "penumbra-bundle",
+    "penumbra-devices",
     "penumbra-vmsa",
     "penumbra-paging",
     "penumbra-trap",
@@ -24,7 +25,7 @@ const PURE: [&str; 8] = [
 
 const PLATFORM: Rule = Rule::Only(&["penumbra-core", "penumbra-hal", "penumbra-platform", "log"]);
 
-const RULES: [(&str, Rule); 23] = [
+const RULES: [(&str, Rule); 24] = [
     ("penumbra-abi", Rule::Only(&[])),
     ("penumbra-vmsa", Rule::Only(&[])),
     (
@@ -32,6 +33,7 @@ const RULES: [(&str, Rule); 23] = [
         Rule::Only(&["penumbra-abi", "penumbra-vmsa"]),
     ),
     ("penumbra-bundle", Rule::Only(&["sha2"])),
+    ("penumbra-devices", Rule::Only(&["dtoolkit"])),
     ("penumbra-paging", Rule::Only(&["penumbra-vmsa"])),
     (
         "penumbra-trap",
@@ -67,6 +69,7 @@ const RULES: [(&str, Rule); 23] = [
         Rule::Only(&[
             "penumbra-abi",
             "penumbra-bundle",
+            "penumbra-devices",
             "buddy_system_allocator",
             "dtoolkit",
             "spin",
