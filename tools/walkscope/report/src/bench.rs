@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::figures::{self, Run};
 use crate::systems::{self, CMDLINE, Files, System};
-use crate::{CostArgs, plot, table};
+use crate::{CostArgs, plot, programs, table};
 
 /// `bench`
 #[derive(Debug, Args)]
@@ -118,9 +118,10 @@ impl Tree {
             cache.join("linux-cloud/vmlinuz"),
             cache.join("busybox/busybox"),
         );
-        if !kernel.is_file() || !busybox.is_file() {
+        if !kernel.is_file() || !busybox.is_file() || !cache.join("programs").is_dir() {
             return Err(
-                "the guest is missing: `tools/fetch-arm64 busybox linux-cloud` fetches it".into(),
+                "the guest is missing: `tools/fetch-arm64 busybox linux-cloud programs` fetches it"
+                    .into(),
             );
         }
         self.cargo(&[
@@ -150,18 +151,15 @@ impl Tree {
         fs::write(&script, systems::script(short))
             .map_err(|error| format!("{}: {error}", script.display()))?;
         let load = self.target.join(TARGET).join("release/walkload");
-        succeed(
-            self.penumbra()
-                .arg("initramfs")
-                .arg("--busybox")
-                .arg(&busybox)
-                .arg("--script")
-                .arg(&script)
-                .arg("--add")
-                .arg(format!("{}=/opt/walkload", load.display()))
-                .arg("-o")
-                .arg(&files.initramfs),
-        )?;
+        let mut pack = self.penumbra();
+        pack.arg("initramfs").arg("--busybox").arg(&busybox);
+        pack.arg("--script").arg(&script);
+        let mut added = programs::files(&cache.join("programs"))?;
+        added.push((load, "opt/walkload".into()));
+        for (from, to) in added {
+            pack.arg("--add").arg(format!("{}=/{to}", from.display()));
+        }
+        succeed(pack.arg("-o").arg(&files.initramfs))?;
         if systems.iter().any(|&system| system != System::Bare) {
             succeed(self.penumbra().arg("build").stdout(Stdio::null()))?;
         }

@@ -2,12 +2,14 @@
 //!
 //! - [`bench`]: the systems and workloads of `just bench walks`, as initramfs and QEMU command lines.
 //! - [`figures`]: the plugin's results, and the linear model that turns reads into a share of time.
+//! - [`programs`]: Debian's programs and their libraries, for the guest.
 //! - [`table`], [`plot`]: what people read.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod figures;
 mod plot;
+mod programs;
 mod systems;
 mod table;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 /// What a workload is called, by the number of its test.
-pub(crate) const WORKLOADS: [(u64, &str); 13] = [
+pub(crate) const WORKLOADS: [(u64, &str); 17] = [
     (0, "boot"),
     (1, "cat to a pipe"),
     (2, "tar to tar (pipe)"),
@@ -19,6 +19,10 @@ pub(crate) const WORKLOADS: [(u64, &str); 13] = [
     (10, "shell pipelines"),
     (11, "find and grep over small files"),
     (12, "check: chase, 16384 pages x 4"),
+    (13, "redis: GET"),
+    (14, "redis: GET, pipelined"),
+    (15, "sqlite, mapped database"),
+    (16, "xapian, searches"),
 ];
 
 /// The script that the guest runs at the end of its start-up.
@@ -53,13 +57,40 @@ $w 12 chase 16384 4
 rm /tmp/data
 $w 5 gups BYTES ACCESSES small
 $w 6 gups BYTES ACCESSES huge
+ifconfig lo up
+redis-server --save \"\" --appendonly no --daemonize yes >/dev/null
+redis=\"redis-benchmark -q -d 100 -r KEYS\"
+until $redis -P 64 -t set -n KEYS >/dev/null; do :; done
+$w 13 on; $redis -t get -n GETS; $w 13 off
+$w 14 on; $redis -P 16 -t get -n PIPED; $w 14 off
+killall redis-server
+sqlite3 /tmp/db 'PRAGMA journal_mode = off; PRAGMA synchronous = off;
+CREATE TABLE t (id INTEGER PRIMARY KEY, b TEXT);
+WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ROWS)
+INSERT INTO t SELECT i, hex(zeroblob(150)) FROM n;' >/dev/null
+$w 15 on
+sqlite3 /tmp/db 'PRAGMA mmap_size = 1073741824;
+WITH RECURSIVE r(i, x) AS (SELECT 1, 1 UNION ALL SELECT i + 1, (x * 1103515245 + 12345) % 2147483648 FROM r WHERE i < LOOKUPS)
+SELECT sum(length(b)) FROM r JOIN t ON t.id = r.x / 64 % ROWS;'
+$w 15 off
+rm /tmp/db
+awk 'BEGIN { srand(1); for (d = 0; d < DOCUMENTS; d++) {
+    for (n = 0; n < 80; n++) printf \"w%d \", 20000 * rand() * rand() * rand(); print \"\"; print \"\" } }' >/tmp/text
+simpleindex /tmp/index </tmp/text >/dev/null
+$w 16 on
+i=0
+while [ $i -lt QUERIES ]; do
+    simplesearch /tmp/index w$((i * 37)) w$((i * i)) w$i >/dev/null
+    i=$((i + 1))
+done
+$w 16 off
 echo walkscope: done
 poweroff -f
 ";
 
 /// The script at full size, or about a fifth of it: 64 MB instead of 256, and smaller counts.
 pub(crate) fn script(short: bool) -> String {
-    let sizes: [(&str, u32, u32); 10] = [
+    let sizes: [(&str, u32, u32); 17] = [
         ("BYTES", 256 << 20, 64 << 20),
         ("MIB", 256, 64),
         ("PART", 24, 8),
@@ -70,6 +101,13 @@ pub(crate) fn script(short: bool) -> String {
         ("CHURNS", 1500, 300),
         ("ROUNDS", 3000, 500),
         ("LINES", 40, 10),
+        ("KEYS", 200_000, 40_000),
+        ("GETS", 10_000, 2000),
+        ("PIPED", 100_000, 20_000),
+        ("ROWS", 400_000, 80_000),
+        ("LOOKUPS", 40_000, 8000),
+        ("DOCUMENTS", 1200, 250),
+        ("QUERIES", 40, 10),
     ];
     sizes
         .iter()
