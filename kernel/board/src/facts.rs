@@ -2,7 +2,9 @@
 
 use penumbra_abi::MAX_CPUS;
 
-use crate::node::{MAX_DEPTH, Node, Path, leads_to, number, small, strings, whole};
+use crate::node::{
+    MAX_DEPTH, Name, Node, Path, Property, leads_to, lookup, name, number, small, strings, whole,
+};
 use crate::ranges::{Range, Ranges};
 use crate::tree::{Damaged, Token, Tokens, Tree};
 
@@ -102,6 +104,31 @@ impl Facts<'_> {
     }
 }
 
+/// Devices that EL2 uses.
+#[derive(Clone, Copy)]
+enum Device {
+    Pl011,
+    MiniUart,
+    GicV3,
+    GicV2,
+    Psci,
+    Timer,
+    Mailbox,
+}
+
+/// What says in `compatible` that it is one.
+const DEVICES: [(Name, Device); 9] = [
+    (name("arm,pl011"), Device::Pl011),
+    (name("brcm,bcm2835-aux-uart"), Device::MiniUart),
+    (name("arm,gic-v3"), Device::GicV3),
+    (name("arm,cortex-a15-gic"), Device::GicV2),
+    (name("arm,gic-400"), Device::GicV2),
+    (name("arm,psci-1.0"), Device::Psci),
+    (name("arm,psci-0.2"), Device::Psci),
+    (name("arm,armv8-timer"), Device::Timer),
+    (name("brcm,bcm2835-mbox"), Device::Mailbox),
+];
+
 /// UARTs that are remembered until stdout is known.
 const UARTS: usize = 8;
 
@@ -150,15 +177,19 @@ pub fn read(bytes: &[u8]) -> Result<Facts<'_>, &'static str> {
     let mut path = Path::default();
     let mut tokens = tree.tokens();
     // The node whose properties are being read; none between the end of a node and the next one.
-    let mut open: Option<Node<'_>> = None;
+    let mut node = Node::default();
+    let mut open = false;
     let mut depth = 0usize;
     while let Some(token) = tokens.step()? {
         match token {
-            Token::Property(name, value) => open.as_mut().ok_or(DAMAGED)?.keep(name, value),
+            Token::Property(name, value) if open => node.keep(name, value),
+            Token::Property(..) => return Err(DAMAGED),
             Token::Begin(name) => {
-                if let Some(node) = open.replace(Node::new(name)) {
+                if open {
                     found.take(&mut path, depth.wrapping_sub(1), &node)?;
                 }
+                node = Node::new(name);
+                open = true;
                 if depth == 1 && name == b"aliases" {
                     found.aliases = Some(tokens);
                 }
@@ -166,9 +197,10 @@ pub fn read(bytes: &[u8]) -> Result<Facts<'_>, &'static str> {
             }
             Token::End => {
                 depth = depth.wrapping_sub(1);
-                if let Some(node) = open.take() {
+                if open {
                     found.take(&mut path, depth, &node)?;
                 }
+                open = false;
             }
         }
     }
@@ -198,12 +230,12 @@ impl<'t> Found<'t> {
         path.enter(depth, node);
         let [_, parent, ..] = path.names;
         match (depth, node.name) {
-            (0, _) => self.compatible = node.compatible,
+            (0, _) => self.compatible = node.bytes(Property::Compatible),
             (1, b"chosen") => {
-                self.stdout = node.stdout;
+                self.stdout = node.bytes(Property::Stdout);
                 self.bundle = bundle(node);
             }
-            (1, _) if node.device_type == b"memory\0" => {
+            (1, _) if node.bytes(Property::DeviceType) == b"memory\0" => {
                 if node.enabled() {
                     self.take_ram(path.regs(depth, node))?;
                 }
@@ -229,11 +261,13 @@ impl<'t> Found<'t> {
 
     fn take_cpu(&mut self, path: &Path<'t>, node: &Node<'t>) {
         let address_cells = path.cells(2).map_or(1, |cells| cells.address);
-        let mpidr = number(node.reg, 0, address_cells);
-        let (b"cpu\0", true, Some(mpidr)) = (node.device_type, node.enabled(), mpidr) else {
+        let mpidr = number(node.bytes(Property::Reg), 0, address_cells);
+        let device_type = node.bytes(Property::DeviceType);
+        let (b"cpu\0", true, Some(mpidr)) = (device_type, node.enabled(), mpidr) else {
             return;
         };
-        let start = match (node.enable_method, whole(node.release)) {
+        let method = node.bytes(Property::EnableMethod);
+        let start = match (method, whole(node.get(Property::Release))) {
             (b"psci\0", _) => StartMethod::Psci,
             (b"spin-table\0", Some(slot)) => StartMethod::SpinTable(slot),
             _ => StartMethod::Unknown,
@@ -246,27 +280,26 @@ impl<'t> Found<'t> {
 
     /// Takes a device that EL2 uses; the first string that means something here says what it is.
     fn take_device(&mut self, path: &Path<'t>, depth: usize, node: &Node<'t>) {
+        let compatible = node.bytes(Property::Compatible);
         // Most nodes of QEMU virt's tree are these.
-        if node.compatible == b"virtio,mmio\0" {
+        if compatible == b"virtio,mmio\0" {
             return;
         }
-        for string in strings(node.compatible) {
-            match string {
-                b"arm,pl011" => self.take_uart(UartKind::Pl011, path, depth, node),
-                b"brcm,bcm2835-aux-uart" => self.take_uart(UartKind::Mini, path, depth, node),
-                b"arm,gic-v3" => self.gic = gic_v3(path, depth, node),
-                b"arm,cortex-a15-gic" | b"arm,gic-400" => self.gic = gic_v2(path, depth, node),
-                b"arm,psci-1.0" | b"arm,psci-0.2" => self.psci_by_smc = node.method == b"smc\0",
-                b"arm,armv8-timer" => {
-                    self.timers = Timers {
-                        el1_virtual: node.ppi(2).unwrap_or(0),
-                        hypervisor: node.ppi(3).unwrap_or(0),
-                    };
-                }
-                b"brcm,bcm2835-mbox" => self.mailbox = path.registers(depth, node, 0),
-                _ => continue,
+        let device = strings(compatible).find_map(|string| lookup(&DEVICES, string));
+        match device {
+            Some(Device::Pl011) => self.take_uart(UartKind::Pl011, path, depth, node),
+            Some(Device::MiniUart) => self.take_uart(UartKind::Mini, path, depth, node),
+            Some(Device::GicV3) => self.gic = gic_v3(path, depth, node),
+            Some(Device::GicV2) => self.gic = gic_v2(path, depth, node),
+            Some(Device::Psci) => self.psci_by_smc = node.bytes(Property::Method) == b"smc\0",
+            Some(Device::Timer) => {
+                self.timers = Timers {
+                    el1_virtual: node.ppi(2).unwrap_or(0),
+                    hypervisor: node.ppi(3).unwrap_or(0),
+                };
             }
-            return;
+            Some(Device::Mailbox) => self.mailbox = path.registers(depth, node, 0),
+            None => {}
         }
     }
 
@@ -340,13 +373,14 @@ impl<'t> Found<'t> {
 
 /// Where the boot loader put the bundle.
 fn bundle(chosen: &Node<'_>) -> Option<Range> {
-    let start = whole(chosen.initrd_start)?;
-    Range::new(start, whole(chosen.initrd_end)?.checked_sub(start)?)
+    let start = whole(chosen.get(Property::InitrdStart))?;
+    let end = whole(chosen.get(Property::InitrdEnd))?;
+    Range::new(start, end.checked_sub(start)?)
 }
 
 fn gic_v3(path: &Path<'_>, depth: usize, node: &Node<'_>) -> Option<GicFacts> {
     let mut regions = [None; 4];
-    for (n, slot) in (1..=small(node.regions, 1)).zip(&mut regions) {
+    for (n, slot) in (1..=small(node.get(Property::Regions), 1)).zip(&mut regions) {
         *slot = Some(path.registers(depth, node, n)?);
     }
     Some(GicFacts::V3(path.registers(depth, node, 0)?, regions))

@@ -10,25 +10,72 @@ pub(crate) struct Cells {
     pub(crate) size: usize,
 }
 
-/// The properties of a node that matter here, raw.
+/// A name of at most 23 bytes, filled up with zero bytes: tables of names need no pointers.
+pub(crate) type Name = [u8; 24];
+
+/// A name that is known when this is compiled.
+pub(crate) const fn name(text: &str) -> Name {
+    let mut name = [0; 24];
+    let (own, _) = name.split_at_mut(text.len());
+    own.copy_from_slice(text.as_bytes());
+    name
+}
+
+/// The value that stands beside `wanted` in a table.
+pub(crate) fn lookup<T: Copy>(table: &[(Name, T)], wanted: &[u8]) -> Option<T> {
+    let same = |name: &Name| {
+        // The zero byte first: it settles nearly every comparison.
+        name.get(wanted.len()) == Some(&0) && name.starts_with(wanted)
+    };
+    let found = table.iter().find(|(name, _)| same(name));
+    found
+        .filter(|_| !wanted.is_empty())
+        .map(|&(_, value)| value)
+}
+
+/// Properties that matter here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Property {
+    AddressCells,
+    SizeCells,
+    Regions,
+    Compatible,
+    Release,
+    DeviceType,
+    EnableMethod,
+    Interrupts,
+    InitrdEnd,
+    InitrdStart,
+    Method,
+    Ranges,
+    Reg,
+    Status,
+    Stdout,
+}
+
+const PROPERTIES: [(Name, Property); 15] = [
+    (name("reg"), Property::Reg),
+    (name("compatible"), Property::Compatible),
+    (name("interrupts"), Property::Interrupts),
+    (name("status"), Property::Status),
+    (name("ranges"), Property::Ranges),
+    (name("device_type"), Property::DeviceType),
+    (name("enable-method"), Property::EnableMethod),
+    (name("cpu-release-addr"), Property::Release),
+    (name("#address-cells"), Property::AddressCells),
+    (name("#size-cells"), Property::SizeCells),
+    (name("#redistributor-regions"), Property::Regions),
+    (name("linux,initrd-start"), Property::InitrdStart),
+    (name("linux,initrd-end"), Property::InitrdEnd),
+    (name("method"), Property::Method),
+    (name("stdout-path"), Property::Stdout),
+];
+
+/// A node with the properties that matter here, raw.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Node<'t> {
     pub(crate) name: &'t [u8],
-    pub(crate) address_cells: Option<&'t [u8]>,
-    pub(crate) size_cells: Option<&'t [u8]>,
-    pub(crate) compatible: &'t [u8],
-    pub(crate) device_type: &'t [u8],
-    pub(crate) enable_method: &'t [u8],
-    pub(crate) initrd_end: Option<&'t [u8]>,
-    pub(crate) initrd_start: Option<&'t [u8]>,
-    pub(crate) interrupts: &'t [u8],
-    pub(crate) method: &'t [u8],
-    pub(crate) ranges: Option<&'t [u8]>,
-    pub(crate) reg: &'t [u8],
-    pub(crate) regions: Option<&'t [u8]>,
-    pub(crate) release: Option<&'t [u8]>,
-    pub(crate) status: Option<&'t [u8]>,
-    pub(crate) stdout: &'t [u8],
+    values: [Option<&'t [u8]>; PROPERTIES.len()],
 }
 
 /// Deepest node that is looked at; the root has depth 0. What EL2 needs lies at 3 or above.
@@ -89,51 +136,50 @@ impl<'t> Node<'t> {
 
     /// Keeps a property if it matters.
     pub(crate) fn keep(&mut self, name: &[u8], value: &'t [u8]) {
-        match name {
-            b"#address-cells" => self.address_cells = Some(value),
-            b"#size-cells" => self.size_cells = Some(value),
-            b"#redistributor-regions" => self.regions = Some(value),
-            b"compatible" => self.compatible = value,
-            b"cpu-release-addr" => self.release = Some(value),
-            b"device_type" => self.device_type = value,
-            b"enable-method" => self.enable_method = value,
-            b"interrupts" => self.interrupts = value,
-            b"linux,initrd-end" => self.initrd_end = Some(value),
-            b"linux,initrd-start" => self.initrd_start = Some(value),
-            b"method" => self.method = value,
-            b"ranges" => self.ranges = Some(value),
-            b"reg" => self.reg = value,
-            b"status" => self.status = Some(value),
-            b"stdout-path" => self.stdout = value,
-            _ => {}
+        let property = lookup(&PROPERTIES, name);
+        let slot = property.and_then(|property| self.values.get_mut(property as usize));
+        if let Some(slot) = slot {
+            *slot = Some(value);
         }
+    }
+
+    /// A property's value.
+    pub(crate) fn get(&self, property: Property) -> Option<&'t [u8]> {
+        self.values.get(property as usize).copied().flatten()
+    }
+
+    /// A property's value; nothing if it is not there.
+    pub(crate) fn bytes(&self, property: Property) -> &'t [u8] {
+        self.get(property).unwrap_or_default()
     }
 
     /// Sizes of the cells in its children's `reg`.
     pub(crate) fn cells(&self) -> Cells {
         Cells {
-            address: small(self.address_cells, 2),
-            size: small(self.size_cells, 1),
+            address: small(self.get(Property::AddressCells), 2),
+            size: small(self.get(Property::SizeCells), 1),
         }
     }
 
     pub(crate) fn enabled(&self) -> bool {
-        self.status.is_none_or(|status| status.starts_with(b"ok"))
+        self.get(Property::Status)
+            .is_none_or(|status| status.starts_with(b"ok"))
     }
 
     /// The shared interrupt that entry 0 of its `interrupts` names, in a GIC's three cells.
     pub(crate) fn spi(&self) -> Option<u32> {
         // Type 0 is an SPI, numbered from 32.
-        let kind = word(self.interrupts, 0)?;
-        let number = word(self.interrupts, 4)?;
+        let kind = word(self.bytes(Property::Interrupts), 0)?;
+        let number = word(self.bytes(Property::Interrupts), 4)?;
         (kind == 0 && number < 988).then(|| number.wrapping_add(32))
     }
 
     /// The private interrupt that an entry of its `interrupts` names, in a GIC's three cells.
     pub(crate) fn ppi(&self, entry: usize) -> Option<u32> {
         let at = entry.checked_mul(12)?;
-        let number = word(self.interrupts, at.checked_add(4)?)?;
-        (word(self.interrupts, at)? == 1 && number < 16).then(|| number.wrapping_add(16))
+        let number = word(self.bytes(Property::Interrupts), at.checked_add(4)?)?;
+        (word(self.bytes(Property::Interrupts), at)? == 1 && number < 16)
+            .then(|| number.wrapping_add(16))
     }
 }
 
@@ -144,7 +190,7 @@ impl<'t> Path<'t> {
             *name = node.name;
             *bus = Bus {
                 cells: Some(node.cells()),
-                ranges: node.ranges,
+                ranges: node.get(Property::Ranges),
             };
         }
     }
@@ -158,13 +204,14 @@ impl<'t> Path<'t> {
     pub(crate) fn reg(&self, depth: usize, node: &Node<'_>, n: usize) -> Option<Range> {
         let Cells { address, size } = self.cells(depth)?;
         let at = n.checked_mul(address.checked_add(size)?)?;
-        let base = number(node.reg, at, address)?;
-        Range::new(base, number(node.reg, at.checked_add(address)?, size)?)
+        let reg = node.bytes(Property::Reg);
+        let base = number(reg, at, address)?;
+        Range::new(base, number(reg, at.checked_add(address)?, size)?)
     }
 
     /// All entries of its `reg`.
     pub(crate) fn regs(&self, depth: usize, node: &Node<'_>) -> impl Iterator<Item = Range> {
-        (0..node.reg.len()).map_while(move |n| self.reg(depth, node, n))
+        (0..node.bytes(Property::Reg).len()).map_while(move |n| self.reg(depth, node, n))
     }
 
     /// Entry `n` of its `reg` as the cores see it: through the `ranges` of every bus above it.
