@@ -28,6 +28,7 @@ pub(crate) fn link() {
         "-pie".into(),
         "--no-dynamic-linker".into(),
         "-znorelro".into(),
+        "--pack-dyn-relocs=relr".into(),
     ] {
         println!("cargo:rustc-link-arg-bins={argument}");
     }

@@ -58,18 +58,31 @@ _start:
     add     x2, x1, #{STACK_STRIDE}
     bl      .Lclean_invalidate
 
-    adrp    x1, penumbra_rela_start
-    add     x1, x1, :lo12:penumbra_rela_start
-    adrp    x2, penumbra_rela_end
-    add     x2, x2, :lo12:penumbra_rela_end
+    // The table (ELF gABI, "Relative Relocation Table"): an even word is the offset of a pointer; an odd
+    // one says by bits 1 to 63 which of the next 63 words after it are pointers too.
+    adrp    x1, penumbra_relr_start
+    add     x1, x1, :lo12:penumbra_relr_start
+    adrp    x2, penumbra_relr_end
+    add     x2, x2, :lo12:penumbra_relr_end
 1:  cmp     x1, x2
     b.hs    2f
-    ldp     x3, x4, [x1], #16               // r_offset, r_info
-    ldr     x5, [x1], #8                    // r_addend
-    cmp     x4, #1027                       // R_AARCH64_RELATIVE, the only type the linker leaves
-    b.ne    1b
+    ldr     x3, [x1], #8
+    tbnz    x3, #0, 3f
+    add     x6, x21, x3
+    ldr     x5, [x6]
     add     x5, x5, x21
-    str     x5, [x21, x3]
+    str     x5, [x6], #8
+    b       1b
+3:  mov     x4, x6
+4:  lsr     x3, x3, #1
+    cbz     x3, 6f
+    tbz     x3, #0, 5f
+    ldr     x5, [x4]
+    add     x5, x5, x21
+    str     x5, [x4]
+5:  add     x4, x4, #8
+    b       4b
+6:  add     x6, x6, #(63 * 8)
     b       1b
 
 2:  mov     w2, #'r'                        // relocated
