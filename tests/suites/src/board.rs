@@ -1,6 +1,6 @@
 //! A QEMU process with its console: what it prints is kept, what is expected is waited for.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,9 +32,12 @@ impl Board {
             .args(["-serial", "stdio", "-monitor", "none", "-no-reboot"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| format!("cannot start QEMU: {error}"))?;
+        if let Some(errors) = child.stderr.take() {
+            std::thread::spawn(move || pass_on(errors));
+        }
         let console = Arc::new((Mutex::new(Console::default()), Condvar::new()));
         let input = child.stdin.take();
         if let Some(output) = child.stdout.take() {
@@ -149,6 +152,16 @@ impl Drop for Board {
         // It may have ended already; then there is nothing to do.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Passes on what QEMU complains of, but for what `raspi4b` says at each start: which devices of the
+/// board it has not.
+fn pass_on(errors: impl Read) {
+    for line in BufReader::new(errors).lines().map_while(Result::ok) {
+        if !line.ends_with("has been disabled!") {
+            eprintln!("{line}");
+        }
     }
 }
 
