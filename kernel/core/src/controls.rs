@@ -4,7 +4,7 @@ use penumbra_abi::MAX_CPUS;
 use penumbra_trap::controls::{CNTHCTL_EL2, HcrPolicy, cptr, cptr_el2, hcr_el2, mdcr, mdcr_el2};
 use penumbra_vmsa::CpuIndex;
 
-use crate::machine::{Controls, Machine};
+use crate::machine::Controls;
 use crate::system::{BoardState, System};
 use crate::vcpu::{VcpuId, VcpuShared};
 
@@ -14,13 +14,8 @@ const MPIDR_RES1: u64 = 1 << 31;
 /// HCR_EL2.TWI: WFI is trapped.
 pub(crate) const TRAP_WFI: u64 = penumbra_trap::controls::hcr::TWI;
 
-/// Controls of vCPU `id` on the core of `machine`, where neither FP nor debug registers are its own.
-pub(crate) fn for_vcpu(
-    system: &System,
-    board: &BoardState,
-    id: VcpuId,
-    machine: &impl Machine,
-) -> Controls {
+/// Controls of vCPU `id` on a core where neither FP nor debug registers are its own.
+pub(crate) fn for_vcpu(system: &System, board: &BoardState, id: VcpuId) -> Controls {
     Controls {
         hcr_el2: hcr(system, board, id),
         cptr_el2: cptr_el2(&board.cpu, true),
@@ -28,8 +23,6 @@ pub(crate) fn for_vcpu(
         cnthctl_el2: CNTHCTL_EL2,
         vttbr_el2: system.vm(id.vm()).map_or(0, |vm| vm.vttbr()),
         vmpidr_el2: MPIDR_RES1 | u64::try_from(id.index()).unwrap_or(0),
-        vpidr_el2: machine.midr(),
-        cntvoff_el2: 0,
     }
 }
 

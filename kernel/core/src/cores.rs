@@ -11,14 +11,16 @@ pub(crate) const ASKED: u8 = 1 << 1;
 
 /// The shared face of one core. Sets are bitmaps of [`VcpuId`]s.
 #[derive(Debug)]
+// `attention` comes first: every answered exit looks at it.
+#[repr(C)]
 pub(crate) struct CoreShared {
+    /// The core shall go through its run loop before it enters a guest again.
+    attention: AtomicBool,
     /// vCPUs pinned to this core.
     pinned: AtomicU64,
     /// vCPUs of this core that want to run. Set by anyone, cleared by the core itself. A bit that is
     /// set without need costs a look, a missing one would be a lost wake-up.
     ready: AtomicU64,
-    /// The core shall go through its run loop before it enters a guest again.
-    attention: AtomicBool,
     /// Likewise, and what about: bits of [`CHANGED`] and [`ASKED`].
     reasons: AtomicU8,
     /// How often the core was asked whether it is in EL2, and up to which time it has answered.
@@ -33,9 +35,9 @@ impl CoreShared {
     #[must_use]
     pub(crate) const fn new() -> Self {
         Self {
+            attention: AtomicBool::new(false),
             pinned: AtomicU64::new(0),
             ready: AtomicU64::new(0),
-            attention: AtomicBool::new(false),
             reasons: AtomicU8::new(0),
             asked: AtomicU32::new(0),
             answered: AtomicU32::new(0),

@@ -82,8 +82,8 @@ pub struct SysregFrame {
     pub csselr_el1: u64,
     pub mdscr_el1: u64,
     pub cntkctl_el1: u64,
-    pub cntv_ctl_el0: u64,
     pub cntv_cval_el0: u64,
+    pub cntv_ctl_el0: u64,
 }
 
 impl SysregFrame {
@@ -116,8 +116,8 @@ impl SysregFrame {
         csselr_el1: 0,
         mdscr_el1: 0,
         cntkctl_el1: 0,
-        cntv_ctl_el0: 0,
         cntv_cval_el0: 0,
+        cntv_ctl_el0: 0,
     };
 }
 
@@ -134,8 +134,6 @@ pub struct Controls {
     pub cnthctl_el2: u64,
     pub vttbr_el2: u64,
     pub vmpidr_el2: u64,
-    pub vpidr_el2: u64,
-    pub cntvoff_el2: u64,
 }
 
 impl Controls {
@@ -147,8 +145,6 @@ impl Controls {
         cnthctl_el2: 0,
         vttbr_el2: 0,
         vmpidr_el2: 0,
-        vpidr_el2: 0,
-        cntvoff_el2: 0,
     };
 }
 
@@ -199,12 +195,10 @@ impl DebugFrame {
     };
 }
 
-/// State of the virtual CPU interface of a vCPU that is not resident: list registers in the format
-/// of `ICH_LR<n>_EL2` (IHI 0069 H, "`ICH_LR<n>_EL2`"), whatever the board's GIC; the hal converts.
+/// State of the virtual CPU interface of a vCPU that is not resident. List registers are not part of
+/// it: they are empty then.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct VirtualInterfaceFrame {
-    /// List registers.
-    pub lr: [u64; 16],
     /// ICH_VMCR_EL2 or GICH_VMCR, opaque to the core logic.
     pub vmcr: u64,
     /// Active priorities, group 0 (GICv3) or GICH_APR.
@@ -313,9 +307,11 @@ pub trait Residency {
 
 /// The GIC virtual interface of this core.
 pub trait VirtualInterface {
-    /// Number of list registers (4 on GIC-400; at most 16).
+    /// Number of list registers (4 on GIC-400; at most 16). They are empty before the first vCPU is
+    /// loaded.
     fn list_registers(&self) -> usize;
-    /// Reads list register `n`, in the format of `ICH_LR<n>_EL2`.
+    /// Reads list register `n`, in the format of `ICH_LR<n>_EL2` (IHI 0069 H, "`ICH_LR<n>_EL2`"),
+    /// whatever the board's GIC; the hal converts.
     fn list_register(&self, n: usize) -> u64;
     /// Writes list register `n`, in the format of `ICH_LR<n>_EL2`.
     fn set_list_register(&mut self, n: usize, value: u64);
@@ -327,9 +323,10 @@ pub trait VirtualInterface {
     fn set_underflow_interrupt(&mut self, on: bool);
     /// Asks for a maintenance interrupt when no list register is pending (NPIE).
     fn set_no_pending_interrupt(&mut self, on: bool);
-    /// Saves the interface of the resident vCPU and switches it off, with its maintenance interrupts.
+    /// Saves the interface of the resident vCPU, list registers apart, and switches it off, with its
+    /// maintenance interrupts.
     fn save_virtual_interface(&mut self, frame: &mut VirtualInterfaceFrame);
-    /// Loads the interface of a vCPU and switches it on.
+    /// Loads the interface of a vCPU, whose list registers are empty, and switches it on.
     fn load_virtual_interface(&mut self, frame: &VirtualInterfaceFrame);
 }
 
@@ -344,6 +341,11 @@ pub trait PhysicalInterrupts {
     fn drop_priority(&mut self, intid: u32);
     /// Deactivates an interrupt.
     fn deactivate(&mut self, intid: u32);
+    /// Drops the running priority after `acknowledge` and deactivates the interrupt.
+    fn end(&mut self, intid: u32) {
+        self.drop_priority(intid);
+        self.deactivate(intid);
+    }
     /// Sets or clears the physical active state of a PPI of this core.
     fn set_ppi_active(&mut self, intid: u32, active: bool);
     /// Sends the kick SGI to another core: it leaves its guest and looks at what is asked of it.
@@ -375,8 +377,6 @@ pub mod intid {
 pub trait Core {
     /// This core.
     fn cpu(&self) -> CpuIndex;
-    /// MIDR_EL1 of this core.
-    fn midr(&self) -> u64;
     /// PMCR_EL0.N of this core; 0 without a PMU.
     fn event_counters(&self) -> u64;
     /// CNTPCT_EL0.
@@ -385,7 +385,7 @@ pub trait Core {
     fn set_deadline(&mut self, deadline: Option<u64>);
     /// Waits for an interrupt; returns with it pending, not acknowledged.
     fn idle(&mut self);
-    /// Lets pending interrupts be noticed while the core waits for another (spin hint).
+    /// Lets other cores go on while this one waits for one of them (spin hint).
     fn relax(&self);
 }
 

@@ -44,6 +44,11 @@ mod flag {
     pub(super) const MODEM: u32 = 0b111;
 }
 
+/// Offset of UARTFR.
+pub(crate) const FLAGS: u64 = reg::FR;
+/// UARTFR while there is room for output and no input.
+pub(crate) const CALM_FLAGS: u32 = flag::MODEM | flag::TXFE | flag::RXFE;
+
 /// Interrupts in UARTIMSC, UARTRIS, UARTMIS and UARTICR.
 mod interrupt {
     pub(super) const RX: u32 = 1 << 4;
@@ -268,6 +273,13 @@ impl Pl011 {
         time.now.saturating_sub(self.full_since) > patience
     }
 
+    /// Whether UARTFR reads as [`CALM_FLAGS`]: there is room for output, and no input.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn is_calm(&self) -> bool {
+        !self.tx.is_full() && self.rx.is_empty()
+    }
+
     #[inline]
     fn flags(&mut self, time: impl FnOnce() -> Time) -> u32 {
         let mut flags = flag::MODEM;
@@ -356,6 +368,21 @@ mod tests {
         let mut device = Pl011::new();
         device.reset();
         device
+    }
+
+    #[test]
+    fn a_calm_device_has_the_flags_of_one() {
+        let mut device = device();
+        assert!(device.is_calm());
+        assert_eq!(device.read(reg::FR, || NOW), CALM_FLAGS);
+        device.receive(b"a");
+        assert!(!device.is_calm());
+        device.read(reg::DR, || NOW);
+        fill(&mut device);
+        assert!(!device.is_calm());
+        device.drain(&mut [0]);
+        assert!(device.is_calm());
+        assert_eq!(device.read(reg::FR, || NOW), CALM_FLAGS);
     }
 
     fn fill(device: &mut Pl011) {

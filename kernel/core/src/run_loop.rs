@@ -259,14 +259,7 @@ impl RunLoop {
         if come {
             self.core.make_ready(*id);
         }
-        let wait = match vcpu.blocked {
-            Blocked::Events(deadline) | Blocked::Restart(deadline) => deadline,
-            _ => NEVER,
-        };
-        let deadline = wait.min(vcpu.physical_timer.expiry().unwrap_or(NEVER));
-        let id = *id;
-        self.turns.blocked(id);
-        self.set_deadline_of(id, deadline);
+        self.turns.blocked(*id);
     }
 
     /// PSCI CPU_OFF of the resident vCPU.
@@ -282,6 +275,7 @@ impl RunLoop {
         }
         let now = machine.counter();
         self.evict(machine, now);
+        self.publish_holds();
         self.set_deadline_of(id, NEVER);
         self.core.make_unready(id);
         if let Some(shared) = self.system.shared(id) {
@@ -296,6 +290,11 @@ impl RunLoop {
             return;
         }
         self.heartbeat = NEVER;
+        if let Some(resident) = &self.resident {
+            // What is taken off its core gets a deadline there.
+            let deadline = residency::deadline_off_core(&resident.vcpu);
+            self.set_deadline_of(resident.id, deadline);
+        }
         let now = machine.counter();
         if let Some(resident) = &self.resident {
             resident.place.shared.stop_clock(now);

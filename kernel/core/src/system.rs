@@ -234,14 +234,21 @@ impl System {
     }
 
     /// All that a vCPU belongs to.
+    #[inline]
     pub(crate) fn place(&'static self, id: VcpuId) -> Option<&'static Place> {
+        let place = self.places.get(id.number())?;
+        place.get().or_else(|| self.make_place(id, place))
+    }
+
+    #[cold]
+    fn make_place(&'static self, id: VcpuId, once: &'static Once<Place>) -> Option<&'static Place> {
         let place = Place {
             system: self,
             vm: self.vm(id.vm())?,
             shared: self.shared(id)?,
             board: self.board()?,
         };
-        Some(self.places.get(id.number())?.call_once(|| place))
+        Some(once.call_once(|| place))
     }
 
     /// Makes a vCPU run, or look at its interrupts if it runs already.

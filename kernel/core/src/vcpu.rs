@@ -15,7 +15,7 @@ use crate::vm::Vm;
 
 /// vCPUs of all VMs at most. A set of them fits a register.
 pub const MAX_VCPUS: usize = MAX_VMS * MAX_VCPUS_PER_VM;
-const _: () = assert!(MAX_VCPUS <= 64);
+const _: () = assert!(MAX_VCPUS <= 64 && MAX_VCPUS.is_power_of_two());
 
 /// Number of a vCPU among all vCPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +46,12 @@ impl VcpuId {
         }
     }
 
-    /// Its number.
+    /// Its number, below [`MAX_VCPUS`]. The remainder is the number itself: it says so to the compiler,
+    /// which then checks no index.
     #[must_use]
     #[inline]
     pub const fn number(self) -> usize {
-        self.0 as usize
+        self.0 as usize % MAX_VCPUS
     }
 
     /// Number of its VM.
@@ -136,8 +137,6 @@ pub enum Left {
     Everything,
     /// An interrupt that is acknowledged already.
     Acknowledged(u32),
-    /// Nothing, but the core wants to look around.
-    Answered,
 }
 
 /// What a vCPU belongs to, whichever VM it is part of. The system keeps one for each number.

@@ -1,6 +1,6 @@
 //! A VM: its life, its devices and its memory, shared by the cores that run its vCPUs.
 
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use penumbra_abi::{CrashCause, StopReason, VmState};
 use penumbra_vmsa::Ipa;
@@ -29,6 +29,8 @@ pub(crate) struct Vm {
     pub(crate) devices: Devices,
     pub(crate) gic: Vgic,
     pub(crate) uart: Mutex<Uart>,
+    /// [`Pl011::is_calm`], for readers without the lock.
+    uart_calm: AtomicBool,
     pub(crate) memory: Mutex<Memory>,
     pub(crate) paging: Paging,
     pub(crate) report: Mutex<Report>,
@@ -138,6 +140,7 @@ impl Vm {
                 device: Pl011::new(),
                 line: false,
             }),
+            uart_calm: AtomicBool::new(false),
             memory: Mutex::new(Memory::new()),
             paging: Paging::new(),
             report: Mutex::new(Report {
@@ -261,6 +264,18 @@ impl Vm {
         self.vttbr.store(vttbr, Ordering::Relaxed);
     }
 
+    /// Whether the UART has room for output and no input, as it was last published.
+    #[inline]
+    pub(crate) fn is_uart_calm(&self) -> bool {
+        self.uart_calm.load(Ordering::Relaxed)
+    }
+
+    /// Publishes [`Pl011::is_calm`], under the UART's lock.
+    #[inline]
+    pub(crate) fn set_uart_calm(&self, calm: bool) {
+        self.uart_calm.store(calm, Ordering::Relaxed);
+    }
+
     /// Forgets devices and counters. Memory and VM number are another matter.
     pub(crate) fn clear(&self) {
         self.vcpus.store(0, Ordering::Relaxed);
@@ -276,6 +291,7 @@ impl Vm {
         }
         self.paging.clear();
         let mut uart = self.uart.lock();
+        self.set_uart_calm(false);
         uart.device.reset();
         uart.line = false;
         drop(uart);

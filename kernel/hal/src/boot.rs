@@ -1,7 +1,7 @@
 //! The boot, as a platform drives it: [`begin`], then facts of the board in the order of
 //! [`EarlyBoot`]'s methods, then [`EarlyBoot::finish`], which gives the boot core's [`Hardware`].
 
-use aarch64_cpu::registers::{CNTFRQ_EL0, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, Readable};
+use aarch64_cpu::registers::{CNTFRQ_EL0, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, MIDR_EL1, Readable};
 use penumbra_vmsa::{PAGE_SIZE, Stage2Geometry, physical_size};
 
 use crate::console::{CONSOLE, Uart};
@@ -63,7 +63,9 @@ pub(crate) fn prepare_core() {
     }
     sysreg::cnthp_ctl_el2::write(0);
     sysreg::cntv_ctl_el0::write(0);
+    // The same for all guests: their virtual counter is the physical one, and they see the core's MIDR.
     sysreg::cntvoff_el2::write(0);
+    sysreg::vpidr_el2::write(MIDR_EL1.get());
     sysreg::isb();
     tlb::invalidate_everything_local();
 }

@@ -11,6 +11,31 @@ sysreg! {
     dczid_el0 = "dczid_el0": read;
 }
 
+/// Executes an instruction with each address from `$at` to before `$end` in steps of `$step`, four in a row
+/// as long as there are.
+macro_rules! each {
+    ($instruction:literal, $at:ident, $end:ident, $step:ident) => {
+        while $end.saturating_sub($at) >= 4 * $step {
+            // SAFETY: the instruction is cache maintenance, which changes no data, or zeroes a range that
+            // the caller gave.
+            unsafe {
+                asm!(
+                    $instruction, "add {0}, {0}, {1}",
+                    $instruction, "add {0}, {0}, {1}",
+                    $instruction, "add {0}, {0}, {1}",
+                    $instruction, "add {0}, {0}, {1}",
+                    inout(reg) $at, in(reg) $step, options(nostack)
+                )
+            }
+        }
+        while $at < $end {
+            // SAFETY: as above.
+            unsafe { asm!($instruction, in(reg) $at, options(nostack, preserves_flags)) }
+            $at = $at.saturating_add($step);
+        }
+    };
+}
+
 /// Bytes of the smallest data cache line of the system.
 fn data_line_bytes() -> usize {
     4 << ((ctr_el0::read() >> 16) & 0xf)
@@ -36,11 +61,7 @@ pub fn clean_invalidate(base: usize, bytes: usize) {
     let mut at = base & !(line - 1);
     let end = base.saturating_add(bytes);
     dsb_ish();
-    while at < end {
-        // SAFETY: cache maintenance by address does not change data.
-        unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) }
-        at = at.saturating_add(line);
-    }
+    each!("dc civac, {0}", at, end, line);
     dsb_sy();
 }
 
@@ -78,11 +99,7 @@ pub unsafe fn zero(base: usize, bytes: usize) {
     let block = 4usize << (dczid & 0xf);
     let mut at = base;
     if dczid & (1 << 4) == 0 && base & (block - 1) == 0 && bytes & (block - 1) == 0 {
-        while at < end {
-            // SAFETY: the caller gave this range.
-            unsafe { asm!("dc zva, {}", in(reg) at, options(nostack, preserves_flags)) }
-            at = at.saturating_add(block);
-        }
+        each!("dc zva, {0}", at, end, block);
     } else {
         // SAFETY: the caller gave this range.
         unsafe {

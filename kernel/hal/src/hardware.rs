@@ -135,7 +135,7 @@ impl VirtualInterface for Hardware {
         self.gic.list_register(n)
     }
 
-    #[inline]
+    #[inline(always)]
     fn set_list_register(&mut self, n: usize, value: u64) {
         self.gic.set_list_register(n, value);
     }
@@ -185,6 +185,11 @@ impl PhysicalInterrupts for Hardware {
         self.gic.deactivate(intid);
     }
 
+    #[inline]
+    fn end(&mut self, intid: u32) {
+        self.gic.end(intid);
+    }
+
     fn set_ppi_active(&mut self, intid: u32, active: bool) {
         self.gic.set_ppi_active(intid, active);
     }
@@ -219,10 +224,6 @@ impl Core for Hardware {
         self.cpu
     }
 
-    fn midr(&self) -> u64 {
-        self.ids.get(0, 0)
-    }
-
     fn event_counters(&self) -> u64 {
         debug_regs::event_counters()
     }
@@ -243,7 +244,7 @@ impl Core for Hardware {
 
     #[inline]
     fn relax(&self) {
-        core::hint::spin_loop();
+        sysreg::relax();
     }
 }
 

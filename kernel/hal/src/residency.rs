@@ -17,24 +17,27 @@ const MODE: u64 = 0x1f;
 const EL0T: u64 = 0;
 const EL1T: u64 = 4;
 const EL1H: u64 = 5;
+const EL0_AARCH32: u64 = 0x10;
 
-macro_rules! fields {
+/// Registers in pairs: two that are neighbours in the frame are one access of it.
+macro_rules! pairs {
     ($use:ident) => {
         $use! {
-            sp_el0 sp_el1 elr_el1 spsr_el1 sctlr_el1 actlr_el1 cpacr_el1 ttbr0_el1 ttbr1_el1
-            tcr_el1 mair_el1 amair_el1 vbar_el1 contextidr_el1 tpidr_el0 tpidrro_el0 tpidr_el1
-            esr_el1 far_el1 afsr0_el1 afsr1_el1 par_el1 csselr_el1 mdscr_el1 cntkctl_el1
+            sp_el0 sp_el1, elr_el1 spsr_el1, sctlr_el1 actlr_el1, cpacr_el1 ttbr0_el1,
+            ttbr1_el1 tcr_el1, mair_el1 amair_el1, vbar_el1 contextidr_el1, tpidr_el0 tpidrro_el0,
+            tpidr_el1 esr_el1, far_el1 afsr0_el1, afsr1_el1 par_el1, csselr_el1 mdscr_el1,
+            cntkctl_el1 cntv_cval_el0
         }
     };
 }
 
 /// PSTATE with a mode that a guest can have: anything else enters at EL1 with SP_EL1.
 fn safe_pstate(pstate: u64) -> u64 {
-    let aarch32_el0 = pstate & MODE == 0x10;
-    match pstate & 0xf {
-        _ if aarch32_el0 => pstate,
-        EL0T | EL1T | EL1H if pstate & 0x10 == 0 => pstate,
-        _ => pstate & !MODE | EL1H,
+    const ALLOWED: u64 = 1 << EL0T | 1 << EL1T | 1 << EL1H | 1 << EL0_AARCH32;
+    if ALLOWED >> (pstate & MODE) & 1 != 0 {
+        pstate
+    } else {
+        pstate & !MODE | EL1H
     }
 }
 
@@ -45,37 +48,37 @@ pub(crate) fn set_pstate(pstate: u64) {
 
 pub(crate) fn save(frame: &mut SysregFrame) {
     dsb_nsh();
-    frame.pc = sysreg::elr_el2::read();
-    frame.pstate = sysreg::spsr_el2::read();
+    (frame.pc, frame.pstate) = (sysreg::elr_el2::read(), sysreg::spsr_el2::read());
     macro_rules! save {
-        ($($name:ident)*) => { $(frame.$name = sysreg::$name::read();)* };
+        ($($one:ident $other:ident),*) => {
+            $((frame.$one, frame.$other) = (sysreg::$one::read(), sysreg::$other::read());)*
+        };
     }
-    fields!(save);
+    pairs!(save);
     frame.cntv_ctl_el0 = sysreg::cntv_ctl_el0::read();
-    frame.cntv_cval_el0 = sysreg::cntv_cval_el0::read();
     sysreg::cntv_ctl_el0::write(0);
     isb();
 }
 
 pub(crate) fn load(frame: &SysregFrame, controls: &Controls) {
-    dsb_nsh();
-    // A timer of the last vCPU must not fire under this one's offset.
-    sysreg::cntv_ctl_el0::write(0);
-    isb();
+    // The timer is off: one of the last vCPU must not fire under this one's offset.
     set_controls(controls);
     sysreg::vmpidr_el2::write(controls.vmpidr_el2);
-    sysreg::vpidr_el2::write(controls.vpidr_el2);
-    sysreg::cntvoff_el2::write(controls.cntvoff_el2);
     // SAFETY: the core logic gives the VTTBR of the VM whose vCPU is loaded; its tables map only
     // frames of that VM.
     unsafe { sysreg::vttbr_el2::write(controls.vttbr_el2) };
     macro_rules! load {
-        ($($name:ident)*) => { $(sysreg::$name::write(frame.$name);)* };
+        ($($one:ident $other:ident),*) => {
+            $(
+                let (one, other) = (frame.$one, frame.$other);
+                sysreg::$one::write(one);
+                sysreg::$other::write(other);
+            )*
+        };
     }
-    fields!(load);
+    pairs!(load);
     sysreg::elr_el2::write(frame.pc);
     set_pstate(frame.pstate);
-    sysreg::cntv_cval_el0::write(frame.cntv_cval_el0);
     isb();
     sysreg::cntv_ctl_el0::write(frame.cntv_ctl_el0);
     isb();

@@ -3,6 +3,7 @@
 use core::arch::global_asm;
 use core::mem::{offset_of, size_of};
 
+use penumbra_core::exit::Next;
 use penumbra_core::machine::ExitKind;
 
 use crate::el2_map::EarlyTables;
@@ -23,6 +24,9 @@ global_asm!(
     EXIT_SYNC = const ExitKind::Sync as u64,
     EXIT_IRQ = const ExitKind::Irq as u64,
     EXIT_SERROR = const ExitKind::Serror as u64,
+    NEXT_FAST = const Next::Fast as u32,
+    NEXT_ENTER_BIT = const (Next::Enter as u32).trailing_zeros(),
+    NEXT_RUN_LOOP_BIT = const (Next::RunLoop as u32).trailing_zeros(),
     EPITAPH_MAGIC = const offset_of!(PerCpu, epitaph.magic),
     EPITAPH_VECTOR = const offset_of!(PerCpu, epitaph.vector),
     EPITAPH_ESR = const offset_of!(PerCpu, epitaph.esr),

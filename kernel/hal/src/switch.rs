@@ -3,6 +3,7 @@
 use core::ffi::c_void;
 use core::mem::offset_of;
 
+use penumbra_core::exit::Next;
 use penumbra_core::machine::{ExitKind, GprFrame};
 use penumbra_core::{Vcpu, exit};
 
@@ -41,7 +42,7 @@ const _: () = assert!(ExitKind::Sync as u64 == 0 && ExitKind::Irq as u64 == 1);
 /// # Safety
 /// Called by the vectors only, with the pointers that [`run`] gave.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn penumbra_first_synchronous(vcpu: *mut Vcpu, hardware: *mut Hardware) -> bool {
+unsafe extern "C" fn penumbra_first_synchronous(vcpu: *mut Vcpu, hardware: *mut Hardware) -> Next {
     // SAFETY: `run` holds the only reference and waits for this exit.
     let vcpu = unsafe { &mut *vcpu };
     // SAFETY: as above.
@@ -54,7 +55,7 @@ unsafe extern "C" fn penumbra_first_synchronous(vcpu: *mut Vcpu, hardware: *mut 
 /// # Safety
 /// Called by the vectors only, with the pointers that [`run`] gave.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn penumbra_first_interrupt(vcpu: *mut Vcpu, hardware: *mut Hardware) -> bool {
+unsafe extern "C" fn penumbra_first_interrupt(vcpu: *mut Vcpu, hardware: *mut Hardware) -> Next {
     // SAFETY: `run` holds the only reference and waits for this exit.
     let vcpu = unsafe { &mut *vcpu };
     // SAFETY: as above.

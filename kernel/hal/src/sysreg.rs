@@ -201,6 +201,14 @@ pub(crate) fn isb() {
     unsafe { asm!("isb", options(nostack, preserves_flags)) }
 }
 
+/// Lets others go on while this core waits for one of them. YIELD tells threads of a core and a simulator
+/// that runs the cores in turns; ISB holds a core up for a moment.
+#[inline(always)]
+pub(crate) fn relax() {
+    // SAFETY: hints.
+    unsafe { asm!("yield", "isb", options(nostack, preserves_flags)) }
+}
+
 /// Waits until an interrupt is pending, masked or not.
 pub(crate) fn wait_for_interrupt() {
     dsb_sy();

@@ -50,9 +50,9 @@
 // Tries the short answer, which leaves X19 to X29 where they are.
 .macro answer, kind, function
     stp     x18, x30, [sp]
-    bl      \function                       // -> W0[0]: enter the guest again
+    bl      \function                       // -> W0: a Next
     ldp     x18, x30, [sp]
-    tbz     w0, #0, 1f                      // a bool is the lowest bit only
+    tbz     w0, #{NEXT_ENTER_BIT}, 1f
     ldr     x0, [sp, #16]
     enter_arguments
 1:  mov     x2, #\kind
@@ -92,9 +92,12 @@ penumbra_vectors:
 .Lirq:
     answer  {EXIT_IRQ}, penumbra_first_interrupt
 .Lserror:
+    mov     w0, #{NEXT_FAST}
     mov     x2, #{EXIT_SERROR}
 
+// In: W0 = a Next other than Enter, X2 = kind of the exit.
 .Lexit:
+    mov     w3, w0
     ldp     x0, x1, [sp, #16]
     stp     x19, x20, [x0, #(8 * 19)]
     stp     x21, x22, [x0, #(8 * 21)]
@@ -104,8 +107,9 @@ penumbra_vectors:
     stp     x29, x30, [x0, #(8 * 29)]
     str     x18, [x0, #(8 * 18)]
     mov     x19, x2
+    tbnz    w3, #{NEXT_RUN_LOOP_BIT}, .Lleave
     bl      penumbra_fast_exit              // -> W0[0]: enter the guest again
-    tbz     w0, #0, .Lleave
+    tbz     w0, #0, .Lleave                 // a bool is the lowest bit only
     ldr     x0, [sp, #16]
 .Lenter:
     ldp     x19, x20, [x0, #(8 * 19)]

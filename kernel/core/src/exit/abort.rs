@@ -193,10 +193,7 @@ pub(super) fn device_access(
     access: MmioAccess,
 ) -> bool {
     let frame = match device {
-        Device::Uart => {
-            uart::access(vcpu, place, machine, offset, access);
-            return true;
-        }
+        Device::Uart => return uart::access(vcpu, place, machine, offset, access),
         Device::Distributor => Frame::Distributor,
         Device::Redistributors => Frame::Redistributors,
     };

@@ -6,10 +6,10 @@ use penumbra_abi::{CrashCause, StopReason};
 use penumbra_trap::psci::{Affinity, AffinityState, Request, Return};
 use penumbra_trap::smccc::{Mitigations, NOT_SUPPORTED, Service};
 
-use super::{Flow, stop, suspend};
+use super::{Flow, stop};
 use crate::hypercall;
 use crate::machine::Machine;
-use crate::vcpu::{Counter, Deferred, Place, Power, Vcpu, VcpuId};
+use crate::vcpu::{Blocked, Counter, Deferred, Place, Power, Vcpu, VcpuId};
 
 /// What EL2 does about speculation for guests: nothing yet that it could vouch for.
 const MITIGATIONS: Mitigations = Mitigations {
@@ -72,7 +72,7 @@ fn psci(
         Request::CpuSuspend { .. } => {
             // Power-down requests are treated as stand-by, which PSCI allows.
             vcpu.gpr.set(0, Return::Success.to_bits());
-            return suspend(vcpu, place, machine);
+            return Some(Deferred::Block(Blocked::Interrupt));
         }
         Request::CpuOff => return cpu_off(vcpu, place, machine),
         Request::SystemOff => {

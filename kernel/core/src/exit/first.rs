@@ -5,152 +5,195 @@
 //! [`fast`](super::fast), which sees the exit from its beginning, unless [`Left`] says otherwise.
 //! Each longer answer is a function of its own, so that none pays for the registers that another needs.
 
-use penumbra_abi::GicVersion;
 use penumbra_trap::abort::DataAbort;
-use penumbra_trap::esr::{Esr, TrapCause, ec};
+use penumbra_trap::esr::{Esr, TrapCause, Wait, ec};
 use penumbra_trap::idregs::IdReg;
 use penumbra_trap::sysreg::{SysReg, SysRegAccess};
 use penumbra_trap::{psci, smccc};
 
 use super::{abort, interrupt, notify};
 use crate::machine::{Machine, intid};
-use crate::vcpu::{Counter, Left, Vcpu};
-use crate::vgic::SgiRegister;
+use crate::vcpu::{Blocked, Counter, Deferred, Left, Place, Vcpu};
+use crate::vgic::{Sent, SgiRegister};
 
 /// Registers from here on are not in the frame yet.
 const FIRST_LIVE: u8 = 18;
 
+/// How an exit goes on after the first look. The hal's assembly knows the numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+#[must_use]
+pub enum Next {
+    /// The hal saves the rest of the registers and calls [`fast`](super::fast).
+    Fast = 0,
+    /// It is answered: the guest is entered again at once.
+    Enter = 1,
+    /// The hal saves the rest of the registers and goes back to the run loop.
+    RunLoop = 2,
+}
+
 /// Answers a synchronous exit, or leaves it to [`fast`](super::fast). Only X0 to X17 of the guest are
-/// in the frame (the others are live), and only they may change. Returns whether the guest is to be
-/// entered again at once; if not, the hal saves the rest and calls `fast`.
+/// in the frame (the others are live), and only they may change.
 #[inline]
-pub fn first_synchronous(vcpu: &mut Vcpu, machine: &mut impl Machine) -> bool {
+pub fn first_synchronous(vcpu: &mut Vcpu, machine: &mut impl Machine) -> Next {
     let esr = Esr::new(machine.esr());
     match esr.class() {
         ec::HVC64 | ec::SMC64 => call(vcpu, machine, esr),
         ec::SYSREG => register(vcpu, machine, SysRegAccess::new(esr.iss())),
         ec::DATA_ABORT_LOWER => device(vcpu, machine, DataAbort::new(esr.iss())),
-        _ => false,
+        _ => wait(vcpu, machine, esr),
     }
 }
 
 /// Answers an interrupt, the virtual timer's or a kick, as [`first_synchronous`] does its exits.
 #[inline]
-pub fn first_interrupt(vcpu: &mut Vcpu, machine: &mut impl Machine) -> bool {
+pub fn first_interrupt(vcpu: &mut Vcpu, machine: &mut impl Machine) -> Next {
     let Some(place) = vcpu.place else {
-        return false;
+        return Next::Fast;
     };
     let number = machine.acknowledge();
     match number {
-        intid::VIRTUAL_TIMER => interrupt::virtual_timer(vcpu, place, machine),
-        intid::KICK => interrupt::kick(vcpu, place, machine),
+        intid::VIRTUAL_TIMER => interrupt::virtual_timer(vcpu, machine, place),
+        intid::KICK => interrupt::kick(vcpu, machine, place),
+        intid::HYP_TIMER => {
+            interrupt::deadline(machine);
+            vcpu.deferred = Deferred::Nothing;
+            Next::RunLoop
+        }
         _ => {
             vcpu.left = Left::Acknowledged(number);
-            return false;
+            Next::Fast
         }
     }
-    done(vcpu)
+}
+
+/// WFI, without a look at whether there is an interrupt: a core that has one for its guest does not trap
+/// it, and the run loop looks.
+// Not part of the decision above: it would make that longer for the others.
+#[inline(never)]
+fn wait(vcpu: &mut Vcpu, machine: &mut impl Machine, esr: Esr) -> Next {
+    if esr.cause() != TrapCause::Wait(Wait::Interrupt) {
+        return Next::Fast;
+    }
+    vcpu.count(Counter::Waits);
+    machine.skip_instruction();
+    vcpu.deferred = Deferred::Block(Blocked::Interrupt);
+    Next::RunLoop
 }
 
 /// The cheapest calls.
 #[inline]
-fn call(vcpu: &mut Vcpu, machine: &mut impl Machine, esr: Esr) -> bool {
+fn call(vcpu: &mut Vcpu, machine: &mut impl Machine, esr: Esr) -> Next {
     const SMCCC_VERSION: u64 = 0x8000_0000;
     const PSCI_VERSION: u64 = 0x8400_0000;
     let reply = match vcpu.gpr.get(0) & 0xffff_ffff {
         SMCCC_VERSION => smccc::VERSION,
         PSCI_VERSION => psci::VERSION,
-        _ => return false,
+        _ => return Next::Fast,
     };
     match esr.cause() {
         TrapCause::Hvc64(0) => {}
         TrapCause::Smc64(0) => machine.skip_instruction(),
-        _ => return false,
+        _ => return Next::Fast,
     }
     vcpu.gpr.set(0, reply);
     vcpu.count(Counter::Calls);
-    true
+    Next::Enter
 }
 
 /// Reads of ID registers and of ACTLR_EL1; software generated interrupts.
 #[inline]
-fn register(vcpu: &mut Vcpu, machine: &mut impl Machine, access: SysRegAccess) -> bool {
+fn register(vcpu: &mut Vcpu, machine: &mut impl Machine, access: SysRegAccess) -> Next {
     let rt = access.rt();
     if rt >= FIRST_LIVE {
-        return false;
+        return Next::Fast;
     }
     let Some(place) = vcpu.place else {
-        return false;
+        return Next::Fast;
     };
     let register = access.register();
     if !access.is_read() {
-        let v3 = place.board.features.gic == GicVersion::V3;
-        return v3 && register == SysReg::ICC_SGI1R_EL1 && sgi(vcpu, machine, rt);
+        return if vcpu.gic.is_direct() && register == SysReg::ICC_SGI1R_EL1 {
+            sgi(vcpu, machine, place, vcpu.gpr.get(rt))
+        } else {
+            Next::Fast
+        };
     }
     let value = if let Some(id) = IdReg::from_sysreg(register) {
         place.board.id.get(id.index()).copied().unwrap_or(0)
     } else if register == SysReg::ACTLR_EL1 {
         0
     } else {
-        return false;
+        return Next::Fast;
     };
     place.shared.count(Counter::SystemRegisters);
     vcpu.gpr.set(rt, value);
     machine.skip_instruction();
-    true
+    Next::Enter
+}
+
+/// A write of `value` to ICC_SGI1R_EL1: mostly to one other vCPU, or to none.
+#[inline(never)]
+fn sgi(vcpu: &mut Vcpu, machine: &mut impl Machine, place: &'static Place, value: u64) -> Next {
+    machine.skip_instruction();
+    place.shared.count(Counter::SystemRegisters);
+    match place.vm.gic.send_sgi_to_other(vcpu.id.index(), value) {
+        Sent::Nobody => Next::Enter,
+        Sent::Flush(other) => {
+            place.system.wake(vcpu.id.sibling(other), machine);
+            done(vcpu)
+        }
+        Sent::NotYet => sgi_to_more(vcpu, place, machine, value),
+    }
 }
 
 #[inline(never)]
-fn sgi(vcpu: &mut Vcpu, machine: &mut impl Machine, rt: u8) -> bool {
-    let Some(place) = vcpu.place else {
-        return false;
-    };
-    machine.skip_instruction();
-    place.shared.count(Counter::SystemRegisters);
-    let set = place
-        .vm
-        .gic
-        .send_sgi(vcpu.id.index(), SgiRegister::Sgi1, vcpu.gpr.get(rt));
-    if set.is_empty() {
-        return true;
-    }
-    if let Some(other) = set.only().filter(|only| *only != vcpu.id.index()) {
-        place.system.wake(vcpu.id.sibling(other), machine);
-    } else {
-        notify(vcpu, place, machine, set);
-    }
+fn sgi_to_more(
+    vcpu: &mut Vcpu,
+    place: &'static Place,
+    machine: &mut impl Machine,
+    value: u64,
+) -> Next {
+    let me = vcpu.id.index();
+    let set = place.vm.gic.send_sgi(me, SgiRegister::Sgi1, value);
+    notify(vcpu, place, machine, set);
     done(vcpu)
 }
 
 /// Emulated devices.
 #[inline(never)]
-fn device(vcpu: &mut Vcpu, machine: &mut impl Machine, abort: DataAbort) -> bool {
+fn device(vcpu: &mut Vcpu, machine: &mut impl Machine, abort: DataAbort) -> Next {
     let Ok(access) = abort.access() else {
-        return false;
+        return Next::Fast;
     };
     if access.register() >= FIRST_LIVE && access.register() != 31 {
-        return false;
+        return Next::Fast;
     }
     let Some(place) = vcpu.place else {
-        return false;
+        return Next::Fast;
     };
     let syndrome = machine.syndrome();
     let Some(ipa) = abort.ipa(syndrome.hpfar, syndrome.far) else {
-        return false;
+        return Next::Fast;
     };
     let Some(found) = place.vm.devices.find(ipa, place.vm.vcpu_count()) else {
-        return false;
+        return Next::Fast;
     };
     place.shared.count(Counter::Mmio);
-    !abort::device_access(vcpu, place, machine, found, access) || done(vcpu)
+    if abort::device_access(vcpu, place, machine, found, access) {
+        done(vcpu)
+    } else {
+        Next::Enter
+    }
 }
 
-/// The exit is answered: whether the guest may be entered again at once.
+/// The exit is answered; the core may be wanted elsewhere.
 #[inline]
-fn done(vcpu: &mut Vcpu) -> bool {
-    let wanted = vcpu.wants_attention();
-    if wanted {
-        vcpu.left = Left::Answered;
+pub(super) fn done(vcpu: &mut Vcpu) -> Next {
+    if vcpu.wants_attention() {
+        vcpu.deferred = Deferred::Nothing;
+        Next::RunLoop
+    } else {
+        Next::Enter
     }
-    !wanted
 }

@@ -1,5 +1,6 @@
 //! Physical interrupts.
 
+use super::first::{Next, done};
 use super::{Flow, notify};
 use crate::machine::{Machine, intid};
 use crate::system::System;
@@ -10,39 +11,84 @@ use crate::vgic::VcpuSet;
 const SPECIAL: u32 = 1020;
 
 /// The virtual timer of a running guest was acknowledged.
-#[inline(always)]
-pub(super) fn virtual_timer(vcpu: &mut Vcpu, place: &'static Place, machine: &mut impl Machine) {
+// Without a call but the last, here and in `kick`, so that no register needs saving.
+#[inline(never)]
+pub(super) fn virtual_timer(
+    vcpu: &mut Vcpu,
+    machine: &mut impl Machine,
+    place: &'static Place,
+) -> Next {
     let me = vcpu.id.index();
     machine.drop_priority(intid::VIRTUAL_TIMER);
     place.shared.count(Counter::Interrupts);
-    let set = place.vm.gic.inject_vtimer(me, &mut vcpu.gic, machine);
-    if !set.is_empty() {
-        notify(vcpu, place, machine, set.without(me));
+    let gic = &place.vm.gic;
+    if gic.inject_vtimer_shortly(me, &mut vcpu.gic, machine) {
+        done(vcpu)
+    } else {
+        virtual_timer_otherwise(vcpu, machine, place)
     }
 }
 
-/// The kick was acknowledged by which another core tells this one that there is something to see.
-#[inline(always)]
-pub(super) fn kick(vcpu: &mut Vcpu, place: &'static Place, machine: &mut impl Machine) {
+#[cold]
+#[inline(never)]
+fn virtual_timer_otherwise(
+    vcpu: &mut Vcpu,
+    machine: &mut impl Machine,
+    place: &'static Place,
+) -> Next {
     let me = vcpu.id.index();
-    machine.drop_priority(intid::KICK);
-    machine.deactivate(intid::KICK);
+    let set = place.vm.gic.inject_vtimer(me, &mut vcpu.gic, machine);
+    notify(vcpu, place, machine, set.without(me));
+    done(vcpu)
+}
+
+/// The kick was acknowledged by which another core tells this one that there is something to see.
+#[inline(never)]
+pub(super) fn kick(vcpu: &mut Vcpu, machine: &mut impl Machine, place: &'static Place) -> Next {
+    let me = vcpu.id.index();
+    machine.end(intid::KICK);
     place.shared.count(Counter::Interrupts);
-    let set = place.vm.gic.flush(me, &mut vcpu.gic, machine);
-    if !set.is_empty() {
-        notify(vcpu, place, machine, set.without(me));
+    if place.vm.gic.flush_shortly(me, &mut vcpu.gic, machine) {
+        done(vcpu)
+    } else {
+        kick_otherwise(vcpu, machine, place)
     }
+}
+
+#[cold]
+#[inline(never)]
+fn kick_otherwise(vcpu: &mut Vcpu, machine: &mut impl Machine, place: &'static Place) -> Next {
+    let me = vcpu.id.index();
+    let set = place.vm.gic.flush(me, &mut vcpu.gic, machine);
+    notify(vcpu, place, machine, set.without(me));
+    done(vcpu)
 }
 
 /// An interrupt is pending while the vCPU is resident, whether it runs or not.
 pub(crate) fn taken(vcpu: &mut Vcpu, place: &'static Place, machine: &mut impl Machine) -> Flow {
     let number = machine.acknowledge();
     match number {
-        intid::VIRTUAL_TIMER => virtual_timer(vcpu, place, machine),
-        intid::KICK => kick(vcpu, place, machine),
+        intid::VIRTUAL_TIMER => {
+            // Whether the core is wanted elsewhere, the run loop looks.
+            let _ = virtual_timer(vcpu, machine, place);
+        }
+        intid::KICK => {
+            let _ = kick(vcpu, machine, place);
+        }
+        intid::HYP_TIMER => {
+            deadline(machine);
+            return Some(Deferred::Nothing);
+        }
         _ => return acknowledged(vcpu, place, machine, number),
     }
     None
+}
+
+/// EL2's own timer was acknowledged. It is level-triggered, so it must be off before it ends.
+#[inline]
+pub(super) fn deadline(machine: &mut impl Machine) {
+    machine.set_deadline(None);
+    machine.end(intid::HYP_TIMER);
 }
 
 /// An interrupt other than the frequent ones was acknowledged.
@@ -63,8 +109,8 @@ pub(super) fn acknowledged(
         }
         return None;
     }
-    if let Some(flow) = common(place.system, machine, number) {
-        return flow;
+    if common(place.system, machine, number) {
+        return None;
     }
     if number == intid::MAINTENANCE {
         let me = vcpu.id.index();
@@ -77,6 +123,9 @@ pub(super) fn acknowledged(
 /// An interrupt is pending while no vCPU is resident.
 pub(crate) fn taken_idle(system: &System, machine: &mut impl Machine) {
     let number = machine.acknowledge();
+    if number == intid::HYP_TIMER {
+        return deadline(machine);
+    }
     if number >= SPECIAL {
         return;
     }
@@ -106,12 +155,8 @@ fn passed_on(
     set
 }
 
-/// Ends the interrupt and does what concerns no vCPU. `Some` if that was all.
-fn common(system: &System, machine: &mut impl Machine, number: u32) -> Option<Flow> {
-    if number == intid::HYP_TIMER {
-        // Level-triggered: it must be off before it is deactivated.
-        machine.set_deadline(None);
-    }
+/// Ends the interrupt and does what concerns no vCPU. Returns whether that was all.
+fn common(system: &System, machine: &mut impl Machine, number: u32) -> bool {
     machine.drop_priority(number);
     let console = system.board().map_or(0, |board| board.facts.console_intid);
     if number == console && console != 0 {
@@ -120,8 +165,8 @@ fn common(system: &System, machine: &mut impl Machine, number: u32) -> Option<Fl
         machine.deactivate(number);
         system.events.set_input(true);
         system.wake_manager(machine);
-        return Some(None);
+        return true;
     }
     machine.deactivate(number);
-    (number == intid::HYP_TIMER).then_some(Some(Deferred::Nothing))
+    false
 }

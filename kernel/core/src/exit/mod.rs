@@ -25,11 +25,11 @@ mod uart;
 
 use penumbra_abi::{CrashCause, StopReason};
 use penumbra_trap::condition;
-use penumbra_trap::esr::{Esr, TrapCause, Wait};
+use penumbra_trap::esr::{Esr, TrapCause};
 use penumbra_trap::inject::Exception;
 use penumbra_vmsa::{Ipa, VmId};
 
-pub use first::{first_interrupt, first_synchronous};
+pub use first::{Next, first_interrupt, first_synchronous};
 pub(crate) use inject::check_vector_loop;
 pub(crate) use interrupt::{taken as interrupt, taken_idle as interrupt_idle};
 pub(crate) use sysreg::drive_physical_timer;
@@ -38,7 +38,7 @@ pub(crate) use uart::{check_stall, drain, receive};
 use crate::events::Source;
 use crate::machine::{Core, ExitKind, GuestRegister, Machine, PhysicalInterrupts};
 use crate::system::System;
-use crate::vcpu::{Blocked, Counter, Deferred, Left, Place, Vcpu};
+use crate::vcpu::{Counter, Deferred, Left, Place, Vcpu};
 use crate::vgic::{Hardware, VcpuSet};
 use crate::vm::Report;
 
@@ -54,7 +54,6 @@ pub fn fast(vcpu: &mut Vcpu, machine: &mut impl Machine, kind: ExitKind) -> bool
     let flow = match core::mem::replace(&mut vcpu.left, Left::Everything) {
         Left::Everything => unanswered(vcpu, place, machine, kind),
         Left::Acknowledged(intid) => interrupt::acknowledged(vcpu, place, machine, intid),
-        Left::Answered => None,
     };
     match flow {
         None if !vcpu.wants_attention() => true,
@@ -94,7 +93,7 @@ fn synchronous(vcpu: &mut Vcpu, place: &'static Place, machine: &mut impl Machin
             call::made(vcpu, place, machine, immediate)
         }
         TrapCause::InstructionAbort(abort) => abort::instruction(vcpu, place, machine, abort),
-        TrapCause::Wait(wait) => waits(vcpu, place, machine, wait),
+        TrapCause::Wait(_) => waits(place, machine),
         TrapCause::FpSimd => {
             vcpu.count(Counter::Others);
             Some(Deferred::Fp)
@@ -103,28 +102,12 @@ fn synchronous(vcpu: &mut Vcpu, place: &'static Place, machine: &mut impl Machin
     }
 }
 
-/// WFI and its relatives. Whatever the reason, a return at once would be allowed.
-fn waits(vcpu: &mut Vcpu, place: &'static Place, machine: &mut impl Machine, wait: Wait) -> Flow {
-    vcpu.count(Counter::Waits);
+/// The relatives of WFI. Whatever the reason, a return at once would be allowed.
+fn waits(place: &'static Place, machine: &mut impl Machine) -> Flow {
+    place.shared.count(Counter::Waits);
     machine.skip_instruction();
-    match wait {
-        Wait::Interrupt => suspend(vcpu, place, machine),
-        // With a time limit, the limit is not kept: the vCPU yields and looks again.
-        Wait::Event | Wait::InterruptOrTime | Wait::EventOrTime => None,
-    }
-}
-
-/// Blocks until an interrupt, unless there is one.
-fn suspend(vcpu: &Vcpu, place: &'static Place, machine: &mut impl Machine) -> Flow {
-    let deliverable = place
-        .vm
-        .gic
-        .has_deliverable_here(vcpu.id.index(), &vcpu.gic, machine);
-    if deliverable {
-        None
-    } else {
-        Some(Deferred::Block(Blocked::Interrupt))
-    }
+    // WFI was answered first. With a time limit, the limit is not kept: the vCPU yields and looks again.
+    None
 }
 
 /// Exception classes off the beaten track.

@@ -2,17 +2,18 @@
 
 use penumbra_trap::abort::MmioAccess;
 use penumbra_vmsa::VmId;
+use spin::MutexGuard;
 
 use super::notify;
 use crate::events::Source;
 use crate::machine::Machine;
-use crate::pl011::Time;
+use crate::pl011::{self, Time};
 use crate::system::System;
 use crate::vcpu::{Place, Vcpu};
 use crate::vgic::VcpuSet;
 use crate::vm::{Uart, Vm};
 
-/// A guest's load or store at `offset`.
+/// A guest's load or store at `offset`. Returns whether that may have woken anyone.
 #[inline(never)]
 pub(super) fn access(
     vcpu: &mut Vcpu,
@@ -20,12 +21,19 @@ pub(super) fn access(
     machine: &mut impl Machine,
     offset: u64,
     access: MmioAccess,
-) {
+) -> bool {
+    // Before each byte that it sends a guest reads the flags.
+    if offset == pl011::FLAGS && !access.is_write() && place.vm.is_uart_calm() {
+        let value = access.loaded(u64::from(pl011::CALM_FLAGS));
+        vcpu.gpr.set(access.register(), value);
+        machine.skip_instruction();
+        return false;
+    }
     let time = || time(place.system, machine);
     // Registers are words; a narrower access moves the bytes that it names.
     let shift = (offset & 3) << 3;
     let register = offset & !3;
-    let mut uart = place.vm.uart.lock();
+    let mut uart = lock(place.vm, machine);
     let before = uart.device.has_output();
     if access.is_write() {
         let value = access.stored(vcpu.gpr.get(access.register())) << shift;
@@ -36,13 +44,28 @@ pub(super) fn access(
         vcpu.gpr.set(access.register(), access.loaded(value));
     }
     let output = !before && uart.device.has_output();
-    let set = update_line(place.vm, &mut uart);
+    let set = update(place.vm, &mut uart);
     drop(uart);
     machine.skip_instruction();
+    if !output && set.is_empty() {
+        return false;
+    }
     if output {
         raise_output(place.system, vcpu.id.vm(), machine);
     }
     notify(vcpu, place, machine, set);
+    true
+}
+
+/// Locks a VM's UART. Its other users are cores, which must go on meanwhile.
+#[inline]
+fn lock<'vm>(vm: &'vm Vm, machine: &impl Machine) -> MutexGuard<'vm, Uart> {
+    loop {
+        if let Some(uart) = vm.uart.try_lock() {
+            return uart;
+        }
+        machine.relax();
+    }
 }
 
 /// Gives bytes from the manager to the guest; returns how many fitted.
@@ -55,9 +78,9 @@ pub(crate) fn receive(
     let Some(state) = system.vm(vm.get()) else {
         return 0;
     };
-    let mut uart = state.uart.lock();
+    let mut uart = lock(state, machine);
     let taken = uart.device.receive(bytes);
-    let set = update_line(state, &mut uart);
+    let set = update(state, &mut uart);
     drop(uart);
     system.wake_set(vm.get(), set, machine);
     taken
@@ -73,13 +96,13 @@ pub(crate) fn drain(
     let Some(state) = system.vm(vm.get()) else {
         return 0;
     };
-    let mut uart = state.uart.lock();
+    let mut uart = lock(state, machine);
     let taken = uart.device.drain(out);
     if !uart.device.has_output() {
         // Under the lock: output that comes later raises the event anew.
         system.events.clear(Source::Output, vm);
     }
-    let set = update_line(state, &mut uart);
+    let set = update(state, &mut uart);
     drop(uart);
     system.wake_set(vm.get(), set, machine);
     taken
@@ -89,9 +112,9 @@ pub(crate) fn drain(
 pub(crate) fn check_stall(system: &System, vm: usize, machine: &mut impl Machine) {
     let Some(state) = system.vm(vm) else { return };
     let time = time(system, machine);
-    let mut uart = state.uart.lock();
+    let mut uart = lock(state, machine);
     uart.device.check_stall(time);
-    let set = update_line(state, &mut uart);
+    let set = update(state, &mut uart);
     drop(uart);
     system.wake_set(vm, set, machine);
 }
@@ -104,10 +127,11 @@ fn time(system: &System, machine: &impl Machine) -> Time {
     }
 }
 
-/// Drives the interrupt line as the device says. Under the UART's lock, so that changes reach the
-/// distributor in the order in which they happen.
+/// Publishes whether the device is calm and drives the interrupt line as it says. Under the UART's lock,
+/// so that changes are seen in the order in which they happen.
 #[inline]
-fn update_line(vm: &Vm, uart: &mut Uart) -> VcpuSet {
+fn update(vm: &Vm, uart: &mut Uart) -> VcpuSet {
+    vm.set_uart_calm(uart.device.is_calm());
     let line = uart.device.level();
     if line == uart.line {
         return VcpuSet::EMPTY;

@@ -24,6 +24,13 @@ impl RunLoop {
             return true;
         }
         self.evict(machine, now);
+        let entered = self.enter_hardware(id, machine, now);
+        self.publish_holds();
+        entered
+    }
+
+    /// Brings a vCPU into the hardware, which holds none; `false` if it is off.
+    fn enter_hardware<M: Machine>(&mut self, id: VcpuId, machine: &mut M, now: u64) -> bool {
         let (Some(slot), Some(place)) = (self.system.slot(id), self.system.place(id)) else {
             self.core.make_unready(id);
             return false;
@@ -44,11 +51,10 @@ impl RunLoop {
         }
         self.load(id, &mut vcpu, place, machine);
         self.resident = Some(Resident { id, vcpu, place });
-        self.publish_holds();
         true
     }
 
-    pub(super) fn load<M: Machine>(
+    fn load<M: Machine>(
         &mut self,
         id: VcpuId,
         vcpu: &mut Vcpu,
@@ -62,7 +68,7 @@ impl RunLoop {
         let pins = self.system.pins();
         if vcpu.pins != pins {
             vcpu.pins = pins;
-            vcpu.controls = controls::for_vcpu(self.system, self.board, id, machine);
+            vcpu.controls = controls::for_vcpu(self.system, self.board, id);
         }
         controls::trap_fp(&mut vcpu.controls, self.fp != Some(id));
         if vcpu.uses_debug && self.debug != Some(id) {
@@ -76,13 +82,12 @@ impl RunLoop {
             }
             *last = Some(id);
         }
-        let others = place.vm.gic.load(id.index(), &mut vcpu.gic, machine);
-        self.system
-            .wake_set(id.vm(), others.without(id.index()), machine);
-        vcpu.count(Counter::Switches);
+        place.vm.gic.load(&mut vcpu.gic, machine);
+        place.shared.count(Counter::Switches);
     }
 
-    /// Takes the resident vCPU out of the hardware, FP and debug registers apart.
+    /// Takes the resident vCPU out of the hardware, FP and debug registers apart. The caller publishes
+    /// what the core holds.
     pub(super) fn evict<M: Machine>(&mut self, machine: &mut M, now: u64) {
         let Some(mut resident) = self.resident.take() else {
             return;
@@ -93,21 +98,12 @@ impl RunLoop {
         machine.save_sysregs(&mut vcpu.sysregs);
         let sysregs = &vcpu.sysregs;
         let virtual_timer = timer::expiry(sysregs.cntv_ctl_el0, sysregs.cntv_cval_el0);
-        let physical_timer = vcpu.physical_timer.expiry();
-        let wait = match vcpu.blocked {
-            Blocked::Events(deadline) | Blocked::Restart(deadline) => Some(deadline),
-            _ => None,
-        };
+        let deadline = virtual_timer.unwrap_or(NEVER).min(deadline_off_core(vcpu));
         let id = *id;
-        let soonest = [virtual_timer, physical_timer, wait]
-            .into_iter()
-            .flatten()
-            .min();
-        self.set_deadline_of(id, soonest.unwrap_or(NEVER));
+        self.set_deadline_of(id, deadline);
         drop(resident);
         self.system
             .wake_set(id.vm(), set.without(id.index()), machine);
-        self.publish_holds();
     }
 
     /// Gives up the state of vCPUs whose VM does not run (any more), so that others may have it.
@@ -149,9 +145,20 @@ impl RunLoop {
         }
     }
 
+    /// Tells others of which vCPUs the hardware holds state.
     pub(super) fn publish_holds(&self) {
-        let resident = self.resident.as_ref().map(|resident| resident.id);
-        let set = [resident, self.fp, self.debug].into_iter().flatten();
-        self.core.set_holds(set.fold(0, |set, id| set | id.bit()));
+        let resident = self.resident.as_ref();
+        let resident = resident.map_or(0, |resident| resident.id.bit());
+        let [fp, debug] = [self.fp, self.debug].map(|id| id.map_or(0, VcpuId::bit));
+        self.core.set_holds(resident | fp | debug);
     }
+}
+
+/// When a vCPU that does not run wants to be looked at, its virtual timer apart.
+pub(super) fn deadline_off_core(vcpu: &Vcpu) -> u64 {
+    let wait = match vcpu.blocked {
+        Blocked::Events(deadline) | Blocked::Restart(deadline) => deadline,
+        _ => NEVER,
+    };
+    wait.min(vcpu.physical_timer.expiry().unwrap_or(NEVER))
 }

@@ -9,11 +9,15 @@ use crate::manager;
 use crate::vcpu::{VcpuId, members};
 
 impl RunLoop {
+    #[inline]
     pub(super) fn set_deadline_of(&mut self, id: VcpuId, deadline: u64) {
-        let slept = self.sleepers & id.bit() != 0;
-        if deadline == NEVER && !slept {
-            return;
+        if deadline != NEVER || self.sleepers & id.bit() != 0 {
+            self.change_deadline_of(id, deadline);
         }
+    }
+
+    #[inline(never)]
+    fn change_deadline_of(&mut self, id: VcpuId, deadline: u64) {
         let Some(slot) = self.deadlines.get_mut(id.number()) else {
             return;
         };
@@ -102,7 +106,13 @@ impl RunLoop {
     pub(super) fn arm<M: Machine>(&mut self, machine: &mut M, now: u64) {
         let ready = self.core.ready() & self.core.pinned();
         let running = self.resident.as_ref().map(|resident| resident.id);
-        let mut soonest = self.heartbeat.min(self.first_deadline);
+        // A vCPU that wakes up before the running one may be interrupted would only wait. The manager
+        // does not.
+        let [manager, ..] = self.deadlines;
+        let wake_up = self
+            .first_deadline
+            .max(self.turns.interruptible(ready, running));
+        let mut soonest = self.heartbeat.min(wake_up.min(manager));
         soonest = soonest.min(self.turns.deadline(ready, running));
         if let Some(resident) = &self.resident {
             let expiry = resident.vcpu.physical_timer.expiry().unwrap_or(NEVER);

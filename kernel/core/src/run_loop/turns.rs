@@ -18,8 +18,11 @@ const UNDISTURBED_US: u64 = 500;
 /// The turns of one core. Times are counter values.
 #[derive(Debug)]
 pub(super) struct Turns {
-    /// Counter ticks in a millisecond.
-    tick_ms: u64,
+    /// How long a vCPU runs while others wait, one that interrupted another, and one before another may
+    /// interrupt it.
+    slice: u64,
+    woken_slice: u64,
+    undisturbed: u64,
     /// Where the round robin goes on.
     turn: VcpuId,
     /// Who was interrupted and goes on next.
@@ -36,8 +39,11 @@ pub(super) struct Turns {
 
 impl Turns {
     pub(super) const fn new(counter_hz: u64) -> Self {
+        let ms = counter_hz / 1000;
         Self {
-            tick_ms: counter_hz / 1000,
+            slice: ms.saturating_mul(SLICE_MS),
+            woken_slice: ms.saturating_mul(WOKEN_MS),
+            undisturbed: ms.saturating_mul(UNDISTURBED_US) / 1000,
             turn: VcpuId::MANAGER,
             interrupted: None,
             seen: 0,
@@ -71,7 +77,7 @@ impl Turns {
         if self.manager_first && ready & VcpuId::MANAGER.bit() != 0 {
             if running != Some(VcpuId::MANAGER) {
                 self.interrupted = self.interrupted.or(running);
-                self.begin(VcpuId::MANAGER, now, SLICE_MS);
+                self.begin(VcpuId::MANAGER, now, self.slice);
             }
             return Some(VcpuId::MANAGER);
         }
@@ -83,7 +89,7 @@ impl Turns {
             let woken = next_after(waiters, self.turn)?;
             // Whoever was interrupted before keeps its claim.
             self.interrupted = self.interrupted.or(Some(id));
-            self.begin(woken, now, WOKEN_MS);
+            self.begin(woken, now, self.woken_slice);
             return Some(woken);
         }
         let interrupted = self.interrupted.take().filter(|id| ready & id.bit() != 0);
@@ -93,7 +99,7 @@ impl Turns {
             None => next_after(ready, self.turn)?,
         };
         self.turn = id;
-        self.begin(id, now, SLICE_MS);
+        self.begin(id, now, self.slice);
         Some(id)
     }
 
@@ -113,15 +119,22 @@ impl Turns {
         running.map_or(self.woken, |id| self.woken & !id.bit())
     }
 
-    const fn undisturbed_until(&self) -> u64 {
-        self.since
-            .saturating_add(self.tick_ms.saturating_mul(UNDISTURBED_US) / 1000)
+    /// From when on a vCPU that wakes up gets the core from `running`; always, if that does not run.
+    pub(super) fn interruptible(&self, ready: u64, running: Option<VcpuId>) -> u64 {
+        match running {
+            Some(id) if ready & id.bit() != 0 => self.undisturbed_until().min(self.slice_end),
+            _ => 0,
+        }
     }
 
-    fn begin(&mut self, id: VcpuId, now: u64, ms: u64) {
+    const fn undisturbed_until(&self) -> u64 {
+        self.since.saturating_add(self.undisturbed)
+    }
+
+    fn begin(&mut self, id: VcpuId, now: u64, slice: u64) {
         self.woken &= !id.bit();
         self.since = now;
-        self.slice_end = now.saturating_add(self.tick_ms.saturating_mul(ms));
+        self.slice_end = now.saturating_add(slice);
     }
 }
 
@@ -188,6 +201,16 @@ mod tests {
             (running, now) = (next, now + 10);
         }
         assert!(time_of_a > 10_000 * 10 / 3, "{time_of_a}");
+    }
+
+    #[test]
+    fn nobody_is_woken_only_to_wait() {
+        let mut turns = turns();
+        let a = id(8);
+        assert_eq!(turns.next(a.bit(), None, 100), Some(a));
+        assert_eq!(turns.interruptible(a.bit(), Some(a)), 100 + 500);
+        assert_eq!(turns.interruptible(0, Some(a)), 0);
+        assert_eq!(turns.interruptible(a.bit(), None), 0);
     }
 
     #[test]

@@ -11,6 +11,8 @@ use crate::machine::{VirtualInterfaceFrame, intid};
 
 /// List registers that an interface can have.
 pub(super) const MAX_LIST_REGISTERS: usize = 16;
+/// The virtual timer.
+const VTIMER: u32 = intid::VIRTUAL_TIMER;
 /// No list register, or no interrupt.
 pub(super) const NONE: u8 = u8::MAX;
 
@@ -18,8 +20,10 @@ pub(super) const NONE: u8 = u8::MAX;
 /// unfinished questions to others. Keep it with the vCPU.
 #[derive(Debug)]
 pub struct CpuInterface {
-    /// The interface while the vCPU is not resident. Its list registers are empty then.
+    /// The interface while the vCPU is not resident.
     pub(super) frame: VirtualInterfaceFrame,
+    /// What the list registers held that a rebuild or a save has found in use.
+    pub(super) entries: [u64; MAX_LIST_REGISTERS],
     /// List registers that exist.
     pub(super) all: u32,
     /// List registers with an entry in `intids`: they hold it, or held it and are empty now.
@@ -35,6 +39,8 @@ pub struct CpuInterface {
     /// Something that belongs in a list register waits in memory for one. What comes then goes the
     /// long way: it may be less urgent than what waits.
     pub(super) overflow: bool,
+    /// An SGI may go the shortest way: the guest has a GICv3, and nothing overflows.
+    pub(super) direct: bool,
     /// The underflow maintenance interrupt is asked for.
     pub(super) underflow: bool,
     /// The one for "none is pending" is.
@@ -66,11 +72,11 @@ impl CpuInterface {
     pub const fn vacant() -> Self {
         Self {
             frame: VirtualInterfaceFrame {
-                lr: [0; 16],
                 vmcr: 0,
                 ap0r: [0; 4],
                 ap1r: [0; 4],
             },
+            entries: [0; MAX_LIST_REGISTERS],
             all: 0,
             used: 0,
             intids: [0; MAX_LIST_REGISTERS],
@@ -78,6 +84,7 @@ impl CpuInterface {
             active_sources: [0; 16],
             latched: 0,
             overflow: false,
+            direct: false,
             underflow: false,
             no_pending: false,
             timer_active: false,
@@ -101,22 +108,31 @@ impl CpuInterface {
         self.claim(irqs, intid, empty)
     }
 
-    /// Forgets the SGIs and PPIs that were in list registers, all of which are empty; false, and
-    /// nothing done, where there was also an SPI. Nobody may have asked for anything: what was asked
+    /// Notes what the list registers in use hold, and returns which they are.
+    #[inline]
+    pub(super) fn read_list_registers<M: Hardware + ?Sized>(&mut self, machine: &M) -> u32 {
+        let live = self.used & !machine.empty_list_registers();
+        for slot in Bits(live) {
+            if let Some(entry) = self.entries.get_mut(slot) {
+                *entry = machine.list_register(slot);
+            }
+        }
+        live
+    }
+
+    /// Forgets the SGIs and PPIs that were in list registers, all of which are empty; false where there
+    /// was also an SPI, and then a fold forgets the rest. Nobody may have asked for anything: what was asked
     /// concerns what is held, and is answered by a rebuild.
     pub(super) fn forget_private(&mut self, irqs: &PrivateIrqs) -> bool {
-        let is_private = |slot| self.intids.get(slot).is_some_and(|&intid| intid < 32);
-        if !Bits(self.used).all(is_private) {
-            return false;
-        }
         for slot in Bits(self.used) {
             let Some(entry) = self.intids.get_mut(slot) else {
                 continue;
             };
-            let intid = usize::from(core::mem::replace(entry, NONE));
-            if let Some(own) = self.slots.get_mut(intid) {
-                *own = NONE;
-            }
+            let Some(own) = self.slots.get_mut(usize::from(*entry)) else {
+                return false;
+            };
+            *own = NONE;
+            *entry = NONE;
         }
         let timer = irqs.held.load(SeqCst) & !irqs.level.load(SeqCst) & TIMER;
         self.timer_active &= timer == 0;
@@ -124,6 +140,27 @@ impl CpuInterface {
         self.latched = 0;
         irqs.held.store(0, SeqCst);
         true
+    }
+
+    /// Takes the first list register for SGI or PPI `intid`, where none has been used.
+    #[inline]
+    fn take_first(&mut self, irqs: &PrivateIrqs, intid: u32) -> usize {
+        if let (Some(entry), Some(own)) = (
+            self.intids.first_mut(),
+            self.slots.get_mut(intid as usize & 31),
+        ) {
+            *entry = (intid & 31) as u8;
+            *own = 0;
+        }
+        self.used = 1;
+        irqs.held.store(1 << (intid & 31), SeqCst);
+        0
+    }
+
+    /// Whether an SGI of a GICv3 guest may go the shortest way. Only while the vCPU is resident.
+    #[inline]
+    pub(crate) const fn is_direct(&self) -> bool {
+        self.direct
     }
 
     /// The vCPU may take the interrupt in `entry` before it repeats a read that waits for answers,
@@ -164,8 +201,45 @@ impl Vgic {
     /// Puts what became deliverable to `vcpu`, resident on this core, into list registers and serves
     /// what others asked of it. Call it before the vCPU runs guest code when the vCPU was in a
     /// [`VcpuSet`] or its core was kicked. Returns other vCPUs that got something to flush.
-    #[inline]
     pub fn flush<M: Hardware + ?Sized>(
+        &self,
+        vcpu: usize,
+        interface: &mut CpuInterface,
+        machine: &mut M,
+    ) -> VcpuSet {
+        if self.flush_shortly(vcpu, interface, machine) {
+            VcpuSet::EMPTY
+        } else {
+            self.flush_more(vcpu, interface, machine)
+        }
+    }
+
+    /// As [`flush`](Self::flush), if there is nothing to do or one SGI that can go the shortest way. False,
+    /// and nothing done, where there is more.
+    #[inline(always)]
+    pub(crate) fn flush_shortly<M: Hardware + ?Sized>(
+        &self,
+        vcpu: usize,
+        interface: &mut CpuInterface,
+        machine: &mut M,
+    ) -> bool {
+        let Some(irqs) = self.private.get(vcpu) else {
+            return true;
+        };
+        if irqs.work.load(SeqCst) != 0 {
+            return false;
+        }
+        let pending = irqs.pending.load(SeqCst);
+        if pending == 0 {
+            return true;
+        }
+        let ready = pending & irqs.deliverable(self.groups.load(SeqCst));
+        ready == 0 || Self::deliver_sgi(irqs, interface, machine, ready)
+    }
+
+    /// The rest of a flush.
+    #[inline(never)]
+    fn flush_more<M: Hardware + ?Sized>(
         &self,
         vcpu: usize,
         interface: &mut CpuInterface,
@@ -175,31 +249,10 @@ impl Vgic {
             return VcpuSet::EMPTY;
         };
         if irqs.work.load(SeqCst) == 0 {
-            let pending = irqs.pending.load(SeqCst);
-            if pending == 0 {
+            let ready = irqs.pending.load(SeqCst) & irqs.deliverable(self.groups.load(SeqCst));
+            if self.deliver_edges(irqs, interface, machine, ready) {
                 return VcpuSet::EMPTY;
             }
-            let ready = pending & irqs.deliverable(self.groups.load(SeqCst));
-            if ready == 0 || self.deliver_sgi(irqs, interface, machine, ready) {
-                return VcpuSet::EMPTY;
-            }
-            return self.flush_more(vcpu, irqs, interface, machine, ready);
-        }
-        self.rebuild(vcpu, irqs, interface, machine)
-    }
-
-    /// What is ready is more than one SGI that could go the shortest way.
-    #[inline(never)]
-    fn flush_more<M: Hardware + ?Sized>(
-        &self,
-        vcpu: usize,
-        irqs: &PrivateIrqs,
-        interface: &mut CpuInterface,
-        machine: &mut M,
-        ready: u32,
-    ) -> VcpuSet {
-        if self.deliver_edges(irqs, interface, machine, ready) {
-            return VcpuSet::EMPTY;
         }
         self.rebuild(vcpu, irqs, interface, machine)
     }
@@ -208,7 +261,6 @@ impl Vgic {
     /// empty. False, and nothing done, where it is not so.
     #[inline(always)]
     fn deliver_sgi<M: Hardware + ?Sized>(
-        &self,
         irqs: &PrivateIrqs,
         interface: &mut CpuInterface,
         machine: &mut M,
@@ -217,9 +269,10 @@ impl Vgic {
         let intid = ready.trailing_zeros() as usize;
         let other = ready & (ready.wrapping_sub(1) | !SGIS | irqs.active.load(SeqCst));
         let own = usize::from(interface.slots.get(intid).copied().unwrap_or(NONE));
-        let empty = machine.empty_list_registers() & interface.all;
-        let is_empty = own < MAX_LIST_REGISTERS && empty & 1 << own != 0;
-        if other != 0 || !is_empty || interface.overflow || self.version() == GicVersion::V2 {
+        if other != 0 || own >= MAX_LIST_REGISTERS || !interface.direct {
+            return false;
+        }
+        if machine.empty_list_registers() & 1 << own == 0 {
             return false;
         }
         interface.asked = VcpuSet::EMPTY;
@@ -244,32 +297,67 @@ impl Vgic {
     /// The physical virtual-timer PPI (27) was acknowledged and its priority dropped on this core,
     /// where `vcpu` is resident: hands it to the guest, which will deactivate it. While the guest
     /// has it disabled, it stays active and so does not fire again.
-    #[inline]
     pub fn inject_vtimer<M: Hardware + ?Sized>(
         &self,
         vcpu: usize,
         interface: &mut CpuInterface,
         machine: &mut M,
     ) -> VcpuSet {
-        const INTID: u32 = intid::VIRTUAL_TIMER;
+        if self.inject_vtimer_shortly(vcpu, interface, machine) {
+            return VcpuSet::EMPTY;
+        }
         let Some(irqs) = self.private.get(vcpu) else {
             return VcpuSet::EMPTY;
         };
         interface.timer_active = true;
-        interface.asked = VcpuSet::EMPTY;
         let deliverable = irqs.deliverable(self.groups.load(SeqCst)) & !irqs.active.load(SeqCst);
-        if deliverable & TIMER == 0 {
-            irqs.level.fetch_or(TIMER, SeqCst);
-            return self.rebuild(vcpu, irqs, interface, machine);
-        }
         let empty = machine.empty_list_registers() & interface.all;
-        if let Some(slot) = interface.slot_for(irqs, INTID as usize, empty) {
-            let entry = private_entry(irqs, INTID as usize).linked(INTID).pending();
-            machine.set_list_register(slot, entry.raw());
+        if deliverable & TIMER != 0
+            && let Some(slot) = interface.slot_for(irqs, VTIMER as usize, empty)
+        {
+            write_list_register(machine, slot, vtimer_entry(irqs));
             return VcpuSet::EMPTY;
         }
         irqs.level.fetch_or(TIMER, SeqCst);
         self.rebuild(vcpu, irqs, interface, machine)
+    }
+
+    /// As [`inject_vtimer`](Self::inject_vtimer), if the list register that the timer had is free, or all
+    /// are. False, and nothing done, where it is not so.
+    #[inline(always)]
+    pub(crate) fn inject_vtimer_shortly<M: Hardware + ?Sized>(
+        &self,
+        vcpu: usize,
+        interface: &mut CpuInterface,
+        machine: &mut M,
+    ) -> bool {
+        let Some(irqs) = self.private.get(vcpu) else {
+            return true;
+        };
+        interface.asked = VcpuSet::EMPTY;
+        let deliverable = irqs.deliverable(self.groups.load(SeqCst)) & !irqs.active.load(SeqCst);
+        if deliverable & TIMER == 0 || interface.overflow {
+            return false;
+        }
+        let mut own = usize::from(
+            interface
+                .slots
+                .get(VTIMER as usize)
+                .copied()
+                .unwrap_or(NONE),
+        );
+        if own >= MAX_LIST_REGISTERS {
+            // As after a switch.
+            if interface.used != 0 {
+                return false;
+            }
+            own = interface.take_first(irqs, VTIMER);
+        } else if machine.empty_list_registers() & 1 << own == 0 {
+            return false;
+        }
+        interface.timer_active = true;
+        machine.set_list_register(own, vtimer_entry(irqs).raw());
+        true
     }
 
     /// As [`has_deliverable`](Self::has_deliverable), for the vCPU that is resident on this core.
@@ -280,12 +368,8 @@ impl Vgic {
         interface: &CpuInterface,
         machine: &M,
     ) -> bool {
-        let empty = machine.empty_list_registers();
-        let in_list_register = Bits(interface.used & !empty).any(|slot| {
-            let entry = ListReg::from_raw(machine.list_register(slot));
-            entry.is_pending() && !entry.is_active()
-        });
-        in_list_register || self.has_deliverable(vcpu)
+        let live = interface.used & !machine.empty_list_registers();
+        (live != 0 && is_any_pending(live, machine)) || self.has_deliverable(vcpu)
     }
 
     /// Puts SGIs and edge-triggered PPIs `ready` into free list registers; false where that cannot be
@@ -325,11 +409,38 @@ impl Vgic {
                     entry = entry.with_eoi();
                 }
             }
-            machine.set_list_register(slot, entry.raw());
+            write_list_register(machine, slot, entry);
             empty &= !(1 << slot);
         }
         true
     }
+}
+
+/// The virtual timer in a list register.
+#[inline]
+fn vtimer_entry(irqs: &PrivateIrqs) -> ListReg {
+    private_entry(irqs, VTIMER as usize)
+        .linked(VTIMER)
+        .pending()
+}
+
+/// Whether one of the list registers `live` holds an interrupt that is pending and not active.
+#[inline(never)]
+fn is_any_pending<M: Hardware + ?Sized>(live: u32, machine: &M) -> bool {
+    Bits(live).any(|slot| {
+        let entry = ListReg::from_raw(machine.list_register(slot));
+        entry.is_pending() && !entry.is_active()
+    })
+}
+
+/// Writes a list register where that is not the only thing done.
+#[inline(never)]
+pub(super) fn write_list_register<M: Hardware + ?Sized>(
+    machine: &mut M,
+    slot: usize,
+    entry: ListReg,
+) {
+    machine.set_list_register(slot, entry.raw());
 }
 
 /// A list register for SGI or PPI `intid`, neither pending nor active yet.

@@ -54,7 +54,7 @@ pub use interface::CpuInterface;
 pub use lr::ListReg;
 pub use mmio::{Frame, MmioRead};
 pub use passthrough::SpiError;
-pub use sgi::SgiRegister;
+pub use sgi::{Sent, SgiRegister};
 pub use spi::{FIRST_SPI, SPI_COUNT};
 pub use state::{Hardware, Vgic};
 pub use vcpu_set::VcpuSet;

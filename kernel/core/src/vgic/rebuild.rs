@@ -4,7 +4,9 @@ use core::sync::atomic::Ordering::SeqCst;
 
 use penumbra_abi::GicVersion;
 
-use super::interface::{CpuInterface, MAX_LIST_REGISTERS, NONE, private_entry, take_source};
+use super::interface::{
+    CpuInterface, MAX_LIST_REGISTERS, NONE, private_entry, take_source, write_list_register,
+};
 use super::private::{PrivateIrqs, SGIS, TIMER, select_groups};
 use super::select::{Candidate, Selection};
 use super::spi::{FIRST_SPI, SPI_WORDS, Spi, Spis};
@@ -33,12 +35,7 @@ impl Vgic {
     ) -> VcpuSet {
         let mut spis = self.spis.lock();
         irqs.work.store(0, SeqCst);
-        let live = interface.used & !machine.empty_list_registers();
-        for slot in Bits(live) {
-            if let Some(entry) = interface.frame.lr.get_mut(slot) {
-                *entry = machine.list_register(slot);
-            }
-        }
+        let live = interface.read_list_registers(machine);
         let mut rebuild = Rebuild {
             vgic: self,
             vcpu,
@@ -80,7 +77,7 @@ impl Released {
 
 impl Rebuild<'_> {
     /// Moves what the list registers hold to memory, doing what others asked for. Their content is in
-    /// the interface's frame, for those of bitmap `live`; the others are empty. Afterwards nothing is
+    /// the interface's `entries`, for those of bitmap `live`; the others are empty. Afterwards nothing is
     /// held by this vCPU.
     pub(super) fn fold<M: Hardware + ?Sized>(
         &mut self,
@@ -123,7 +120,7 @@ impl Rebuild<'_> {
 
     /// What list register `slot` holds; nothing if it is not in `live`.
     fn old_entry(&self, slot: usize, live: u32) -> ListReg {
-        let entry = self.interface.frame.lr.get(slot).copied().unwrap_or(0);
+        let entry = self.interface.entries.get(slot).copied().unwrap_or(0);
         if live >> (slot & 31) & 1 != 0 {
             ListReg::from_raw(entry)
         } else {
@@ -251,7 +248,7 @@ impl Rebuild<'_> {
     }
 
     /// Fills the list registers with the best candidates. Those of bitmap `live` still hold what is in
-    /// the interface's frame.
+    /// the interface's `entries`.
     fn place<M: Hardware + ?Sized>(&mut self, live: u32, machine: &mut M) {
         let count = machine.list_registers().min(MAX_LIST_REGISTERS);
         let mut selection = Selection::new(count);
@@ -260,6 +257,7 @@ impl Rebuild<'_> {
         selection.finish();
         let overflow = selection.overflows();
         self.interface.overflow = overflow;
+        self.interface.direct = !overflow && self.vgic.version() == GicVersion::V3;
         // An active interrupt that found no list register must get one before the guest ends it. It
         // ends the others first, so each of these ends must be seen: none may be pending as well,
         // or its end would only make it pending. Linked ones cannot tell, and leave it to underflow,
@@ -285,13 +283,13 @@ impl Rebuild<'_> {
             // What waits is less urgent than this one, and is looked at when this one is taken.
             no_pending |= overflow && !entry.is_active();
             if self.old_entry(slot, live) != entry {
-                machine.set_list_register(slot, entry.raw());
+                write_list_register(machine, slot, entry);
                 self.interface.forget_answers(entry);
             }
             slot = slot.saturating_add(1);
         }
         for slot in Bits(live).filter(|&live| live >= slot) {
-            machine.set_list_register(slot, ListReg::EMPTY.raw());
+            write_list_register(machine, slot, ListReg::EMPTY);
         }
         if self.interface.underflow != underflow {
             machine.set_underflow_interrupt(underflow);

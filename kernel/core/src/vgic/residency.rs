@@ -2,24 +2,23 @@
 
 use core::sync::atomic::Ordering::SeqCst;
 
-use super::interface::{CpuInterface, MAX_LIST_REGISTERS};
+use penumbra_abi::GicVersion;
+
+use super::interface::{CpuInterface, MAX_LIST_REGISTERS, write_list_register};
 use super::rebuild::{Rebuild, Released};
+use super::vcpu_set::Bits;
 use super::{Hardware, ListReg, VcpuSet, Vgic};
 use crate::machine::intid;
 
 impl Vgic {
-    /// Loads the virtual interface of `vcpu`, which enters this core. Call it after
-    /// `load_sysregs`: the state of the virtual timer is looked at. Includes a flush.
-    pub fn load<M: Hardware + ?Sized>(
-        &self,
-        vcpu: usize,
-        interface: &mut CpuInterface,
-        machine: &mut M,
-    ) -> VcpuSet {
+    /// Loads the virtual interface of a vCPU that enters this core. It [flushes](Self::flush) before it
+    /// runs, after `load_sysregs`: the state of the virtual timer is looked at.
+    #[inline]
+    pub fn load<M: Hardware + ?Sized>(&self, interface: &mut CpuInterface, machine: &mut M) {
         let count = machine.list_registers().min(MAX_LIST_REGISTERS);
         interface.all = (1u32 << count).wrapping_sub(1);
+        interface.direct = self.version() == GicVersion::V3;
         machine.load_virtual_interface(&interface.frame);
-        self.flush(vcpu, interface, machine)
     }
 
     /// Takes `vcpu` off this core: everything in its list registers goes to memory, and the physical
@@ -39,10 +38,9 @@ impl Vgic {
         interface.underflow = false;
         interface.no_pending = false;
         let mut flush = VcpuSet::EMPTY;
-        let mut live = 0;
-        let count = machine.list_registers();
-        for (slot, entry) in interface.frame.lr.iter().take(count).enumerate() {
-            live |= u32::from(!ListReg::from_raw(*entry).is_empty()) << (slot & 31);
+        let live = interface.read_list_registers(machine);
+        for slot in Bits(live) {
+            write_list_register(machine, slot, ListReg::EMPTY);
         }
         // If any is in use, something may also wait in memory for one: SPIs too, if they overflow.
         if live != 0 || overflow {
@@ -62,7 +60,6 @@ impl Vgic {
             rebuild.fold(live, &mut released, machine);
             flush = released.notify(self, &spis);
         }
-        interface.frame.lr = [0; MAX_LIST_REGISTERS];
         if interface.timer_active {
             machine.set_ppi_active(intid::VIRTUAL_TIMER, false);
             interface.timer_active = false;

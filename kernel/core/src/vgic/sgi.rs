@@ -2,6 +2,9 @@
 
 use core::sync::atomic::Ordering::SeqCst;
 
+use penumbra_abi::MAX_VCPUS_PER_VM;
+
+use super::private::PrivateIrqs;
 use super::{VcpuSet, Vgic};
 
 /// The system register by which a GICv3 guest sends an SGI.
@@ -15,22 +18,59 @@ pub enum SgiRegister {
     AliasedSgi1,
 }
 
+/// What has become of an SGI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Sent {
+    /// Nobody can take it now.
+    Nobody,
+    /// This vCPU must flush.
+    Flush(usize),
+    /// It was not sent: it is not for one other vCPU.
+    NotYet,
+}
+
 impl Vgic {
+    /// As [`send_sgi`](Self::send_sgi) by ICC_SGI1R_EL1, if the SGI has one target, which is not the
+    /// sender, or none.
+    #[inline]
+    pub fn send_sgi_to_other(&self, from: usize, value: u64) -> Sent {
+        let targets = sgi_targets(from, value) & self.vcpu_mask.load(SeqCst);
+        if targets == 0 {
+            return Sent::Nobody;
+        }
+        let vcpu = targets.trailing_zeros() as usize % MAX_VCPUS_PER_VM;
+        let only = targets & targets.wrapping_sub(1) == 0;
+        let Some(irqs) = self.private.get(vcpu).filter(|_| only && vcpu != from) else {
+            return Sent::NotYet;
+        };
+        if self.make_pending(irqs, sgi_bit(value)) {
+            Sent::Flush(vcpu)
+        } else {
+            Sent::Nobody
+        }
+    }
+
+    /// Makes an SGI pending; whether it can be delivered.
+    #[inline]
+    fn make_pending(&self, irqs: &PrivateIrqs, sgi: u32) -> bool {
+        irqs.pending.fetch_or(sgi, SeqCst);
+        irqs.deliverable(self.groups.load(SeqCst)) & sgi != 0
+    }
+
     /// vCPU `from` of a GICv3 guest wrote `value` to `register`. Returns the vCPUs that must flush,
     /// which may include `from`.
     ///
     /// As under KVM, ICC_SGI1R_EL1 sends SGIs of either group, the others only those that the target
     /// has in group 0 (IHI 0069 H, 12.2.19 "ICC_SGI1R_EL1", with one Security state).
-    #[inline]
     pub fn send_sgi(&self, from: usize, register: SgiRegister, value: u64) -> VcpuSet {
         let vcpus = self.vcpu_mask.load(SeqCst);
         let targets = sgi_targets(from, value) & vcpus;
         if targets == 0 {
             return VcpuSet::EMPTY;
         }
-        let sgi = 1u32 << (value >> 24 & 0xf);
+        let sgi = sgi_bit(value);
         let any_group = matches!(register, SgiRegister::Sgi1);
-        let groups = self.groups.load(SeqCst);
         let mut flush = VcpuSet::EMPTY;
         for vcpu in VcpuSet::from_bits(targets).iter() {
             let Some(irqs) = self.private.get(vcpu) else {
@@ -39,8 +79,7 @@ impl Vgic {
             if !any_group && irqs.group.load(SeqCst) & sgi != 0 {
                 continue;
             }
-            irqs.pending.fetch_or(sgi, SeqCst);
-            if irqs.deliverable(groups) & sgi != 0 {
+            if self.make_pending(irqs, sgi) {
                 flush = flush.union(VcpuSet::single(vcpu));
             }
         }
@@ -85,6 +124,12 @@ impl Vgic {
         }
         VcpuSet::single(vcpu)
     }
+}
+
+/// The SGI that a system register's value names.
+#[inline]
+const fn sgi_bit(value: u64) -> u32 {
+    1 << (value >> 24 & 0xf)
 }
 
 /// Targets of an SGI system register, as a bitmap of Aff0 values; the caller keeps those that exist.

@@ -18,6 +18,8 @@ impl<T: VirtualInterface + PhysicalInterrupts + GuestRegisters + ?Sized> Hardwar
 
 /// The interrupt controller of a VM. vCPU n has affinity 0.0.0.n (GICv3) or CPU interface n (GICv2).
 #[derive(Debug)]
+// In this order: what an exit looks at is within reach of one instruction.
+#[repr(C)]
 pub struct Vgic {
     /// 2 or 3; 0 before `configure`.
     version: AtomicU32,

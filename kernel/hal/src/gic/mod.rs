@@ -211,6 +211,8 @@ forward! {
     fn drop_priority(&self, intid: u32);
     /// Deactivates an interrupt.
     fn deactivate(&self, intid: u32);
+    /// Drops the running priority and deactivates an interrupt.
+    fn end(&self, intid: u32);
     /// Sets or clears the active state of a PPI of this core.
     fn set_ppi_active(&self, intid: u32, active: bool);
     /// Sends EL2's SGI to a core, by the value that the core gave for it.
@@ -231,7 +233,7 @@ forward! {
     fn set_underflow_interrupt(&self, on: bool);
     /// Sets or clears the interrupt enable for "none is pending".
     fn set_no_pending_interrupt(&self, on: bool);
-    /// Saves the virtual interface and switches it off.
+    /// Saves the virtual interface, list registers apart, and switches it off.
     fn save(&self, frame: &mut VirtualInterfaceFrame);
     /// Loads the virtual interface and switches it on.
     fn load(&self, frame: &VirtualInterfaceFrame);

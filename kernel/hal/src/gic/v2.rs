@@ -84,10 +84,14 @@ impl GicV2 {
         self.control.write32(gich::HCR, 0);
         let vtr = self.control.read32(gich::VTR);
         // GIC-400 has four; the architecture allows 64, of which 16 are plenty.
-        Ok(Core {
+        let core = Core {
             gic: *self,
             list_registers: ((vtr & 0x3f) as usize + 1).min(16),
-        })
+        };
+        for n in 0..core.list_registers {
+            core.set_list_register(n, 0);
+        }
+        Ok(core)
     }
 
     /// This core's bit in GICD_ITARGETSR and GICD_SGIR.
@@ -171,6 +175,12 @@ impl Core {
         }
     }
 
+    #[inline(always)]
+    pub(super) fn end(&self, intid: u32) {
+        self.drop_priority(intid);
+        self.deactivate(intid);
+    }
+
     pub(super) fn set_ppi_active(&self, intid: u32, active: bool) {
         if intid < 32 {
             let register = if active {
@@ -237,9 +247,6 @@ impl Core {
 
     pub(super) fn save(&self, frame: &mut VirtualInterfaceFrame) {
         frame.vmcr = u64::from(self.gic.control.read32(gich::VMCR));
-        for (n, slot) in frame.lr.iter_mut().enumerate().take(self.list_registers) {
-            *slot = self.list_register(n);
-        }
         let [apr, ..] = &mut frame.ap0r;
         *apr = self.gic.control.read32(gich::APR);
         self.gic.control.write32(gich::HCR, 0);
@@ -249,9 +256,6 @@ impl Core {
         self.gic.control.write32(gich::VMCR, frame.vmcr as u32);
         let [apr, ..] = frame.ap0r;
         self.gic.control.write32(gich::APR, apr);
-        for (n, &value) in frame.lr.iter().enumerate().take(self.list_registers) {
-            self.set_list_register(n, value);
-        }
         self.gic.control.write32(gich::HCR, HCR_EN);
         dsb_sy();
     }

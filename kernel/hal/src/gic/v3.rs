@@ -193,11 +193,16 @@ impl GicV3 {
         ich_hcr_el2::write(0);
         isb();
         let vtr = ich_vtr_el2::read();
-        Ok(Core {
+        let core = Core {
             sgi_frame,
-            list_registers: (vtr & 0x1f) as usize + 1,
+            // The architecture has sixteen at most.
+            list_registers: ((vtr & 0x1f) as usize + 1).min(16),
             priority_bits: ((vtr >> 26) & 7) + 1,
-        })
+        };
+        for n in 0..core.list_registers {
+            core.set_list_register(n, 0);
+        }
+        Ok(core)
     }
 }
 
@@ -313,6 +318,13 @@ impl Core {
         isb();
     }
 
+    #[inline(always)]
+    pub(super) fn end(&self, intid: u32) {
+        icc_eoir1_el1::write(u64::from(intid));
+        icc_dir_el1::write(u64::from(intid));
+        isb();
+    }
+
     pub(super) fn set_ppi_active(&self, intid: u32, active: bool) {
         if intid < 32 {
             let register = if active {
@@ -380,43 +392,8 @@ impl Core {
         ich_hcr_el2::write(if on { hcr | bit } else { hcr });
     }
 
-    /// Reads all list registers, one after the other: a switch pays for each branch.
-    fn read_list_registers(&self, frame: &mut [u64; 16]) {
-        macro_rules! each {
-            ($($n:literal $register:ident)*) => {
-                $(
-                    if self.list_registers <= $n {
-                        return;
-                    }
-                    frame[$n] = $register::read();
-                )*
-            };
-        }
-        each!(0 ich_lr0 1 ich_lr1 2 ich_lr2 3 ich_lr3 4 ich_lr4 5 ich_lr5 6 ich_lr6 7 ich_lr7);
-        each!(8 ich_lr8 9 ich_lr9 10 ich_lr10 11 ich_lr11 12 ich_lr12 13 ich_lr13 14 ich_lr14);
-        each!(15 ich_lr15);
-    }
-
-    /// Writes all list registers.
-    fn write_list_registers(&self, frame: &[u64; 16]) {
-        macro_rules! each {
-            ($($n:literal $register:ident)*) => {
-                $(
-                    if self.list_registers <= $n {
-                        return;
-                    }
-                    $register::write(frame[$n]);
-                )*
-            };
-        }
-        each!(0 ich_lr0 1 ich_lr1 2 ich_lr2 3 ich_lr3 4 ich_lr4 5 ich_lr5 6 ich_lr6 7 ich_lr7);
-        each!(8 ich_lr8 9 ich_lr9 10 ich_lr10 11 ich_lr11 12 ich_lr12 13 ich_lr13 14 ich_lr14);
-        each!(15 ich_lr15);
-    }
-
     pub(super) fn save(&self, frame: &mut VirtualInterfaceFrame) {
         frame.vmcr = ich_vmcr_el2::read();
-        self.read_list_registers(&mut frame.lr);
         let [a0, a1, a2, a3] = &mut frame.ap0r;
         let [b0, b1, b2, b3] = &mut frame.ap1r;
         *a0 = ich_ap0r0_el2::read() as u32;
@@ -439,21 +416,20 @@ impl Core {
         icc_sre_el1::write(SRE_EL1);
         isb();
         ich_vmcr_el2::write(frame.vmcr);
-        let [a0, a1, a2, a3] = frame.ap0r.map(u64::from);
-        let [b0, b1, b2, b3] = frame.ap1r.map(u64::from);
-        ich_ap0r0_el2::write(a0);
-        ich_ap1r0_el2::write(b0);
+        let [a0, a1, a2, a3] = &frame.ap0r;
+        let [b0, b1, b2, b3] = &frame.ap1r;
+        ich_ap0r0_el2::write(u64::from(*a0));
+        ich_ap1r0_el2::write(u64::from(*b0));
         if self.priority_bits > 5 {
-            ich_ap0r1_el2::write(a1);
-            ich_ap1r1_el2::write(b1);
+            ich_ap0r1_el2::write(u64::from(*a1));
+            ich_ap1r1_el2::write(u64::from(*b1));
         }
         if self.priority_bits > 6 {
-            ich_ap0r2_el2::write(a2);
-            ich_ap0r3_el2::write(a3);
-            ich_ap1r2_el2::write(b2);
-            ich_ap1r3_el2::write(b3);
+            ich_ap0r2_el2::write(u64::from(*a2));
+            ich_ap0r3_el2::write(u64::from(*a3));
+            ich_ap1r2_el2::write(u64::from(*b2));
+            ich_ap1r3_el2::write(u64::from(*b3));
         }
-        self.write_list_registers(&frame.lr);
         ich_hcr_el2::write(HCR_EN);
         isb();
     }

@@ -28,9 +28,13 @@ impl Machine for Fake {
             let first = match kind {
                 ExitKind::Sync => exit::first_synchronous(vcpu, self),
                 ExitKind::Irq => exit::first_interrupt(vcpu, self),
-                ExitKind::Serror => false,
+                ExitKind::Serror => exit::Next::Fast,
             };
-            let back = first || exit::fast(vcpu, self, kind);
+            let back = match first {
+                exit::Next::Fast => exit::fast(vcpu, self, kind),
+                exit::Next::Enter => true,
+                exit::Next::RunLoop => false,
+            };
             if !back && matches!(vcpu.deferred, Deferred::Block(_)) {
                 // What it waited for is in its registers when it goes on.
                 self.shared
@@ -141,12 +145,13 @@ impl VirtualInterface for Fake {
     }
     fn set_underflow_interrupt(&mut self, _: bool) {}
     fn set_no_pending_interrupt(&mut self, _: bool) {}
-    fn save_virtual_interface(&mut self, frame: &mut VirtualInterfaceFrame) {
-        frame.lr[..4].copy_from_slice(&self.lr);
-        self.lr = [0; 4];
-    }
-    fn load_virtual_interface(&mut self, frame: &VirtualInterfaceFrame) {
-        self.lr.copy_from_slice(&frame.lr[..4]);
+    fn save_virtual_interface(&mut self, _: &mut VirtualInterfaceFrame) {}
+    fn load_virtual_interface(&mut self, _: &VirtualInterfaceFrame) {
+        assert_eq!(
+            self.empty_list_registers(),
+            0xf,
+            "another vCPU's interrupts"
+        );
     }
 }
 
@@ -183,9 +188,6 @@ impl PhysicalInterrupts for Fake {
 impl Core for Fake {
     fn cpu(&self) -> CpuIndex {
         self.cpu
-    }
-    fn midr(&self) -> u64 {
-        0x410f_d083
     }
     fn event_counters(&self) -> u64 {
         0

@@ -165,13 +165,16 @@ impl VirtualInterface for FakeCore {
     fn set_no_pending_interrupt(&mut self, on: bool) {
         self.no_pending = on;
     }
-    fn save_virtual_interface(&mut self, frame: &mut VirtualInterfaceFrame) {
-        frame.lr[..self.lr.len()].copy_from_slice(&self.lr);
+    fn save_virtual_interface(&mut self, _: &mut VirtualInterfaceFrame) {
         (self.on, self.underflow, self.no_pending) = (false, false, false);
     }
-    fn load_virtual_interface(&mut self, frame: &VirtualInterfaceFrame) {
-        let count = self.lr.len();
-        self.lr.copy_from_slice(&frame.lr[..count]);
+    fn load_virtual_interface(&mut self, _: &VirtualInterfaceFrame) {
+        let all = (1u32 << self.lr.len()) - 1;
+        assert_eq!(
+            self.empty_list_registers(),
+            all,
+            "another vCPU's interrupts"
+        );
         self.on = true;
     }
 }
@@ -282,9 +285,9 @@ impl Board {
 
     pub(in crate::vgic) fn load(&mut self, vcpu: usize) {
         self.resident[vcpu] = true;
-        let set = self
-            .gic
-            .load(vcpu, &mut self.interfaces[vcpu], &mut self.cores[vcpu]);
+        let (core, interface) = (&mut self.cores[vcpu], &mut self.interfaces[vcpu]);
+        self.gic.load(interface, core);
+        let set = self.gic.flush(vcpu, interface, core);
         self.check(vcpu);
         self.notify(set);
     }
