@@ -16,6 +16,8 @@ const HELD: u64 = 1 << 32;
 
 /// A VM. All zero while its number is free.
 #[derive(Debug)]
+// In this order: what an exit looks at is within reach of one instruction, and the large fields are last.
+#[repr(C)]
 pub(crate) struct Vm {
     life: AtomicU64,
     /// vCPUs it has.
@@ -26,11 +28,11 @@ pub(crate) struct Vm {
     tag: AtomicU64,
     /// VTTBR_EL2.
     vttbr: AtomicU64,
+    /// [`Pl011::is_calm`], for readers without the lock.
+    uart_calm: AtomicBool,
     pub(crate) devices: Devices,
     pub(crate) gic: Vgic,
     pub(crate) uart: Mutex<Uart>,
-    /// [`Pl011::is_calm`], for readers without the lock.
-    uart_calm: AtomicBool,
     pub(crate) memory: Mutex<Memory>,
     pub(crate) paging: Paging,
     pub(crate) report: Mutex<Report>,

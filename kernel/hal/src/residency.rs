@@ -79,9 +79,9 @@ pub(crate) fn load(frame: &SysregFrame, controls: &Controls) {
     pairs!(load);
     sysreg::elr_el2::write(frame.pc);
     set_pstate(frame.pstate);
+    // What the timer compares with comes before its enable; the entry into the guest is the next barrier.
     isb();
     sysreg::cntv_ctl_el0::write(frame.cntv_ctl_el0);
-    isb();
 }
 
 /// DESIGN rule 5: kernel entries are global, so all of stage 1 goes.

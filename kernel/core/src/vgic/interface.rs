@@ -109,15 +109,22 @@ impl CpuInterface {
     }
 
     /// Notes what the list registers in use hold, and returns which they are.
-    #[inline]
+    #[inline(always)]
     pub(super) fn read_list_registers<M: Hardware + ?Sized>(&mut self, machine: &M) -> u32 {
         let live = self.used & !machine.empty_list_registers();
+        if live != 0 {
+            self.note_entries(live, machine);
+        }
+        live
+    }
+
+    #[inline(never)]
+    fn note_entries<M: Hardware + ?Sized>(&mut self, live: u32, machine: &M) {
         for slot in Bits(live) {
             if let Some(entry) = self.entries.get_mut(slot) {
                 *entry = machine.list_register(slot);
             }
         }
-        live
     }
 
     /// Forgets the SGIs and PPIs that were in list registers, all of which are empty; false where there

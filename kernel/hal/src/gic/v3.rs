@@ -430,7 +430,7 @@ impl Core {
             ich_ap1r2_el2::write(u64::from(*b2));
             ich_ap1r3_el2::write(u64::from(*b3));
         }
+        // The entry into the guest is the barrier.
         ich_hcr_el2::write(HCR_EN);
-        isb();
     }
 }
