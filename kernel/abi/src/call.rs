@@ -4,6 +4,9 @@
 /// call ranges"), function numbers from 0x100 so that the range's general queries stay free.
 pub const CALL_BASE: u32 = 0xc600_0100;
 
+/// Function numbers above [`CALL_BASE`] that are or may become calls.
+const CALL_NUMBERS: u32 = 128;
+
 /// A hypercall of the manager. The value is the function number above [`CALL_BASE`].
 ///
 /// *Continuation*: a call so marked does a bounded piece of work and returns how far it has come;
@@ -208,7 +211,12 @@ impl Call {
     /// The call that an SMCCC function identifier names.
     #[must_use]
     pub fn from_id(id: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|call| call.id() == id)
+        let number = id.wrapping_sub(CALL_BASE);
+        // Any guest may ask for any number: what is out of range is not looked for.
+        if number >= CALL_NUMBERS {
+            return None;
+        }
+        Self::ALL.into_iter().find(|call| *call as u32 == number)
     }
 }
 
@@ -220,6 +228,7 @@ mod tests {
     fn identifiers_are_fast_smc64_vendor_hypervisor_calls() {
         for call in Call::ALL {
             assert_eq!(Call::from_id(call.id()), Some(call));
+            assert!(call.id() < CALL_BASE + CALL_NUMBERS);
             assert_eq!(call.id() >> 24, 0xc6);
         }
         assert_eq!(Call::from_id(CALL_BASE - 1), None);
