@@ -3,7 +3,7 @@
 use crate::error::{Error, Field};
 
 /// A position in the bytes of a manifest.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cursor<'a> {
     rest: &'a [u8],
 }

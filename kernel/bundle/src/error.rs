@@ -53,6 +53,12 @@ pub enum Field {
     PagingPool,
     /// The bytes that may be moved each second.
     PagingCopy,
+    /// Where the board has the guest's memory.
+    Address,
+    /// Whether bus masters are trusted.
+    Dma,
+    /// The list of devices.
+    Devices,
 }
 
 impl fmt::Display for Field {
@@ -81,6 +87,9 @@ impl fmt::Display for Field {
             Self::PagingChanges => "paging_changes",
             Self::PagingPool => "paging_pool",
             Self::PagingCopy => "paging_copy",
+            Self::Address => "address",
+            Self::Dma => "dma",
+            Self::Devices => "devices",
         })
     }
 }

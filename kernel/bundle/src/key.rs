@@ -44,11 +44,17 @@ pub enum Key {
     PagingPool = 18,
     /// `paging_copy`.
     PagingCopy = 19,
+    /// `address`.
+    Address = 20,
+    /// `dma`.
+    Dma = 21,
+    /// `devices`.
+    Devices = 22,
 }
 
 impl Key {
     /// Number of keys.
-    pub const COUNT: usize = 20;
+    pub const COUNT: usize = 23;
 
     /// Every key, in the order of the encoding.
     pub const ALL: [Self; Self::COUNT] = [
@@ -72,6 +78,9 @@ impl Key {
         Self::PagingChanges,
         Self::PagingPool,
         Self::PagingCopy,
+        Self::Address,
+        Self::Dma,
+        Self::Devices,
     ];
 
     /// The key as it is written in a scenario.
@@ -98,6 +107,9 @@ impl Key {
             Self::PagingChanges => "paging_changes",
             Self::PagingPool => "paging_pool",
             Self::PagingCopy => "paging_copy",
+            Self::Address => "address",
+            Self::Dma => "dma",
+            Self::Devices => "devices",
         }
     }
 }

@@ -5,7 +5,7 @@
 //! allocates nothing, and answers every byte sequence with a value or an [`Error`]: it never panics,
 //! and it never hands out a part whose SHA-256 digest is wrong.
 //!
-//! # Format, version 3
+//! # Format, version 4
 //! All integers are little-endian.
 //!
 //! | offset | bytes | header |
@@ -47,9 +47,10 @@ pub use bundle::{Bundle, FORMAT_VERSION, MAGIC, MAX_PARTS, PART_ALIGN_BYTES, Par
 pub use error::{Error, Field};
 pub use key::{Key, Lines};
 pub use manifest::{
-    Backing, DEFAULT_RESTART_DELAY_MS, DEFAULT_RESTART_LIMIT, Guest, Guests, MAX_CMDLINE_BYTES,
-    MAX_GUESTS, MAX_MEMORY_BYTES, MAX_NAME_BYTES, MAX_RESTART_DELAY_MS, MAX_RESTART_LIMIT,
-    MAX_VCPUS, MEMORY_UNIT_BYTES, Manifest, OnCrash, OnPowerOff, Payload, WhenAllOff,
+    Backing, DEFAULT_RESTART_DELAY_MS, DEFAULT_RESTART_LIMIT, DeviceName, Devices, Guest, Guests,
+    MAX_CMDLINE_BYTES, MAX_DEVICES, MAX_GUESTS, MAX_MEMORY_BYTES, MAX_NAME_BYTES,
+    MAX_RESTART_DELAY_MS, MAX_RESTART_LIMIT, MAX_VCPUS, MEMORY_UNIT_BYTES, Manifest, OnCrash,
+    OnPowerOff, Payload, WhenAllOff,
 };
 pub use paging::{
     DEFAULT_PAGING_COPY_BYTES, MAX_PAGING_COPY_BYTES, MAX_PAGING_POOL_BYTES,

@@ -7,7 +7,8 @@
 //!   u64 memory bytes, u8 [`Backing`], u64 quota bytes, u32 part and text file name of the kernel,
 //!   u32 part (0: none) and text file name of the initrd, text command line,
 //!   u8 [`Payload`] and u64 entry offset, u8 [`OnCrash`], u8 [`OnPowerOff`], u32 restart limit, u32 first
-//!   restart delay in milliseconds, u8 autostart (0 or 1), then [`Paging`].
+//!   restart delay in milliseconds, u8 autostart (0 or 1), [`Paging`], u64 address of direct memory, u8 DMA
+//!   trusted (0 or 1), u8 number of devices, and for each u32 line and text path.
 
 use crate::bundle::{Bundle, PartKind};
 use crate::cursor::Cursor;
@@ -28,6 +29,10 @@ pub const MEMORY_UNIT_BYTES: u64 = 2 << 20;
 /// Memory of one guest at most: what lies between the start of RAM in a guest (1 GiB) and the window
 /// that EL2 keeps for itself (512 GiB).
 pub const MAX_MEMORY_BYTES: u64 = (512 - 1) << 30;
+/// First address that no guest can use.
+const GUEST_END: u64 = 512 << 30;
+/// Devices of one guest at most.
+pub const MAX_DEVICES: usize = 64;
 
 /// How a guest's memory is backed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +42,8 @@ pub enum Backing {
     Reserved,
     /// Populated when it is touched, against a quota.
     Thin,
+    /// The board's RAM at the address where the guest sees it.
+    Direct,
 }
 
 /// What the kernel part is.
@@ -148,6 +155,12 @@ pub struct Guest<'a> {
     pub autostart: bool,
     /// Its translation tables.
     pub paging: Paging,
+    /// Where its memory is, on the board and in the guest, if that is [`Backing::Direct`]; else 0.
+    pub address: u64,
+    /// It may have bus masters that no IOMMU holds.
+    pub dma_trusted: bool,
+    /// Devices of the board that it has.
+    pub devices: Devices<'a>,
 }
 
 impl<'a> Manifest<'a> {
@@ -226,6 +239,65 @@ impl<'a> Iterator for Guests<'a> {
     }
 }
 
+/// A device of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceName<'a> {
+    /// Line of the scenario that names it.
+    pub line: u32,
+    /// Path in the board's device tree.
+    pub path: &'a str,
+}
+
+/// Iterator over the devices of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Devices<'a> {
+    left: u8,
+    cursor: Cursor<'a>,
+}
+
+impl<'a> Devices<'a> {
+    /// No device.
+    pub const NONE: Self = Self {
+        left: 0,
+        cursor: Cursor::new(&[]),
+    };
+
+    fn read(cursor: &mut Cursor<'a>) -> Result<Self, Error> {
+        let left = cursor.u8(Field::Devices)?;
+        if usize::from(left) > MAX_DEVICES {
+            return Err(Error::ManifestValue(Field::Devices));
+        }
+        let devices = Self {
+            left,
+            cursor: *cursor,
+        };
+        for _ in 0..left {
+            let device = Self::one(cursor)?;
+            if !device.path.starts_with('/') {
+                return Err(Error::ManifestText(Field::Devices));
+            }
+        }
+        Ok(devices)
+    }
+
+    fn one(cursor: &mut Cursor<'a>) -> Result<DeviceName<'a>, Error> {
+        Ok(DeviceName {
+            line: cursor.u32(Field::Devices)?,
+            path: cursor.str(Field::Devices)?,
+        })
+    }
+}
+
+impl<'a> Iterator for Devices<'a> {
+    type Item = DeviceName<'a>;
+
+    fn next(&mut self) -> Option<DeviceName<'a>> {
+        self.left = self.left.checked_sub(1)?;
+        // The bytes were read once when the manifest was checked, so this cannot fail.
+        Self::one(&mut self.cursor).ok()
+    }
+}
+
 impl<'a> Guest<'a> {
     /// Number of vCPUs.
     #[must_use]
@@ -246,6 +318,7 @@ impl<'a> Guest<'a> {
         let backing = match cursor.u8(Field::Backing)? {
             0 => Backing::Reserved,
             1 => Backing::Thin,
+            2 => Backing::Direct,
             _ => return Err(Error::ManifestValue(Field::Backing)),
         };
         let quota_bytes = cursor.u64(Field::Quota)?;
@@ -279,6 +352,13 @@ impl<'a> Guest<'a> {
             _ => return Err(Error::ManifestValue(Field::Autostart)),
         };
         let paging = Paging::read(cursor)?;
+        let address = cursor.u64(Field::Address)?;
+        let dma_trusted = match cursor.u8(Field::Dma)? {
+            0 => false,
+            1 => true,
+            _ => return Err(Error::ManifestValue(Field::Dma)),
+        };
+        let devices = Devices::read(cursor)?;
         Ok(Self {
             name,
             lines,
@@ -298,6 +378,9 @@ impl<'a> Guest<'a> {
             restart_delay_ms,
             autostart,
             paging,
+            address,
+            dma_trusted,
+            devices,
         })
     }
 
@@ -316,11 +399,24 @@ impl<'a> Guest<'a> {
             return Err(Error::ManifestValue(Field::Memory));
         }
         let quota_ok = match self.backing {
-            Backing::Reserved => self.quota_bytes == self.memory_bytes,
+            Backing::Reserved | Backing::Direct => self.quota_bytes == self.memory_bytes,
             Backing::Thin => memory_ok(self.quota_bytes) && self.quota_bytes <= self.memory_bytes,
         };
         if !quota_ok {
             return Err(Error::ManifestValue(Field::Quota));
+        }
+        let direct = self.backing == Backing::Direct;
+        let address_ok = if direct {
+            self.address.is_multiple_of(MEMORY_UNIT_BYTES)
+                && self
+                    .address
+                    .checked_add(self.memory_bytes)
+                    .is_some_and(|end| end <= GUEST_END)
+        } else {
+            self.address == 0
+        };
+        if !address_ok {
+            return Err(Error::ManifestValue(Field::Address));
         }
         if self.cmdline.len() > MAX_CMDLINE_BYTES {
             return Err(Error::ManifestText(Field::Cmdline));

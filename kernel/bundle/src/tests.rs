@@ -33,6 +33,9 @@ fn guest(name: &str) -> GuestSpec<'static> {
         restart_delay_ms: DEFAULT_RESTART_DELAY_MS,
         autostart: true,
         paging: Paging::default(),
+        address: 0,
+        dma_trusted: false,
+        devices: Vec::new(),
     }
 }
 
@@ -53,6 +56,8 @@ fn scenario() -> ScenarioSpec<'static> {
         pool_bytes: 8 << 20,
         copy_bytes: 0,
     };
+    second.dma_trusted = true;
+    second.devices = vec![(9, "/a@1".into()), (10, "/b/c@2".into())];
     ScenarioSpec {
         file: "demo.toml".into(),
         when_all_off: WhenAllOff::Wait,
@@ -99,6 +104,10 @@ fn what_is_written_is_read_back() {
     assert!(guests[0].autostart && !guests[1].autostart);
     assert_eq!(guests[0].paging, Paging::default());
     assert_eq!(guests[1].paging, scenario().guests[1].paging);
+    assert!(!guests[0].dma_trusted && guests[1].dma_trusted);
+    assert_eq!(guests[0].devices.count(), 0);
+    let devices: Vec<_> = guests[1].devices.map(|d| (d.line, d.path)).collect();
+    assert_eq!(devices, [(9, "/a@1"), (10, "/b/c@2")]);
 }
 
 #[test]
@@ -108,11 +117,12 @@ fn a_policy_that_does_not_exist_is_refused() {
     let bytes = usize::try_from(u64::from_le_bytes(good[80..88].try_into().unwrap())).unwrap();
     // The last fields of the last guest, from the end of the manifest.
     for (from_end, field) in [
-        (17, Field::PagingChanges),
-        (18, Field::Paging),
-        (19, Field::Autostart),
-        (28, Field::OnPowerOff),
-        (29, Field::OnCrash),
+        (24, Field::Dma),
+        (49, Field::PagingChanges),
+        (50, Field::Paging),
+        (51, Field::Autostart),
+        (60, Field::OnPowerOff),
+        (61, Field::OnCrash),
     ] {
         let mut forged = good.clone();
         forged[4096 + bytes - from_end] = 3;

@@ -56,6 +56,12 @@ pub struct GuestSpec<'a> {
     pub autostart: bool,
     /// Its translation tables.
     pub paging: Paging,
+    /// Where its memory is, for [`Backing::Direct`]; else 0.
+    pub address: u64,
+    /// It may have bus masters that no IOMMU holds.
+    pub dma_trusted: bool,
+    /// Paths of its devices, each with its line.
+    pub devices: Vec<(u32, String)>,
 }
 
 /// A scenario to be written.
@@ -141,6 +147,7 @@ fn encode_guest<'a>(
     out.extend(guest.memory_bytes.to_le_bytes());
     let (backing, quota) = match guest.backing {
         Backing::Reserved => (0, guest.memory_bytes),
+        Backing::Direct => (2, guest.memory_bytes),
         Backing::Thin => (1, guest.quota_bytes.unwrap_or(guest.memory_bytes)),
     };
     out.push(backing);
@@ -178,6 +185,13 @@ fn encode_guest<'a>(
     out.extend(guest.restart_delay_ms.to_le_bytes());
     out.push(u8::from(guest.autostart));
     guest.paging.write(out);
+    out.extend(guest.address.to_le_bytes());
+    out.push(u8::from(guest.dma_trusted));
+    out.push(narrow(guest.devices.len(), "the list of devices")?);
+    for (line, path) in &guest.devices {
+        out.extend(line.to_le_bytes());
+        text(out, path, "the path of a device")?;
+    }
     Ok(())
 }
 

@@ -11,7 +11,6 @@ use crate::console::Console;
 use crate::hypervisor::{Board, Hypervisor, Revival, VmId, finish};
 use crate::load::core_of;
 use crate::manager::{Ending, Manager, OFF_TAG, Phase, Slot, tag_of};
-use crate::plan::Plan;
 use crate::refusal::{Cause, ErrorText, Refusal, Size};
 use crate::shell::Shell;
 
@@ -163,13 +162,14 @@ impl<'a> Manager<'a> {
     fn plan<H: Hypervisor>(&mut self, hv: &mut H) -> Result<(), Refusal<'a>> {
         self.check_budget(hv)?;
         let (file, board) = (self.manifest.file, self.board);
-        for slot in &mut self.slots {
-            if slot.phase != Phase::New {
+        for index in 0..self.slots.len() {
+            let new = |slot: &&Slot<'a>| slot.phase == Phase::New;
+            let Some(guest) = self.slots.get(index).filter(new).map(|slot| slot.guest) else {
                 continue;
-            }
-            let refuse = |cause| Refusal::new(file, &slot.guest, cause);
-            for vcpu in 0..slot.guest.vcpus() {
-                let core = core_of(&slot.guest, vcpu, &board);
+            };
+            let refuse = |cause| Refusal::new(file, &guest, cause);
+            for vcpu in 0..guest.vcpus() {
+                let core = core_of(&guest, vcpu, &board);
                 if core >= board.cores {
                     let core = u8::try_from(core).unwrap_or(u8::MAX);
                     return Err(refuse(Cause::Core {
@@ -179,8 +179,10 @@ impl<'a> Manager<'a> {
                     }));
                 }
             }
-            let plan = Plan::new(&self.bundle, &slot.guest, &board, &mut || hv.alive());
-            slot.plan = Some(plan.map_err(refuse)?);
+            let plan = self.make_plan(hv, index)?;
+            if let Some(slot) = self.slots.get_mut(index) {
+                slot.plan = plan;
+            }
         }
         Ok(())
     }
@@ -191,7 +193,7 @@ impl<'a> Manager<'a> {
         let free = self.board.free_bytes;
         let starts = |slot: &&Slot<'_>| slot.phase == Phase::New && slot.guest.autostart;
         let new = || self.slots.iter().filter(starts);
-        let reserved = new().filter(|slot| slot.guest.backing == Backing::Reserved);
+        let reserved = new().filter(|slot| slot.guest.backing != Backing::Thin);
         let reserved: u64 = reserved.map(|slot| slot.guest.memory_bytes).sum();
         let thin = new().filter(|slot| slot.guest.backing == Backing::Thin);
         let (all, most) = thin.fold((0u64, 0), |(all, most): (u64, u64), slot| {
@@ -280,6 +282,7 @@ impl<'a> Manager<'a> {
             let backing = match guest.backing {
                 Backing::Reserved => "reserved",
                 Backing::Thin => "thin",
+                Backing::Direct => "direct",
             };
             let cores: Vec<u64> = (0..guest.vcpus())
                 .map(|vcpu| core_of(&guest, vcpu, &self.board))

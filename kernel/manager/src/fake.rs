@@ -3,6 +3,7 @@
 //! Continuations take several calls. A call that breaks a rule is refused as EL2 would refuse it, and
 //! noted in `misuse`, so that a test that expects good manners can check that there was none.
 
+mod board;
 mod paging;
 mod vm;
 
@@ -48,6 +49,12 @@ pub(crate) struct Fake {
     /// Frames that `VmStockAdd` can still find.
     pub(crate) frames: u64,
     audits: u32,
+    /// The board's device tree.
+    pub(crate) tree: &'static [u8],
+    /// RAM that was set aside.
+    pub(crate) aside: Vec<(u64, u64)>,
+    /// RAM that somebody uses.
+    pub(crate) in_use: Option<(u64, u64)>,
     /// What an audit finds.
     pub(crate) differences: u64,
     /// How the manager was made to die.
@@ -79,6 +86,9 @@ impl Fake {
             slots: 7,
             frames: 1000,
             audits: 0,
+            tree: &[],
+            aside: Vec::new(),
+            in_use: None,
             differences: 0,
             deaths: Vec::new(),
         }
@@ -89,19 +99,6 @@ impl Fake {
         self.vms
             .get_mut(&number)
             .unwrap_or_else(|| panic!("no VM {number}"))
-    }
-
-    /// Stops a running VM as its guest would.
-    pub(crate) fn stop(&mut self, number: u64, reason: StopReason, cause: CrashCause) {
-        let vm = self.vm(number);
-        assert_eq!(vm.status.state, VmState::Running);
-        vm.status = VmStatus {
-            state: VmState::Stopped,
-            reason,
-            cause,
-            ..vm.status
-        };
-        vm.unseen = true;
     }
 
     /// Starts noting calls afresh.
@@ -148,34 +145,6 @@ impl Fake {
             ),
             Some(_) => self.vms.get_mut(&vm.0).ok_or(Error::NoSuchObject),
         }
-    }
-
-    /// A change of state that a person may ask for at any time.
-    fn change(&mut self, vm: VmId, from: VmState, to: VmState) -> Result<()> {
-        let fake = self.vms.get_mut(&vm.0).ok_or(Error::NoSuchObject)?;
-        if fake.status.state != from {
-            return Err(Error::BadState);
-        }
-        fake.status.state = to;
-        Ok(())
-    }
-
-    pub(crate) fn events(&self) -> Events {
-        let mut events = Events::default();
-        if !self.keys.is_empty() {
-            events = events.with(Events::INPUT);
-        }
-        if self.vms.values().any(|vm| !vm.output.is_empty()) {
-            events = events.with(Events::OUTPUT);
-        }
-        if self
-            .vms
-            .values()
-            .any(|vm| vm.unseen || vm.status.wants_stock)
-        {
-            events = events.with(Events::STATUS);
-        }
-        events
     }
 }
 
@@ -279,6 +248,9 @@ impl Hypervisor for Fake {
             input_room: 1000,
             unseen: false,
             paging: FakePaging::default(),
+            pages: Vec::new(),
+            spis: Vec::new(),
+            writes: Vec::new(),
         };
         self.vms.insert(free, vm);
         Ok(VmId(free))
@@ -289,12 +261,16 @@ impl Hypervisor for Fake {
         if !(ram.ipa | ram.bytes | ram.quota_bytes).is_multiple_of(2 * MIB) {
             return self.refuse("VmMapRam: misaligned", Error::InvalidParameter);
         }
+        let range = (ram.ipa, ram.bytes);
+        if ram.backing == Backing::Direct && !self.aside.contains(&range) {
+            return self.refuse("VmMapRam: not set aside", Error::NoMemory);
+        }
         let fake = self.in_state(vm, VmState::Created, "VmMapRam")?;
         if *fake.ram.get_or_insert(*ram) != *ram {
             return self.refuse("VmMapRam: other arguments", Error::InvalidParameter);
         }
         fake.mapped = (fake.mapped + PIECE_BYTES).min(ram.bytes);
-        if ram.backing == Backing::Reserved {
+        if ram.backing != Backing::Thin {
             fake.status.held_bytes = fake.mapped;
         }
         Ok(fake.mapped)
@@ -446,6 +422,26 @@ impl Hypervisor for Fake {
 
     fn vm_resume(&mut self, vm: VmId) -> Result<()> {
         self.change(vm, VmState::Paused, VmState::Running)
+    }
+
+    fn ram_set_aside(&mut self, base: u64, bytes: u64) -> Result<()> {
+        self.set_aside(base, bytes)
+    }
+
+    fn vm_map_device(&mut self, vm: VmId, base: u64, bytes: u64) -> Result<()> {
+        self.map_device(vm, base, bytes)
+    }
+
+    fn vm_assign_spi(&mut self, vm: VmId, intid: u64, physical: u64, edge: bool) -> Result<()> {
+        self.assign_spi(vm, (intid, physical, edge))
+    }
+
+    fn device_write(&mut self, vm: VmId, at: u64, value: u32) -> Result<()> {
+        self.write_device(vm, at, value)
+    }
+
+    fn board_tree(&mut self) -> &'static [u8] {
+        self.tree
     }
 
     fn audit(&mut self) -> Result<(bool, u64)> {

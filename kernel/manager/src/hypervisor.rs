@@ -272,6 +272,16 @@ pub trait Hypervisor: PagingService {
     fn vm_pause(&mut self, vm: VmId) -> Result<()>;
     /// `VmResume`.
     fn vm_resume(&mut self, vm: VmId) -> Result<()>;
+    /// `RamSetAside`.
+    fn ram_set_aside(&mut self, base: u64, bytes: u64) -> Result<()>;
+    /// `VmMapDevice`.
+    fn vm_map_device(&mut self, vm: VmId, base: u64, bytes: u64) -> Result<()>;
+    /// `VmAssignSpi`.
+    fn vm_assign_spi(&mut self, vm: VmId, intid: u64, physical: u64, edge: bool) -> Result<()>;
+    /// `DeviceLend`, a write of 32 bits to a register at `at` of a device of the VM, and the loan's end.
+    fn device_write(&mut self, vm: VmId, at: u64, value: u32) -> Result<()>;
+    /// The board's device tree that `BootInfo` names; empty if there is none.
+    fn board_tree(&mut self) -> &'static [u8];
     /// `Audit`: whether it is done, and the differences found.
     fn audit(&mut self) -> Result<(bool, u64)>;
 

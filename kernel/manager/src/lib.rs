@@ -16,6 +16,7 @@ mod boot;
 pub mod console;
 #[cfg(test)]
 mod fake;
+pub mod granted;
 pub mod hypervisor;
 pub mod image;
 mod journal;

@@ -86,7 +86,8 @@ impl<'a> Manager<'a> {
             return;
         };
         let guest = slot.guest;
-        let report = report::crash(hv, &self.board, file, &guest, vm, status);
+        let known = (status, slot.plan.as_ref());
+        let report = report::crash(hv, &self.board, file, &guest, vm, known);
         for line in &report {
             self.console.say(hv, format_args!("{line}"));
         }

@@ -3,11 +3,15 @@
 //! The order is part of the contract with EL2 (docs/manager-contract.md): memory, devices and pins
 //! first, then the grant, the copy and the end of the grant, and only then the start.
 
-use penumbra_abi::{Backing, MANAGER_WINDOW_IPA};
-use penumbra_bundle::Guest;
+use alloc::vec::Vec;
 
+use penumbra_abi::{Backing, MANAGER_WINDOW_IPA, MAX_DEVICE_BYTES};
+use penumbra_bundle::Guest;
+use penumbra_devices::{Range, merged};
+
+use crate::granted::Granted;
 use crate::hypervisor::{Board, Grant, Hypervisor, RamRequest, VmId, finish, finish_bytes};
-use crate::map::{GICC_IPA, GICD_IPA, GICR_IPA, RAM_IPA, UART_INTID, UART_IPA};
+use crate::map::{GICC_IPA, GICD_IPA, GICR_IPA, UART_INTID, UART_IPA};
 use crate::plan::Plan;
 use crate::refusal::Cause;
 
@@ -17,6 +21,8 @@ pub const FIRST_STOCK_FRAMES: u64 = 8;
 const COPY_STEP_BYTES: usize = 16 << 20;
 /// Bytes of a frame of the stock.
 pub const STOCK_FRAME_BYTES: u64 = 2 << 20;
+/// Register `Status` of a virtio device: 0 resets it (virtio 1.2, 4.2.2 "MMIO Device Register Layout").
+const VIRTIO_MMIO_STATUS: u64 = 0x70;
 
 /// The core that a vCPU runs on. A scenario that leaves `cores` out gets what the board has.
 #[must_use]
@@ -87,6 +93,7 @@ struct Loader<'l, H> {
 
 impl<H: Hypervisor> Loader<'_, H> {
     fn run(&mut self) -> Result<(), Cause<'static>> {
+        self.give_devices()?;
         self.map_ram()?;
         self.place_devices()?;
         self.pin()?;
@@ -102,13 +109,54 @@ impl<H: Hypervisor> Loader<'_, H> {
         Ok(())
     }
 
+    /// Maps the devices of the board, silences those that a life before may have left at work, and
+    /// assigns their interrupts. Before there is memory: what a bus master still writes is overwritten.
+    fn give_devices(&mut self) -> Result<(), Cause<'static>> {
+        let granted = &self.plan.granted.devices;
+        let refused = |what| move |error| Cause::Call { what, error };
+        for range in pages_of(granted) {
+            let mut base = range.base;
+            while base < range.end() {
+                let bytes = range.end().saturating_sub(base).min(MAX_DEVICE_BYTES);
+                let mapped = self.hv.vm_map_device(self.vm, base, bytes);
+                mapped.map_err(refused("give it a device"))?;
+                base = base.saturating_add(bytes);
+            }
+        }
+        for granted in granted {
+            let registers = granted.device.registers.first().map(|range| range.base);
+            if let (true, Some(base)) = (granted.device.virtio, registers) {
+                let status = base.saturating_add(VIRTIO_MMIO_STATUS);
+                let reset = self.hv.device_write(self.vm, status, 0);
+                reset.map_err(refused("let a device be reset"))?;
+            }
+        }
+        let mut known = Vec::new();
+        for granted in granted {
+            for (interrupt, intid) in granted.device.interrupts.iter().zip(&granted.intids) {
+                // Devices of one guest may share an interrupt.
+                if known.contains(intid) {
+                    continue;
+                }
+                known.push(*intid);
+                let (intid, physical) = (u64::from(*intid), u64::from(interrupt.intid));
+                let assigned = self
+                    .hv
+                    .vm_assign_spi(self.vm, intid, physical, interrupt.edge);
+                assigned.map_err(refused("give it an interrupt of a device"))?;
+            }
+        }
+        Ok(())
+    }
+
     fn map_ram(&mut self) -> Result<(), Cause<'static>> {
         let backing = match self.guest.backing {
             penumbra_bundle::Backing::Reserved => Backing::Reserved,
             penumbra_bundle::Backing::Thin => Backing::Thin,
+            penumbra_bundle::Backing::Direct => Backing::Direct,
         };
         let ram = RamRequest {
-            ipa: RAM_IPA,
+            ipa: self.plan.ram_ipa,
             bytes: self.guest.memory_bytes,
             backing,
             quota_bytes: self.guest.quota_bytes,
@@ -156,13 +204,19 @@ impl<H: Hypervisor> Loader<'_, H> {
         Ok(())
     }
 
+    /// Where the manager sees a guest's IPA while it is lent: at the same offset in 2 MiB, so that EL2 can
+    /// map blocks.
+    const fn window_of(&self, ipa: u64) -> u64 {
+        MANAGER_WINDOW_IPA.saturating_add(ipa.saturating_sub(self.plan.ram_ipa))
+    }
+
     fn lend(&mut self) -> Result<(), Cause<'static>> {
         for (start, end) in self.plan.grants() {
             let bytes = end.saturating_sub(start);
             let grant = Grant {
                 ipa: start,
                 bytes,
-                window: window_of(start),
+                window: self.window_of(start),
             };
             let lent = finish_bytes(bytes, || self.hv.grant_begin(self.vm, &grant));
             lent.map_err(|error| Cause::Call {
@@ -175,7 +229,7 @@ impl<H: Hypervisor> Loader<'_, H> {
 
     fn copy(&mut self) -> Result<(), Cause<'static>> {
         for piece in self.plan.pieces() {
-            let mut at = window_of(piece.ipa);
+            let mut at = self.window_of(piece.ipa);
             for step in piece.bytes.chunks(COPY_STEP_BYTES) {
                 self.hv.alive();
                 let written = self.hv.window_write(at, step);
@@ -203,7 +257,7 @@ impl<H: Hypervisor> Loader<'_, H> {
     }
 }
 
-/// Where the manager sees a guest's IPA while it is lent: congruent, so that EL2 can map blocks.
-const fn window_of(ipa: u64) -> u64 {
-    MANAGER_WINDOW_IPA.saturating_add(ipa.saturating_sub(RAM_IPA))
+/// The pages of all devices, each once.
+fn pages_of(granted: &[Granted]) -> Vec<Range> {
+    merged(granted.iter().flat_map(|one| one.device.pages()).collect())
 }

@@ -214,18 +214,23 @@ impl<'a> Manager<'a> {
             self.board.free_bytes = board.free_bytes;
         }
         let (file, board) = (self.manifest.file, self.board);
-        let Some(slot) = self.slots.get_mut(index) else {
+        if self
+            .slots
+            .get(index)
+            .is_some_and(|slot| slot.plan.is_none())
+        {
+            let plan = self.make_plan(hv, index)?;
+            if let Some(slot) = self.slots.get_mut(index) {
+                slot.plan = plan;
+            }
+        }
+        let slot = self.slots.get(index);
+        let Some((guest, plan)) = slot.and_then(|slot| Some((slot.guest, slot.plan.as_ref()?)))
+        else {
             return Ok(VmId::MANAGER);
         };
-        let guest = slot.guest;
-        let refuse = |cause| Refusal::new(file, &guest, cause);
-        let plan = match slot.plan.take() {
-            Some(plan) => plan,
-            None => Plan::new(&self.bundle, &guest, &board, &mut || hv.alive()).map_err(refuse)?,
-        };
-        let created = load::create(hv, &board, &guest, &plan, tag);
-        slot.plan = Some(plan);
-        created.map_err(refuse)
+        let created = load::create(hv, &board, &guest, plan, tag);
+        created.map_err(|cause| Refusal::new(file, &guest, cause))
     }
 
     /// Starts a VM that is loaded. It is destroyed if EL2 refuses.

@@ -3,6 +3,10 @@
 //! The host tool and EL2 know none of this; the manager tells EL2 by hypercall and the guest by its
 //! device tree.
 
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
 use penumbra_abi::GicVersion;
 
 /// Distributor.
@@ -33,10 +37,10 @@ pub const FIRST_SPI: u32 = 32;
 pub const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
 
 /// A node of the guest's device tree that stands for a range of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Region {
     /// Name of the node in the root.
-    pub node: &'static str,
+    pub node: String,
     /// First IPA.
     pub ipa: u64,
     /// Bytes.
@@ -45,75 +49,70 @@ pub struct Region {
 
 /// The nodes of a guest that stand for addresses.
 #[must_use]
-pub fn regions(gic: GicVersion, vcpus: u64, memory_bytes: u64) -> [Region; 4] {
-    let node = "intc@8000000";
+pub fn regions(gic: GicVersion, vcpus: u64, (ram_ipa, bytes): (u64, u64)) -> Vec<Region> {
+    let node = || String::from("intc@8000000");
     let other = match gic {
         GicVersion::V2 => Region {
-            node,
+            node: node(),
             ipa: GICC_IPA,
             bytes: GICC_BYTES,
         },
         GicVersion::V3 => Region {
-            node,
+            node: node(),
             ipa: GICR_IPA,
             bytes: GICR_BYTES.saturating_mul(vcpus),
         },
     };
     [
         Region {
-            node,
+            node: node(),
             ipa: GICD_IPA,
             bytes: GICD_BYTES,
         },
         other,
         Region {
-            node: "pl011@9000000",
+            node: "pl011@9000000".into(),
             ipa: UART_IPA,
             bytes: UART_BYTES,
         },
         Region {
-            node: "memory@40000000",
-            ipa: RAM_IPA,
-            bytes: memory_bytes,
+            node: format!("memory@{ram_ipa:x}"),
+            ipa: ram_ipa,
+            bytes,
         },
     ]
+    .into()
 }
 
 /// Where an address lies with respect to the guest's device tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Place<'r> {
     /// Within the node, this far from its start.
-    Within(&'static str, u64),
+    Within(&'r str, u64),
     /// This far behind the end of the node.
-    Behind(&'static str, u64),
+    Behind(&'r str, u64),
     /// This far before the start of the node.
-    Before(&'static str, u64),
+    Before(&'r str, u64),
 }
 
 /// The node nearest to an address.
 #[must_use]
-pub fn nearest(regions: &[Region], ipa: u64) -> Option<Place> {
-    let place = |region: &Region| {
+pub fn nearest(regions: &[Region], ipa: u64) -> Option<Place<'_>> {
+    let places = regions.iter().map(|region| {
+        let node = region.node.as_str();
         let end = region.ipa.saturating_add(region.bytes);
         if ipa < region.ipa {
             (
                 region.ipa.saturating_sub(ipa),
-                Place::Before(region.node, region.ipa.saturating_sub(ipa)),
+                Place::Before(node, region.ipa.saturating_sub(ipa)),
             )
         } else if ipa < end {
-            (
-                0,
-                Place::Within(region.node, ipa.saturating_sub(region.ipa)),
-            )
+            (0, Place::Within(node, ipa.saturating_sub(region.ipa)))
         } else {
             let distance = ipa.saturating_sub(end);
-            (
-                distance.saturating_add(1),
-                Place::Behind(region.node, distance),
-            )
+            (distance.saturating_add(1), Place::Behind(node, distance))
         }
-    };
-    let places = regions.iter().map(place);
+    });
     places
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, place)| place)
@@ -126,7 +125,7 @@ mod tests {
     #[test]
     fn regions_do_not_overlap() {
         for gic in [GicVersion::V2, GicVersion::V3] {
-            let mut regions = regions(gic, 8, 1 << 30);
+            let mut regions = regions(gic, 8, (RAM_IPA, 1 << 30));
             regions.sort_by_key(|region| region.ipa);
             for pair in regions.windows(2) {
                 assert!(pair[0].ipa + pair[0].bytes <= pair[1].ipa);
@@ -136,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_nearest_node_is_found() {
-        let regions = regions(GicVersion::V3, 2, 512 << 20);
+        let regions = regions(GicVersion::V3, 2, (RAM_IPA, 512 << 20));
         assert_eq!(
             nearest(&regions, 0),
             Some(Place::Before("intc@8000000", 0x800_0000))

@@ -10,9 +10,9 @@ use alloc::vec::Vec;
 use penumbra_abi::MANAGER_WINDOW_BYTES;
 use penumbra_bundle::{Backing, Bundle, Guest, Payload};
 
+use crate::granted::{GrantedAll, ram_ipa};
 use crate::hypervisor::Board;
 use crate::image::Image;
-use crate::map::RAM_IPA;
 use crate::refusal::Cause;
 use crate::tree::{self, Description, MAX_TREE_BYTES};
 
@@ -43,6 +43,21 @@ pub struct Plan<'a> {
     pub tree: Vec<u8>,
     /// First instruction.
     pub entry: u64,
+    /// First address of RAM.
+    pub ram_ipa: u64,
+    /// What it gets of the board.
+    pub granted: GrantedAll,
+}
+
+/// What a plan is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Content<'p, 'a> {
+    /// The bundle.
+    pub bundle: &'p Bundle<'a>,
+    /// The guest.
+    pub guest: &'p Guest<'a>,
+    /// The board.
+    pub board: &'p Board,
 }
 
 impl<'a> Plan<'a> {
@@ -52,11 +67,16 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// Why the guest cannot be loaded.
     pub fn new(
-        bundle: &Bundle<'a>,
-        guest: &Guest<'a>,
-        board: &Board,
+        content: &Content<'_, 'a>,
+        granted: GrantedAll,
         pulse: &mut dyn FnMut(),
     ) -> Result<Self, Cause<'a>> {
+        let Content {
+            bundle,
+            guest,
+            board,
+        } = *content;
+        let ram_ipa = ram_ipa(guest);
         let kernel = part(bundle, guest.kernel, "kernel", pulse)?;
         let (kernel_ipa, kernel_bytes, entry) = match guest.payload {
             Payload::Linux => {
@@ -65,13 +85,14 @@ impl<'a> Plan<'a> {
                     reason,
                 };
                 let image = Image::parse(kernel, board.granules).map_err(not)?;
-                let start = RAM_IPA.saturating_add(image.text_offset);
+                let start = ram_ipa.saturating_add(image.text_offset);
                 (start, image.image_bytes, start)
             }
-            Payload::Flat { entry } => (RAM_IPA, len(kernel), RAM_IPA.saturating_add(entry)),
+            Payload::Flat { entry } => (ram_ipa, len(kernel), ram_ipa.saturating_add(entry)),
         };
         let mut layout = Layout {
-            next: RAM_IPA,
+            next: ram_ipa,
+            start: ram_ipa,
             memory_bytes: guest.memory_bytes,
         };
         layout.place(kernel_ipa, kernel_bytes, "kernel")?;
@@ -87,9 +108,12 @@ impl<'a> Plan<'a> {
             name: guest.name,
             gic: board.gic,
             vcpus: u32::try_from(guest.vcpus()).unwrap_or(u32::MAX),
+            ram_ipa,
             memory_bytes: guest.memory_bytes,
             cmdline: guest.cmdline,
             initrd: initrd.map(|disk| (disk.ipa, disk.ipa.saturating_add(len(disk.bytes)))),
+            devices: &granted.nodes,
+            clocks: &granted.clocks,
         });
         if len(&tree) > MAX_TREE_BYTES {
             return Err(Cause::Tree(len(&tree)));
@@ -113,6 +137,8 @@ impl<'a> Plan<'a> {
             tree_ipa,
             tree,
             entry,
+            ram_ipa,
+            granted,
         };
         plan.check_limits(guest)?;
         Ok(plan)
@@ -153,7 +179,7 @@ impl<'a> Plan<'a> {
         let grants = self.grants();
         let reach = grants
             .last()
-            .map_or(0, |(_, end)| end.saturating_sub(RAM_IPA));
+            .map_or(0, |(_, end)| end.saturating_sub(self.ram_ipa));
         if reach > MANAGER_WINDOW_BYTES {
             return Err(Cause::Window(reach));
         }
@@ -187,6 +213,8 @@ fn part<'a>(
 struct Layout {
     /// First free boundary.
     next: u64,
+    /// Start of memory.
+    start: u64,
     memory_bytes: u64,
 }
 
@@ -194,7 +222,7 @@ impl Layout {
     /// Takes a range; `what` is everything up to and with it, for the refusal.
     fn place(&mut self, ipa: u64, bytes: u64, what: &'static str) -> Result<u64, Cause<'static>> {
         let end = ipa.saturating_add(bytes);
-        let need = end.saturating_sub(RAM_IPA);
+        let need = end.saturating_sub(self.start);
         if need > self.memory_bytes {
             return Err(Cause::Memory {
                 what,
@@ -210,10 +238,10 @@ impl Layout {
 
     /// Takes a range at the end of memory.
     fn place_last(&mut self, bytes: u64, what: &'static str) -> Result<u64, Cause<'static>> {
-        let end = RAM_IPA.saturating_add(self.memory_bytes);
+        let end = self.start.saturating_add(self.memory_bytes);
         let start = end.saturating_sub(bytes.next_multiple_of(PIECE_ALIGN_BYTES));
         if start < self.next {
-            let used = self.next.saturating_sub(RAM_IPA);
+            let used = self.next.saturating_sub(self.start);
             let need = used.saturating_add(end.saturating_sub(start));
             return Err(Cause::Memory {
                 what,

@@ -1,9 +1,11 @@
 //! Why a scenario cannot run: sentences that name the guest, the cause and the line to change.
 
+use alloc::boxed::Box;
 use core::fmt;
 
 use penumbra_abi::Error;
 use penumbra_bundle::{Guest, Key};
+use penumbra_devices::Problem;
 
 use crate::image::NotAnImage;
 
@@ -53,7 +55,7 @@ impl fmt::Display for Line<'_> {
 }
 
 /// What is wrong with a guest of the scenario.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Cause<'a> {
     /// A part of the bundle is damaged.
@@ -111,6 +113,26 @@ pub enum Cause<'a> {
     },
     /// The payload is larger than the window through which it is loaded.
     Window(u64),
+    /// It cannot have a device.
+    Device {
+        /// Path of the device in the board's tree.
+        path: &'a str,
+        /// Line that names it.
+        line: u32,
+        /// Why not.
+        problem: Box<Problem>,
+    },
+    /// Its memory cannot be where it is to be.
+    Address(Box<Problem>),
+    /// The board's RAM at the guest's address is in use.
+    Taken {
+        /// First byte.
+        base: u64,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// The board's device tree is missing or damaged.
+    NoTree,
     /// EL2 refused a call.
     Call {
         /// What the manager wanted to do.
@@ -130,6 +152,8 @@ impl Cause<'_> {
             Self::Quota { .. } | Self::Starved { .. } => Key::Quota,
             Self::Tree(_) => Key::Cmdline,
             Self::Core { .. } => Key::Cores,
+            Self::Device { .. } | Self::NoTree => Key::Devices,
+            Self::Address(_) | Self::Taken { .. } => Key::Address,
             Self::Call { .. } => Key::Guest,
         }
     }
@@ -137,7 +161,7 @@ impl Cause<'_> {
 
 impl fmt::Display for Cause<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
+        match self {
             Self::Part { what, error } => {
                 write!(
                     f,
@@ -148,20 +172,20 @@ impl fmt::Display for Cause<'_> {
             Self::Memory { what, need, have } => write!(
                 f,
                 "the {what} needs {} but memory is {}; raise `memory`",
-                Size(need),
-                Size(have)
+                Size(*need),
+                Size(*have)
             ),
             Self::Quota { need, have } => write!(
                 f,
                 "the payload needs {} but the quota is {}; raise `quota`",
-                Size(need),
-                Size(have)
+                Size(*need),
+                Size(*have)
             ),
             Self::Tree(bytes) => {
                 write!(
                     f,
                     "its device tree would have {}; shorten `cmdline`",
-                    Size(bytes)
+                    Size(*bytes)
                 )
             }
             Self::Core { vcpu, core, cores } => write!(
@@ -174,24 +198,38 @@ impl fmt::Display for Cause<'_> {
                 f,
                 "the guests need {} but the board has {} free; lower `memory` or give the \
                  board more",
-                Size(need),
-                Size(free)
+                Size(*need),
+                Size(*free)
             ),
             Self::Starved { quota } => write!(
                 f,
                 "it was stopped because the board has no memory left, though its quota is {}; \
                  lower the quotas or give the board more",
-                Size(quota)
+                Size(*quota)
             ),
             Self::Window(bytes) => {
                 write!(
                     f,
                     "the payload of {} is too large to be loaded: see `kernel`",
-                    Size(bytes)
+                    Size(*bytes)
                 )
             }
+            Self::Device { path, problem, .. } => {
+                write!(f, "it cannot have {path}: {problem}")?;
+                match problem.help() {
+                    help if help.is_empty() => Ok(()),
+                    help => write!(f, "; {help}"),
+                }
+            }
+            Self::Address(problem) => write!(f, "{problem}; {}", problem.help()),
+            Self::Taken { base, bytes } => write!(
+                f,
+                "the board's RAM from {base:#x} on ({}) is not all free; change `address`",
+                Size(*bytes)
+            ),
+            Self::NoTree => f.write_str("the board gave no device tree to find its devices in"),
             Self::Call { what, error } => {
-                write!(f, "the hypervisor would not {what}: {}", ErrorText(error))
+                write!(f, "the hypervisor would not {what}: {}", ErrorText(*error))
             }
         }
     }
@@ -219,7 +257,7 @@ impl fmt::Display for ErrorText {
 }
 
 /// A cause with the guest that it concerns and the line to change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Refusal<'a> {
     /// Name of the guest.
@@ -233,10 +271,14 @@ pub struct Refusal<'a> {
 impl<'a> Refusal<'a> {
     /// Adds to a cause whose it is and where to change it.
     pub fn new(file: &'a str, guest: &Guest<'a>, cause: Cause<'a>) -> Self {
+        let line = match cause {
+            Cause::Device { line, .. } => Line { file, line },
+            _ => Line::of(file, guest, cause.key()),
+        };
         Self {
             guest: guest.name,
             cause,
-            line: Line::of(file, guest, cause.key()),
+            line,
         }
     }
 }

@@ -7,8 +7,10 @@ use core::fmt;
 use penumbra_abi::{CrashCause, Error, VmStatus};
 use penumbra_bundle::{Guest, Key};
 
+use crate::granted::ram_ipa;
 use crate::hypervisor::{Board, Hypervisor, Register, VmId};
 use crate::map::{self, Place};
+use crate::plan::Plan;
 use crate::refusal::Line;
 use crate::syndrome::Syndrome;
 
@@ -31,7 +33,7 @@ pub fn crash<H: Hypervisor>(
     file: &str,
     guest: &Guest<'_>,
     vm: VmId,
-    status: &VmStatus,
+    (status, plan): (&VmStatus, Option<&Plan<'_>>),
 ) -> Vec<String> {
     let mut lines = Vec::new();
     let mut say = |line: fmt::Arguments<'_>| lines.push(line.to_string());
@@ -58,7 +60,11 @@ pub fn crash<H: Hypervisor>(
             "  virtual address {far:#x}, address in the guest {ipa:#x}"
         ));
         let vcpus = u64::try_from(guest.vcpus()).unwrap_or(u64::MAX);
-        let regions = map::regions(board.gic, vcpus, guest.memory_bytes);
+        let ram = (ram_ipa(guest), guest.memory_bytes);
+        let mut regions = map::regions(board.gic, vcpus, ram);
+        if let Some(plan) = plan {
+            regions.extend(plan.granted.regions());
+        }
         if let Some(place) = map::nearest(&regions, ipa) {
             say(format_args!("  that is {}", PlaceText(place)));
         }
@@ -126,7 +132,7 @@ pub(crate) const fn cause_text(cause: CrashCause) -> &'static str {
 
 /// What to change, and the key that it concerns.
 fn advice(status: &VmStatus, guest: &Guest<'_>) -> (&'static str, Key) {
-    let end = map::RAM_IPA.saturating_add(guest.memory_bytes);
+    let end = ram_ipa(guest).saturating_add(guest.memory_bytes);
     match status.cause {
         CrashCause::QuotaExceeded => ("to change: raise `quota`", Key::Quota),
         _ if status.ipa != u64::MAX && status.ipa >= end => (
@@ -141,9 +147,9 @@ fn advice(status: &VmStatus, guest: &Guest<'_>) -> (&'static str, Key) {
     }
 }
 
-struct PlaceText(Place);
+struct PlaceText<'r>(Place<'r>);
 
-impl fmt::Display for PlaceText {
+impl fmt::Display for PlaceText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Place::Within(node, offset) => {

@@ -20,6 +20,8 @@ pub const MAX_TREE_BYTES: u64 = 2 << 20;
 
 const GIC_PHANDLE: u32 = 1;
 const CLOCK_PHANDLE: u32 = 2;
+/// The first clock of devices of the board that the guest has.
+pub const FIRST_DEVICE_CLOCK_PHANDLE: u32 = 16;
 /// The clock that the PL011's divisors refer to; the emulation ignores them.
 const UART_CLOCK_HZ: u32 = 24_000_000;
 
@@ -38,12 +40,18 @@ pub struct Description<'a> {
     pub gic: GicVersion,
     /// Number of vCPUs.
     pub vcpus: u32,
-    /// Bytes of RAM from [`map::RAM_IPA`].
+    /// First address of RAM.
+    pub ram_ipa: u64,
+    /// Bytes of RAM.
     pub memory_bytes: u64,
     /// Command line.
     pub cmdline: &'a str,
     /// First byte of the initial RAM disk and first byte behind it.
     pub initrd: Option<(u64, u64)>,
+    /// Nodes of devices of the board.
+    pub devices: &'a [DeviceTreeNode],
+    /// Frequencies of the clocks that they refer to from [`FIRST_DEVICE_CLOCK_PHANDLE`] on.
+    pub clocks: &'a [u32],
 }
 
 /// Writes the tree as a blob.
@@ -64,11 +72,17 @@ pub fn blob(guest: &Description<'_>) -> Vec<u8> {
     root.add_child(aliases());
     root.add_child(psci());
     root.add_child(cpus(guest.vcpus));
-    root.add_child(memory(guest.memory_bytes));
+    root.add_child(memory(guest.ram_ipa, guest.memory_bytes));
     root.add_child(interrupt_controller(guest));
     root.add_child(timer(guest));
-    root.add_child(clock());
+    root.add_child(clock("apb-pclk", CLOCK_PHANDLE, UART_CLOCK_HZ));
     root.add_child(uart());
+    for (phandle, hz) in (FIRST_DEVICE_CLOCK_PHANDLE..).zip(guest.clocks) {
+        root.add_child(clock(&format!("clock-{hz}"), phandle, *hz));
+    }
+    for device in guest.devices {
+        root.add_child(device.clone());
+    }
     tree.to_dtb()
 }
 
@@ -137,10 +151,10 @@ fn cpus(vcpus: u32) -> DeviceTreeNode {
     cpus
 }
 
-fn memory(bytes: u64) -> DeviceTreeNode {
-    let mut memory = node("memory@40000000");
+fn memory(base: u64, bytes: u64) -> DeviceTreeNode {
+    let mut memory = node(format!("memory@{base:x}"));
     set(&mut memory, "device_type", "memory");
-    set_reg(&mut memory, &[(map::RAM_IPA, bytes)]);
+    set_reg(&mut memory, &[(base, bytes)]);
     memory
 }
 
@@ -182,13 +196,12 @@ fn timer(guest: &Description<'_>) -> DeviceTreeNode {
     timer
 }
 
-fn clock() -> DeviceTreeNode {
-    let mut clock = node("apb-pclk");
+fn clock(name: &str, phandle: u32, hz: u32) -> DeviceTreeNode {
+    let mut clock = node(name);
     set(&mut clock, "compatible", "fixed-clock");
     set(&mut clock, "#clock-cells", 0u32);
-    set(&mut clock, "clock-frequency", UART_CLOCK_HZ);
-    set(&mut clock, "clock-output-names", "clk24mhz");
-    set(&mut clock, "phandle", CLOCK_PHANDLE);
+    set(&mut clock, "clock-frequency", hz);
+    set(&mut clock, "phandle", phandle);
     clock
 }
 
@@ -219,9 +232,12 @@ mod tests {
             name: "linux",
             gic,
             vcpus: 2,
+            ram_ipa: map::RAM_IPA,
             memory_bytes: 512 << 20,
             cmdline: "console=ttyAMA0 quiet",
             initrd: Some((0x4400_0000, 0x4410_0123)),
+            devices: &[],
+            clocks: &[],
         }
     }
 
@@ -307,7 +323,7 @@ mod tests {
             guest.vcpus = 8;
             let blob = blob(&guest);
             assert!(u64::try_from(blob.len()).unwrap() < MAX_TREE_BYTES);
-            for region in map::regions(gic, 8, guest.memory_bytes) {
+            for region in map::regions(gic, 8, (map::RAM_IPA, guest.memory_bytes)) {
                 let fdt = Fdt::new(&blob).unwrap();
                 let found = fdt.find_node(&format!("/{}", region.node)).is_some();
                 assert!(found, "{}", region.node);

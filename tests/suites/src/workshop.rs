@@ -8,7 +8,7 @@ use penumbra::initramfs::{self, Contents};
 use penumbra::qemu::{self, Machine, Rpi4};
 use penumbra::scenario::Scenario;
 use penumbra::toolchain::Project;
-use penumbra::{build, image};
+use penumbra::{build, hardware, image};
 
 use crate::board::Board;
 
@@ -62,6 +62,21 @@ pub struct Workshop {
     rpi4_image: PathBuf,
     folder: PathBuf,
     initramfs: PathBuf,
+}
+
+fn machine(setup: &Setup) -> Machine {
+    let board = match &setup.rpi4 {
+        None => qemu::Board::Virt,
+        Some(board) => qemu::Board::Rpi4(board.clone()),
+    };
+    Machine {
+        board,
+        cores: setup.cores,
+        gic: setup.gic,
+        cpu: setup.cpu.into(),
+        ram_bytes: setup.ram_mib << 20,
+        el2: setup.el2,
+    }
 }
 
 fn sentence(problem: &penumbra::problem::Problem) -> String {
@@ -137,6 +152,7 @@ impl Workshop {
             busybox,
             script: Some(LOAD.as_bytes().to_vec()),
             files: Vec::new(),
+            modules: Vec::new(),
         };
         let bytes = initramfs::build(&contents)?;
         fs::write(&self.initramfs, bytes)
@@ -218,6 +234,18 @@ impl Workshop {
     /// # Errors
     /// What is wrong with the scenario, in the words of `penumbra image`.
     pub fn bundle(&self, name: &str, toml: &str, cores: u8) -> Result<PathBuf, String> {
+        let setup = Setup {
+            cores,
+            ..Setup::default()
+        };
+        self.bundle_for(name, toml, &setup)
+    }
+
+    /// The same for a board, whose device tree is asked for if the scenario needs it.
+    ///
+    /// # Errors
+    /// As `bundle`.
+    pub fn bundle_for(&self, name: &str, toml: &str, setup: &Setup) -> Result<PathBuf, String> {
         let path = self.folder.join(format!("{name}.toml"));
         fs::write(&path, toml).map_err(|error| format!("cannot write a scenario: {error}"))?;
         let said = |problems: penumbra::problem::Problems| {
@@ -225,7 +253,11 @@ impl Workshop {
             list.join("; ")
         };
         let scenario = Scenario::open(&path).map_err(said)?;
-        let bytes = image::bundle(&scenario, cores).map_err(said)?;
+        let tree = match hardware::is_wanted(&scenario) {
+            true => Some(qemu::device_tree(&machine(setup)).map_err(|p| sentence(&p))?),
+            false => None,
+        };
+        let bytes = image::bundle(&scenario, setup.cores, tree.as_deref()).map_err(said)?;
         let bundle = self.folder.join(format!("{name}.bundle"));
         fs::write(&bundle, bytes).map_err(|error| format!("cannot write a bundle: {error}"))?;
         Ok(bundle)
@@ -234,19 +266,11 @@ impl Workshop {
     /// QEMU's command line for a board with Penumbra.
     #[must_use]
     pub fn command(&self, setup: &Setup, bundle: Option<&Path>) -> Command {
-        let (image, board) = match &setup.rpi4 {
-            None => (&self.image, qemu::Board::Virt),
-            Some(board) => (&self.rpi4_image, qemu::Board::Rpi4(board.clone())),
+        let image = match &setup.rpi4 {
+            None => &self.image,
+            Some(_) => &self.rpi4_image,
         };
-        let machine = Machine {
-            board,
-            cores: setup.cores,
-            gic: setup.gic,
-            cpu: setup.cpu.into(),
-            ram_bytes: setup.ram_mib << 20,
-            el2: setup.el2,
-        };
-        let mut command = qemu::command(&machine, image, bundle);
+        let mut command = qemu::command(&machine(setup), image, bundle);
         command.args(&setup.arguments);
         command
     }
@@ -256,7 +280,7 @@ impl Workshop {
     /// # Errors
     /// The scenario is refused or QEMU does not start.
     pub fn boot(&self, name: &str, toml: &str, setup: &Setup) -> Result<Board, String> {
-        let bundle = self.bundle(name, toml, setup.cores)?;
+        let bundle = self.bundle_for(name, toml, setup)?;
         Board::start(self.command(setup, Some(&bundle)))
     }
 }

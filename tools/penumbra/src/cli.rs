@@ -8,6 +8,10 @@ use penumbra_bundle::{MAX_MEMORY_BYTES, MAX_VCPUS, MEMORY_UNIT_BYTES};
 
 /// The scenario that runs where none is named.
 pub(crate) const DEFAULT_SCENARIO: &str = "guest-configs/linux.toml";
+/// The QEMU machine where nothing else is said.
+pub(crate) const DEFAULT_GIC: u8 = 3;
+pub(crate) const DEFAULT_CPU: &str = "cortex-a72";
+pub(crate) const DEFAULT_RAM_BYTES: u64 = 2 << 30;
 
 /// Penumbra on the workstation: check scenarios, pack bundles, build images, run them on QEMU.
 #[derive(Debug, Parser)]
@@ -81,12 +85,17 @@ pub(crate) struct ScenarioArgs {
     #[arg(long = "smp", value_name = "N", default_value_t = DEFAULT_BOARD_CORES,
           value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_BOARD_CORES)))]
     pub(crate) board_cores: u8,
+    /// Device tree (blob) of the board, for scenarios that want devices or direct memory (default: that
+    /// of the QEMU machine).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) board_dtb: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum BackingArg {
     Reserved,
     Thin,
+    Direct,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -229,6 +238,12 @@ pub(crate) struct InitramfsArgs {
     /// One more file for the guest (may be repeated).
     #[arg(long = "add", value_name = "FILE=PATH IN THE GUEST")]
     pub(crate) files: Vec<String>,
+    /// One kernel module that the start-up loads, with those it needs (may be repeated).
+    #[arg(long = "module", value_name = "NAME", requires = "modules_from")]
+    pub(crate) modules: Vec<String>,
+    /// The folder of the kernel's modules, as tools/fetch-arm64 leaves it.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) modules_from: Option<PathBuf>,
     /// The archive to write.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,

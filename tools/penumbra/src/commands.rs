@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use penumbra::build::{self, Built};
 use penumbra::card;
+use penumbra::hardware;
 use penumbra::initramfs::{self, Contents};
 use penumbra::paging_sim::{self, Limits};
 use penumbra::panics;
@@ -20,8 +21,9 @@ use penumbra_bundle::{Backing, PagingChanges, PagingMode};
 use penumbra_manager::paging::policy::Mode;
 
 use crate::cli::{
-    BackingArg, BoardArg, CardArgs, CheckArgs, Command, DEFAULT_SCENARIO, ImageArgs, InitramfsArgs,
-    PagingArg, PagingSimArgs, PanicArgs, RunArgs, ScenarioArgs,
+    BackingArg, BoardArg, CardArgs, CheckArgs, Command, DEFAULT_CPU, DEFAULT_GIC,
+    DEFAULT_RAM_BYTES, DEFAULT_SCENARIO, ImageArgs, InitramfsArgs, PagingArg, PagingSimArgs,
+    PanicArgs, RunArgs, ScenarioArgs,
 };
 
 /// Where tools/fetch-arm64 puts the Raspberry Pi 4's firmware.
@@ -88,6 +90,7 @@ fn open(args: &ScenarioArgs) -> Result<Scenario, Problems> {
     let backing = args.backing.map(|backing| match backing {
         BackingArg::Reserved => Backing::Reserved,
         BackingArg::Thin => Backing::Thin,
+        BackingArg::Direct => Backing::Direct,
     });
     guest.set_memory(args.memory, backing, args.quota)?;
     if let Some(paging) = args.paging {
@@ -132,12 +135,41 @@ fn shorten(path: PathBuf) -> PathBuf {
         .unwrap_or(path)
 }
 
+/// Packs a scenario for a board: the one whose device tree was named, else a QEMU machine.
+fn pack(args: &ScenarioArgs, scenario: &Scenario, machine: &Machine) -> Result<Vec<u8>, Problems> {
+    let tree = match &args.board_dtb {
+        Some(file) => Some(read(file)?),
+        None if hardware::is_wanted(scenario) => Some(qemu::device_tree(machine)?),
+        None => None,
+    };
+    penumbra::image::bundle(scenario, machine.cores, tree.as_deref())
+}
+
+/// The machine that `run` starts if no more is said than the board.
+fn usual_machine(args: &ScenarioArgs, board: Board) -> Machine {
+    Machine {
+        gic: match board {
+            Board::Virt => DEFAULT_GIC,
+            Board::Rpi4(_) => 2,
+        },
+        board,
+        cores: args.board_cores,
+        cpu: DEFAULT_CPU.into(),
+        ram_bytes: DEFAULT_RAM_BYTES,
+        el2: true,
+    }
+}
+
 fn check(args: &CheckArgs) -> Result<(), Problems> {
     let scenario = open(&args.scenario)?;
     if args.no_files {
         scenario.placement(args.scenario.board_cores)?;
+        if let Some(file) = &args.scenario.board_dtb {
+            hardware::find(&scenario, &read(file)?)?;
+        }
     } else {
-        penumbra::image::bundle(&scenario, args.scenario.board_cores)?;
+        let machine = usual_machine(&args.scenario, Board::Virt);
+        pack(&args.scenario, &scenario, &machine)?;
     }
     say!("{}: good", scenario.source.path.display());
     say!(
@@ -149,7 +181,8 @@ fn check(args: &CheckArgs) -> Result<(), Problems> {
 
 fn image(args: &ImageArgs) -> Result<(), Problems> {
     let scenario = open(&args.scenario)?;
-    let bytes = penumbra::image::bundle(&scenario, args.scenario.board_cores)?;
+    let machine = usual_machine(&args.scenario, Board::Virt);
+    let bytes = pack(&args.scenario, &scenario, &machine)?;
     write(&args.output, &bytes)?;
     say!(
         "{}: {} bytes, {} guest(s)",
@@ -226,14 +259,13 @@ fn machine(args: &RunArgs, project: &Project) -> Result<Machine, Problem> {
         BoardArg::Virt => Board::Virt,
         BoardArg::Rpi4 => rpi4(args, project)?,
     };
-    let rpi4 = board != Board::Virt;
+    let usual = usual_machine(&args.scenario, board);
     Ok(Machine {
-        board,
-        cores: args.scenario.board_cores,
-        gic: args.gic.unwrap_or(if rpi4 { 2 } else { 3 }),
-        cpu: args.cpu.clone().unwrap_or_else(|| "cortex-a72".into()),
-        ram_bytes: args.ram.unwrap_or(2 << 30),
+        gic: args.gic.unwrap_or(usual.gic),
+        cpu: args.cpu.clone().unwrap_or(usual.cpu),
+        ram_bytes: args.ram.unwrap_or(usual.ram_bytes),
         el2: !args.no_el2,
+        ..usual
     })
 }
 
@@ -244,7 +276,7 @@ fn rpi4(args: &RunArgs, project: &Project) -> Result<Board, Problem> {
         ("--gic", args.gic.is_some_and(|gic| gic != 2)),
         (
             "--cpu",
-            args.cpu.as_ref().is_some_and(|cpu| cpu != "cortex-a72"),
+            args.cpu.as_ref().is_some_and(|cpu| cpu != DEFAULT_CPU),
         ),
         ("--smp", args.scenario.board_cores != 4),
         ("--no-el2", args.no_el2),
@@ -278,8 +310,14 @@ fn rpi4_tree(named: Option<&PathBuf>, project: &Project) -> Result<PathBuf, Prob
 fn card(args: &CardArgs) -> Result<(), Problems> {
     let project = Project::find()?;
     let scenario = open(&args.scenario)?;
-    let bundle = penumbra::image::bundle(&scenario, args.scenario.board_cores)?;
-    let tree = read(&rpi4_tree(args.dtb.as_ref(), &project)?)?;
+    let tree = rpi4_tree(args.dtb.as_ref(), &project)?;
+    let board = Board::Rpi4(Rpi4 {
+        tree: tree.clone(),
+        pl011: false,
+    });
+    let machine = usual_machine(&args.scenario, board);
+    let bundle = pack(&args.scenario, &scenario, &machine)?;
+    let tree = read(&tree)?;
     let folder = match &args.firmware {
         Some(folder) => folder.clone(),
         None => shorten(project.root().join(RPI4_FIRMWARE)),
@@ -322,7 +360,7 @@ fn partitioned(
         None => {
             let scenario = open(&args.scenario)?;
             let bundle = shorten(project.output().join("run.bundle"));
-            write(&bundle, &penumbra::image::bundle(&scenario, machine.cores)?)?;
+            write(&bundle, &pack(&args.scenario, &scenario, machine)?)?;
             (bundle, legend(&scenario, machine.cores)?)
         }
     };
@@ -363,6 +401,7 @@ fn legend(scenario: &Scenario, board_cores: u8) -> Result<String, Problem> {
         let cores: Vec<String> = cores.iter().map(ToString::to_string).collect();
         let backing = match (guest.backing, guest.quota_bytes) {
             (Backing::Reserved, _) => "reserved".to_owned(),
+            (Backing::Direct, _) => "direct".to_owned(),
             (Backing::Thin, None) => "thin".to_owned(),
             (Backing::Thin, Some(quota)) => format!("thin, at most {} at once", size::show(quota)),
         };
@@ -386,10 +425,15 @@ fn initramfs(args: &InitramfsArgs) -> Result<(), Problem> {
             .ok_or_else(|| Problem::new(format!("--add {pair}: write FILE=PATH IN THE GUEST")))?;
         files.push((to.to_owned(), read(Path::new(from))?));
     }
+    let modules = match &args.modules_from {
+        Some(folder) => initramfs::modules::read(folder, &args.modules).map_err(Problem::new)?,
+        None => Vec::new(),
+    };
     let contents = Contents {
         busybox: read(&args.busybox)?,
         script: args.script.as_deref().map(read).transpose()?,
         files,
+        modules,
     };
     let bytes = initramfs::build(&contents).map_err(Problem::new)?;
     write(&args.output, &bytes)

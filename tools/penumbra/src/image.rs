@@ -7,6 +7,7 @@ use penumbra_bundle::{
     Backing, GuestSpec, Key, MEMORY_UNIT_BYTES, Payload, PayloadFile, ScenarioSpec, write_bundle,
 };
 
+use crate::hardware::{self, Hardware};
 use crate::payload::{self, ImageHeader};
 use crate::problem::{Problem, Problems};
 use crate::scenario::{File, Guest, Scenario, size};
@@ -16,15 +17,30 @@ const TREE_BYTES: u64 = MEMORY_UNIT_BYTES;
 
 /// Reads the payloads of a scenario, checks them and writes the bundle.
 ///
+/// `tree` is the board's device tree; a scenario that wants something of the board needs it.
+///
 /// # Errors
-/// All payloads that are missing, are not what they should be or do not fit, or a core that the
-/// board does not have.
-pub fn bundle(scenario: &Scenario, board_cores: u8) -> Result<Vec<u8>, Problems> {
+/// All payloads that are missing, are not what they should be or do not fit, or a core or device that
+/// the board does not have.
+pub fn bundle(
+    scenario: &Scenario,
+    board_cores: u8,
+    tree: Option<&[u8]>,
+) -> Result<Vec<u8>, Problems> {
     let placement = scenario.placement(board_cores)?;
+    let wanted = match tree {
+        Some(tree) => hardware::find(scenario, tree)?,
+        None if hardware::is_wanted(scenario) => {
+            let problem = Problem::new("the scenario wants devices or memory of a board");
+            let help = "name the board's device tree with --board-dtb FILE";
+            return Err(problem.help(help).into());
+        }
+        None => vec![Hardware::default(); scenario.guests.len()],
+    };
     let mut problems = Vec::new();
     let mut guests = Vec::new();
-    for (guest, cores) in scenario.guests.iter().zip(placement) {
-        match guest_spec(guest, cores) {
+    for ((guest, cores), hardware) in scenario.guests.iter().zip(placement).zip(wanted) {
+        match guest_spec(guest, cores, hardware) {
             Ok(spec) => guests.push(spec),
             Err(problem) => problems.push(problem),
         }
@@ -42,7 +58,11 @@ pub fn bundle(scenario: &Scenario, board_cores: u8) -> Result<Vec<u8>, Problems>
         .map_err(|error| Problem::new(format!("the bundle cannot be written: {error}")).into())
 }
 
-fn guest_spec(guest: &Guest, cores: Vec<u8>) -> Result<GuestSpec<'static>, Problem> {
+fn guest_spec(
+    guest: &Guest,
+    cores: Vec<u8>,
+    hardware: Hardware,
+) -> Result<GuestSpec<'static>, Problem> {
     let kernel = read("kernel", &guest.kernel)?;
     let initrd = guest
         .initrd
@@ -90,6 +110,9 @@ fn guest_spec(guest: &Guest, cores: Vec<u8>) -> Result<GuestSpec<'static>, Probl
         restart_delay_ms: guest.restart_delay_ms,
         autostart: guest.autostart,
         paging: guest.paging,
+        address: hardware.address,
+        dma_trusted: guest.dma_trusted,
+        devices: hardware.devices,
     })
 }
 
@@ -191,7 +214,7 @@ mod tests {
                 text: text.into(),
             };
             let scenario = Scenario::read(source).unwrap();
-            bundle(&scenario, 4)
+            bundle(&scenario, 4, None)
                 .map_err(|problems| problems.list.into_iter().map(|p| p.message).collect())
         }
     }

@@ -4,6 +4,7 @@
 //! kernel's console with job control.
 
 mod cpio;
+pub mod modules;
 
 use std::io::Write;
 
@@ -27,6 +28,8 @@ pub struct Contents {
     pub script: Option<Vec<u8>>,
     /// More files: path in the guest, content. They are executable.
     pub files: Vec<(String, Vec<u8>)>,
+    /// Kernel modules that the start-up loads, in this order.
+    pub modules: Vec<modules::Module>,
 }
 
 /// Builds the archive, compressed with gzip. Equal contents give equal bytes.
@@ -56,6 +59,16 @@ pub fn build(contents: &Contents) -> Result<Vec<u8>, String> {
     archive.file("etc/profile", 0o644, PROFILE.as_bytes());
     if let Some(script) = &contents.script {
         archive.file("etc/rc.local", 0o755, script);
+    }
+    if !contents.modules.is_empty() {
+        archive.parents("lib/modules/order");
+        let mut order = String::new();
+        for (name, bytes) in &contents.modules {
+            let path = format!("lib/modules/{name}.ko");
+            archive.file(&path, 0o644, bytes);
+            order += &format!("/{path}\n");
+        }
+        archive.file("lib/modules/order", 0o644, order.as_bytes());
     }
     for (path, bytes) in &contents.files {
         let path = path.trim_start_matches('/');
@@ -114,6 +127,7 @@ mod tests {
             busybox: busybox(),
             script: Some(b"echo script".to_vec()),
             files: vec![("/opt/test/load".into(), b"echo load".to_vec())],
+            modules: vec![("virtio".into(), b"module".to_vec())],
         });
         let text = String::from_utf8_lossy(&archive);
         for part in [
@@ -121,6 +135,7 @@ mod tests {
             "echo script",
             "opt/test/load",
             "echo load",
+            "/lib/modules/virtio.ko\n",
             "etc/inittab",
         ] {
             assert!(text.contains(part), "{part}");

@@ -6,6 +6,7 @@
 
 pub mod build;
 pub mod card;
+pub mod hardware;
 pub mod image;
 pub mod initramfs;
 pub mod paging_sim;

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::problem::Problem;
@@ -102,36 +102,60 @@ fn major_version(text: &str) -> Option<u32> {
 /// The command line of QEMU, the console apart.
 #[must_use]
 pub fn command(machine: &Machine, image: &Path, bundle: Option<&Path>) -> Command {
-    let mut command = match &machine.board {
-        Board::Virt => virt(machine),
-        Board::Rpi4(board) => raspi4b(board),
-    };
-    command.args(["-display", "none", "-kernel"]).arg(image);
+    let mut command = hardware(machine, "");
+    command.arg("-kernel").arg(image);
     if let Some(bundle) = bundle {
         command.arg("-initrd").arg(bundle);
     }
     command
 }
 
-fn raspi4b(board: &Rpi4) -> Command {
+/// The device tree of a machine, as QEMU makes or completes it.
+///
+/// # Errors
+/// QEMU cannot be run, or gives none.
+pub fn device_tree(machine: &Machine) -> Result<Vec<u8>, Problem> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let (process, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let file = std::env::temp_dir().join(format!("penumbra-board-{process}-{number}.dtb"));
+    let said = output(&mut hardware(
+        machine,
+        &format!(",dumpdtb={}", file.display()),
+    ));
+    let blob = std::fs::read(&file);
+    let _ = std::fs::remove_file(&file);
+    said?;
+    blob.map_err(|error| Problem::new(format!("QEMU gave no device tree: {error}")))
+}
+
+/// QEMU with a machine's hardware and nothing that is not asked for. `properties` are more of the
+/// machine's, each after a comma.
+fn hardware(machine: &Machine, properties: &str) -> Command {
     let mut command = Command::new(program());
+    match &machine.board {
+        Board::Virt => add_virt(&mut command, machine, properties),
+        Board::Rpi4(board) => add_raspi4b(&mut command, board, properties),
+    }
+    command.args(["-display", "none"]);
     command
-        .args(["-machine", "raspi4b", "-dtb"])
+}
+
+fn add_raspi4b(command: &mut Command, board: &Rpi4, properties: &str) {
+    command
+        .args(["-machine", &format!("raspi4b{properties}"), "-dtb"])
         .arg(&board.tree);
     if !board.pl011 {
         command.args(["-serial", "null"]);
     }
-    command
 }
 
-fn virt(machine: &Machine) -> Command {
-    let mut command = Command::new(program());
+fn add_virt(command: &mut Command, machine: &Machine, properties: &str) {
     let virtualization = if machine.el2 { "on" } else { "off" };
     command
         .args([
             "-machine",
             &format!(
-                "virt,virtualization={virtualization},gic-version={}",
+                "virt,virtualization={virtualization},gic-version={}{properties}",
                 machine.gic
             ),
         ])
@@ -139,7 +163,6 @@ fn virt(machine: &Machine) -> Command {
         .args(["-smp", &machine.cores.to_string()])
         .args(["-m", &format!("{}M", machine.ram_bytes >> 20)])
         .args(["-nic", "none"]);
-    command
 }
 
 /// A command as one would type it.

@@ -3,6 +3,7 @@
 //! [`Scenario::read`] parses and checks the TOML text; payload files are not touched before
 //! [`crate::image`] needs them. Every key is documented for people in `docs/scenarios.md`.
 
+mod devices;
 mod paging;
 mod read;
 mod restart;
@@ -17,6 +18,8 @@ use std::path::{Component, Path, PathBuf};
 use penumbra_bundle::{Backing, Lines, OnCrash, OnPowerOff, Paging, Payload, WhenAllOff};
 
 use crate::problem::{Problem, Problems, Source};
+
+pub use devices::DeviceWord;
 
 /// Cores of the board that are assumed where nobody says: the Pi 4 and the default QEMU board.
 pub const DEFAULT_BOARD_CORES: u8 = 4;
@@ -73,6 +76,12 @@ pub struct Guest {
     pub autostart: bool,
     /// Its translation tables.
     pub paging: Paging,
+    /// Where its memory is on the board, if that is direct and the scenario says.
+    pub address: Option<u64>,
+    /// It may have bus masters that no IOMMU holds.
+    pub dma_trusted: bool,
+    /// Devices of the board that it wants.
+    pub devices: Vec<DeviceWord>,
 }
 
 /// A file that a scenario or the command line names.
@@ -162,6 +171,20 @@ impl Scenario {
             .collect()
     }
 
+    /// The line of a key of a guest, or of the guest, for a report to show.
+    #[must_use]
+    pub fn key_span(&self, guest: &Guest, key: penumbra_bundle::Key) -> Range<usize> {
+        let line = usize::try_from(guest.lines.nearest(key)).unwrap_or(1);
+        let mut start = 0;
+        for (number, text) in self.source.text.split_inclusive('\n').enumerate() {
+            if number + 1 == line {
+                return start..start + text.trim_end().len();
+            }
+            start += text.len();
+        }
+        0..0
+    }
+
     /// `file:line`, for sentences.
     fn place(&self, line: u32) -> String {
         format!("{}:{line}", self.source.path.display())
@@ -192,12 +215,12 @@ impl Guest {
         self.memory_bytes = memory_bytes.unwrap_or(self.memory_bytes);
         self.backing = backing.unwrap_or(self.backing);
         match (self.backing, quota_bytes) {
-            (Backing::Reserved, Some(_)) => {
+            (Backing::Reserved | Backing::Direct, Some(_)) => {
                 return Err(
                     Problem::new("only a thin guest has a quota").help("add --backing thin")
                 );
             }
-            (Backing::Reserved, None) => self.quota_bytes = None,
+            (Backing::Reserved | Backing::Direct, None) => self.quota_bytes = None,
             (Backing::Thin, Some(quota)) => self.quota_bytes = Some(quota),
             (Backing::Thin, None) => {}
         }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use penumbra_abi::{Backing, VmStatus};
+use penumbra_abi::{Backing, CrashCause, Error, Events, StopReason, VmState, VmStatus};
 
+use super::Fake;
 use super::paging::FakePaging;
-use crate::hypervisor::{Grant, RamRequest};
+use crate::hypervisor::{Grant, RamRequest, Result, VmId};
 
 /// A VM of the fake.
 #[derive(Debug)]
@@ -28,6 +29,10 @@ pub(crate) struct FakeVm {
     pub(crate) input_room: usize,
     pub(super) unseen: bool,
     pub(crate) paging: FakePaging,
+    /// Pages of devices, physical interrupts (INTID, physical, edge) and writes to registers.
+    pub(crate) pages: Vec<(u64, u64)>,
+    pub(crate) spis: Vec<(u64, u64, bool)>,
+    pub(crate) writes: Vec<(u64, u32)>,
 }
 
 impl FakeVm {
@@ -37,5 +42,48 @@ impl FakeVm {
 
     pub(crate) fn pin(&self, vcpu: u64) -> Option<u64> {
         self.pins.get(&vcpu).copied()
+    }
+}
+
+impl Fake {
+    /// A change of state that a person may ask for at any time.
+    pub(super) fn change(&mut self, vm: VmId, from: VmState, to: VmState) -> Result<()> {
+        let fake = self.vms.get_mut(&vm.0).ok_or(Error::NoSuchObject)?;
+        if fake.status.state != from {
+            return Err(Error::BadState);
+        }
+        fake.status.state = to;
+        Ok(())
+    }
+
+    pub(crate) fn events(&self) -> Events {
+        let mut events = Events::default();
+        if !self.keys.is_empty() {
+            events = events.with(Events::INPUT);
+        }
+        if self.vms.values().any(|vm| !vm.output.is_empty()) {
+            events = events.with(Events::OUTPUT);
+        }
+        if self
+            .vms
+            .values()
+            .any(|vm| vm.unseen || vm.status.wants_stock)
+        {
+            events = events.with(Events::STATUS);
+        }
+        events
+    }
+
+    /// Stops a running VM as its guest would.
+    pub(crate) fn stop(&mut self, number: u64, reason: StopReason, cause: CrashCause) {
+        let vm = self.vm(number);
+        assert_eq!(vm.status.state, VmState::Running);
+        vm.status = VmStatus {
+            state: VmState::Stopped,
+            reason,
+            cause,
+            ..vm.status
+        };
+        vm.unseen = true;
     }
 }

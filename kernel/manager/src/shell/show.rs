@@ -98,6 +98,7 @@ impl Manager<'_> {
         let memory = Size(slot.guest.memory_bytes);
         match slot.guest.backing {
             Backing::Reserved => format!("{held} of {memory} reserved"),
+            Backing::Direct => format!("{held} of {memory} direct, at {:#x}", slot.guest.address),
             Backing::Thin if slot.guest.quota_bytes == slot.guest.memory_bytes => {
                 format!("{held} of {memory} thin")
             }
@@ -166,7 +167,7 @@ impl Manager<'_> {
         };
         let stock = match slot.guest.backing {
             Backing::Thin => format!(", {stock} frames of 2 MiB in stock"),
-            Backing::Reserved => String::new(),
+            Backing::Reserved | Backing::Direct => String::new(),
         };
         self.console.print(
             hv,

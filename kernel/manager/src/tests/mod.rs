@@ -2,6 +2,7 @@
 
 mod boot;
 mod console;
+mod devices;
 mod figures;
 mod fuzz;
 mod life;
@@ -60,6 +61,9 @@ pub(crate) fn guest(name: &str) -> GuestSpec<'static> {
         restart_delay_ms: 0,
         autostart: true,
         paging: Paging::default(),
+        address: 0,
+        dma_trusted: false,
+        devices: Vec::new(),
     }
 }
 

@@ -281,7 +281,7 @@ fn figures_are_shown_for_every_vcpu() {
     );
     shows(
         &typed(&mut manager, &mut fake, "version\r"),
-        &["interface 1.3 and bundle format 3"],
+        &["interface 1.4 and bundle format 4"],
     );
     shows(
         &typed(&mut manager, &mut fake, "audit\r"),

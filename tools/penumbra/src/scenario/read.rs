@@ -15,7 +15,7 @@ use crate::problem::{Problem, Problems, Source};
 
 const TOP_KEYS: [&str; 2] = ["board", "guest"];
 pub(super) const BOARD_KEYS: [&str; 1] = ["when_all_off"];
-pub(super) const GUEST_KEYS: [&str; 20] = [
+pub(super) const GUEST_KEYS: [&str; 23] = [
     "name",
     "vcpus",
     "cores",
@@ -36,6 +36,9 @@ pub(super) const GUEST_KEYS: [&str; 20] = [
     "paging_changes",
     "paging_pool",
     "paging_copy",
+    "address",
+    "dma",
+    "devices",
 ];
 
 pub(super) fn scenario(source: Source) -> Result<Scenario, Problems> {
@@ -200,7 +203,11 @@ impl Reader<'_> {
             .get("cores")
             .and_then(|value| self.cores(value, vcpus));
         let backing = table.get("backing").and_then(|value| {
-            let choices = [("reserved", Backing::Reserved), ("thin", Backing::Thin)];
+            let choices = [
+                ("reserved", Backing::Reserved),
+                ("thin", Backing::Thin),
+                ("direct", Backing::Direct),
+            ];
             self.choice("backing", value, &choices)
         });
         let backing = backing.unwrap_or_default();
@@ -211,6 +218,7 @@ impl Reader<'_> {
         let payload = self.payload(table);
         let life = self.life(table);
         let paging = self.paging(table);
+        let hardware = self.hardware(table, backing);
         Some(Guest {
             name: name?,
             lines,
@@ -229,6 +237,9 @@ impl Reader<'_> {
             restart_delay_ms: life.restart_delay_ms,
             autostart: life.autostart,
             paging,
+            address: hardware.address,
+            dma_trusted: hardware.dma_trusted,
+            devices: hardware.devices,
         })
     }
 

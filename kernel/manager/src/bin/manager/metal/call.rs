@@ -4,7 +4,9 @@ use alloc::vec::Vec;
 use core::arch::asm;
 use core::fmt::{self, Write};
 
-use penumbra_abi::{AbiVersion, Call, Error, Events, GicVersion, VmStatus};
+use penumbra_abi::{
+    AbiVersion, Call, Error, Events, GicVersion, MANAGER_WINDOW_BYTES, MANAGER_WINDOW_IPA, VmStatus,
+};
 use penumbra_manager::hypervisor::{
     Board, Chunk, Death, Grant, Granules, Hypervisor, Leaves, RamRequest, Register, Result,
     VcpuTime, VmId,
@@ -16,6 +18,9 @@ extern crate alloc;
 
 /// PSCI SYSTEM_RESET (Arm DEN 0022 F, "SYSTEM_RESET").
 const PSCI_SYSTEM_RESET: u64 = 0x8400_0009;
+const PAGE_BYTES: u64 = 4096;
+/// Where EL2 shows a page of a device: the last page of the window, which no guest's RAM reaches.
+const DEVICE_WINDOW: u64 = MANAGER_WINDOW_IPA + MANAGER_WINDOW_BYTES - PAGE_BYTES;
 
 /// Makes a call by the SMC Calling Convention (Arm DEN 0028 G) and returns X0 to X6.
 fn hvc(x0: u64, args: [u64; 7]) -> [u64; 7] {
@@ -79,25 +84,50 @@ pub(super) struct BootInfo {
 impl BootInfo {
     /// The bundle. To be called behind `mmu::enable`.
     pub(super) fn bundle(&self) -> &'static [u8] {
-        if self.bundle_bytes == 0 {
-            return &[];
-        }
-        let start = core::ptr::with_exposed_provenance(self.bundle_ipa as usize);
-        // SAFETY: EL2 maps the bundle there read-only for as long as the board runs, nobody writes
-        // it, and `mmu` maps it read-only at the same address.
-        unsafe { core::slice::from_raw_parts(start, self.bundle_bytes as usize) }
+        // SAFETY: what `BootInfo` says of the bundle.
+        unsafe { input(self.bundle_ipa, self.bundle_bytes) }
     }
+
+    /// The board's device tree. To be called behind `mmu::enable`.
+    pub(super) fn tree(&self) -> &'static [u8] {
+        // SAFETY: what `BootInfo` says of the device tree.
+        unsafe { input(self.tree_ipa, self.tree_bytes) }
+    }
+}
+
+/// What EL2 shows the manager at `ipa`.
+///
+/// # Safety
+/// `BootInfo` named the range: EL2 maps it read-only for as long as the board runs, nobody writes it, and
+/// `mmu` maps it read-only at the same address.
+unsafe fn input(ipa: u64, bytes: u64) -> &'static [u8] {
+    if bytes == 0 {
+        return &[];
+    }
+    let start = core::ptr::with_exposed_provenance(ipa as usize);
+    // SAFETY: by the contract of this function.
+    unsafe { core::slice::from_raw_parts(start, bytes as usize) }
 }
 
 /// EL2, reached by `HVC`.
 pub(super) struct El2 {
     /// Window ranges that are lent now: first address and first address behind.
     lent: Vec<(u64, u64)>,
+    /// The board's device tree.
+    tree: &'static [u8],
 }
 
 impl El2 {
     pub(super) const fn new() -> Self {
-        Self { lent: Vec::new() }
+        Self {
+            lent: Vec::new(),
+            tree: &[],
+        }
+    }
+
+    /// Notes the board's device tree.
+    pub(super) fn set_tree(&mut self, tree: &'static [u8]) {
+        self.tree = tree;
     }
 
     /// `BootInfo`.
@@ -283,6 +313,36 @@ impl Hypervisor for El2 {
 
     fn vm_resume(&mut self, vm: VmId) -> Result<()> {
         call0(Call::VmResume, &[vm.0])
+    }
+
+    fn ram_set_aside(&mut self, base: u64, bytes: u64) -> Result<()> {
+        call0(Call::RamSetAside, &[base, bytes])
+    }
+
+    fn vm_map_device(&mut self, vm: VmId, base: u64, bytes: u64) -> Result<()> {
+        call0(Call::VmMapDevice, &[vm.0, base, bytes])
+    }
+
+    fn vm_assign_spi(&mut self, vm: VmId, intid: u64, physical: u64, edge: bool) -> Result<()> {
+        call0(Call::VmAssignSpi, &[vm.0, intid, physical, edge.into()])
+    }
+
+    fn device_write(&mut self, vm: VmId, at: u64, value: u32) -> Result<()> {
+        let offset = at % PAGE_BYTES;
+        if !offset.is_multiple_of(4) {
+            return Err(Error::InvalidParameter);
+        }
+        call0(Call::DeviceLend, &[vm.0, at - offset, DEVICE_WINDOW])?;
+        let register =
+            core::ptr::with_exposed_provenance_mut::<u32>((DEVICE_WINDOW + offset) as usize);
+        // SAFETY: EL2 shows us the device's page there, by a stage 2 that makes it Device memory, until
+        // the call below. The register is aligned, and the device belongs to no guest that runs.
+        unsafe { register.write_volatile(value) };
+        call0(Call::DeviceLend, &[vm.0, 0, 0])
+    }
+
+    fn board_tree(&mut self) -> &'static [u8] {
+        self.tree
     }
 
     fn audit(&mut self) -> Result<(bool, u64)> {

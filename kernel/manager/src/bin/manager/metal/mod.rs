@@ -34,6 +34,7 @@ extern "C" fn main(abi: u64, ram_ipa: u64, ram_bytes: u64, restarts: u64, end: u
     };
     mmu::enable(ram_bytes, &input);
     heap::init(ram_bytes);
+    el2.set_tree(input.tree());
     let revival = Revival { restarts, end, pc };
     match serve(&mut el2, input.bundle(), revival) {
         Ending::Off | Ending::Fatal => off(&mut el2),
