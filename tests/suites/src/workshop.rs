@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use penumbra::initramfs::modules::{self, Module};
 use penumbra::initramfs::{self, Contents};
 use penumbra::qemu::{self, Machine, Rpi4};
 use penumbra::scenario::Scenario;
@@ -14,9 +15,13 @@ use crate::board::Board;
 
 /// The load that the Linux tests run in the guest.
 const LOAD: &str = include_str!("../guest/load.sh");
+/// What the device tests run in the guest.
+const DEVICES: &str = include_str!("../guest/devices.sh");
+/// Drivers that the device tests need in the guest: modules in Debian's kernels.
+const DRIVERS: [&str; 3] = ["virtio_mmio", "virtio_blk", "virtio_net"];
 
 /// Payload binaries of `tests/payloads`.
-const PAYLOADS: [&str; 4] = ["traps", "events", "crash", "twin"];
+const PAYLOADS: [&str; 5] = ["traps", "events", "crash", "twin", "device"];
 
 /// Where QEMU puts an arm64 Image with text offset 0: the first MiB is kept for the loader.
 pub(crate) const LOAD_ADDRESS: u64 = 0x4020_0000;
@@ -141,22 +146,35 @@ impl Workshop {
     }
 
     fn pack_load(&self) -> Result<(), String> {
-        let path = self.cached("busybox/busybox");
-        let busybox = fs::read(&path).map_err(|error| {
-            format!(
-                "cannot read {}: {error}; `tools/dev setup` fetches it",
-                path.display()
-            )
+        self.pack(LOAD, Vec::new(), &self.initramfs)
+    }
+
+    fn pack(&self, script: &str, modules: Vec<Module>, path: &Path) -> Result<(), String> {
+        let busybox = self.cached("busybox/busybox");
+        let busybox = fs::read(&busybox).map_err(|error| {
+            let path = busybox.display();
+            format!("cannot read {path}: {error}; `tools/dev setup` fetches it")
         })?;
         let contents = Contents {
             busybox,
-            script: Some(LOAD.as_bytes().to_vec()),
+            script: Some(script.as_bytes().to_vec()),
             files: Vec::new(),
-            modules: Vec::new(),
+            modules,
         };
         let bytes = initramfs::build(&contents)?;
-        fs::write(&self.initramfs, bytes)
-            .map_err(|error| format!("cannot write {}: {error}", self.initramfs.display()))
+        fs::write(path, bytes).map_err(|error| format!("cannot write {}: {error}", path.display()))
+    }
+
+    /// An initramfs for the device tests, with the drivers of the default kernel.
+    ///
+    /// # Errors
+    /// The drivers are not there.
+    pub fn device_initramfs(&self, name: &str) -> Result<PathBuf, String> {
+        let names = DRIVERS.map(String::from);
+        let modules = modules::read(&self.cached("linux-cloud/modules"), &names)?;
+        let path = self.folder.join(format!("{name}-initramfs.gz"));
+        self.pack(DEVICES, modules, &path)?;
+        Ok(path)
     }
 
     /// The project.

@@ -1,6 +1,7 @@
 //! All tests.
 
 mod crash;
+mod devices;
 mod linux;
 mod lives;
 mod negative;
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(negative::cases());
     cases.extend(payload::cases());
     cases.extend(crash::cases());
+    cases.extend(devices::cases());
     cases.extend(linux::cases());
     cases.extend(operator::cases());
     cases.extend(lives::cases());
