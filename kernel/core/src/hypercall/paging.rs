@@ -326,6 +326,9 @@ pub(super) fn relayout(
     let partner = Ipa::new(partner).map_err(|_| Error::InvalidParameter)?;
     let va = Va::truncated(va);
     let vm = target.vm;
+    if vm.memory.lock().is_pinned() {
+        return Err(Error::NotRequired);
+    }
     let ready = vm.with_tables(machine, From::Pool, |state, access| {
         let id: SpaceId = space(state, index)?.id;
         let under_way = state

@@ -198,6 +198,11 @@ impl Memory {
         self.built.bytes != 0 || self.chunk.bytes != 0 || self.grants.iter().any(Grant::is_live)
     }
 
+    /// Whether frames must stay where they are, because bus masters use their addresses.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.regions.iter().any(|region| region.direct)
+    }
+
     /// Forgets all cached translations of the VM.
     pub(crate) fn flush_all(&self, machine: &impl Machine) {
         let _flushed = VmTlb::new(machine, self.vttbr).flush(self.stage2.flush_all());

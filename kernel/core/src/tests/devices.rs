@@ -51,6 +51,26 @@ fn direct_memory_has_its_own_address_in_every_life() {
 }
 
 #[test]
+fn no_frame_of_direct_memory_is_moved() {
+    let mut bench = Bench::new(2);
+    let vm = direct(&mut bench);
+    start(&mut bench, vm, 1);
+    bench.finish(Call::PagingMode, &[vm, 1], 1);
+    let relayout = [vm, 0, 0, DIRECT + 2 * MIB, 0];
+    assert_eq!(
+        bench.error(Call::PagingRelayout, &relayout),
+        Error::NotRequired
+    );
+    let plain = bench.guest(&[1]);
+    bench.finish(Call::PagingMode, &[plain, 1], 1);
+    let relayout = [plain, 0, 0, RAM + 2 * MIB, 0];
+    assert_ne!(
+        bench.error(Call::PagingRelayout, &relayout),
+        Error::NotRequired
+    );
+}
+
+#[test]
 fn ram_is_set_aside_whole_or_not_at_all() {
     let mut bench = Bench::new(1);
     let before = bench.cores[0].used_bytes();
