@@ -37,6 +37,12 @@ pub fn is_wanted(scenario: &Scenario) -> bool {
 pub fn find(scenario: &Scenario, blob: &[u8]) -> Result<Vec<Hardware>, Problems> {
     let damaged = || Problem::new("the board's device tree cannot be read: it is damaged");
     let tree = BoardTree::parse(blob).ok_or_else(damaged)?;
+    if tree.ram().iter().all(|range| range.bytes == 0) {
+        let problem =
+            Problem::new("the board's device tree names no RAM: its firmware fills that in");
+        let help = "take the tree of the running board: /sys/firmware/fdt on its Linux";
+        return Err(problem.help(help).into());
+    }
     let mut problems = Vec::new();
     let named = expand(scenario, &tree, &mut problems);
     budget(scenario, &tree, &mut problems);

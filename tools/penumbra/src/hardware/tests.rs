@@ -76,6 +76,21 @@ fn chosen_addresses_keep_out_of_given_ones() {
 }
 
 #[test]
+fn a_tree_without_its_ram() {
+    let mut blob = penumbra_devices::example::board();
+    let ram = [0x4000_0000_u64.to_be_bytes(); 2].concat();
+    let at = blob.windows(16).position(|bytes| bytes == ram).unwrap();
+    blob[at..at + 16].fill(0);
+    let source = Source {
+        path: "folder/test.toml".into(),
+        text: with("\"rtc0\"").into(),
+    };
+    let scenario = Scenario::read(source).unwrap();
+    let problems = find(&scenario, &blob).unwrap_err();
+    assert!(problems.list[0].message.contains("names no RAM"));
+}
+
+#[test]
 fn a_device_that_the_board_lacks() {
     let parts = [
         "device \"/pl031@9011000\"",
