@@ -91,8 +91,9 @@ pub enum Call {
     PagingMode = 64,
     /// X1: VM. -> X1..X6: [`PagingStatus`](crate::PagingStatus).
     PagingStatus = 65,
-    /// Which ways to put compound roots in place are allowed. X1: VM, X2: bits of
-    /// [`paging_roots`](crate::paging_roots). It also ends a back-off after lost roots.
+    /// Which ways to put compound roots in place are allowed. *Continuation* where it takes `TRAPPED` away.
+    /// X1: VM, X2: bits of [`paging_roots`](crate::paging_roots). It also ends a back-off after lost roots
+    /// or a storm. -> X1: 1 when done.
     PagingRoots = 66,
     /// Gives the VM a zeroed 2 MiB block for mirror tables, out of its quota. *Continuation.* X1: VM.
     /// -> X1: 1 when it is there.
@@ -104,8 +105,12 @@ pub enum Call {
     /// -> X1..X6: [`PagingSurvey`](crate::PagingSurvey).
     PagingSurvey = 69,
     /// Shadows the guest table of a level around a VA, and what leads there, as one leaf where it can.
-    /// X1: VM, X2: space, X3: VA, X4: level (1 to 3) of the table. Holds the VM's vCPUs.
-    /// -> X1: [`PagingForm`](crate::PagingForm).
+    /// X1: VM, X2: space, X3: VA, X4: level (1 to 3) of the table, X5: count. Holds the VM's vCPUs, once.
+    /// With a count of 0 or 1: -> X1: [`PagingForm`](crate::PagingForm).
+    /// With a larger count: that many tables of the level in a row, in VA order, at most
+    /// [`PAGING_RANGE`](crate::PAGING_RANGE) in one call; what cannot be shadowed is passed over, but not a
+    /// want of room. -> X1: tables shadowed, X2: of these as one leaf, X3: tables looked at, from which
+    /// the VA to go on follows; X4: 1 if room was short at the next one.
     PagingShadow = 70,
     /// Gives a shadowed table back, with all below it. X1: VM, X2: space, X3: VA, X4: level.
     /// Holds the VM's vCPUs. -> X1: tables given up.
@@ -121,8 +126,11 @@ pub enum Call {
     /// Merges 2 MiB of the VM's RAM into one stage-2 block, if nothing is in the way. X1: VM, X2: IPA.
     /// -> X1: 1 if it is a block now.
     PagingSettle = 74,
-    /// Starts an epoch of walk samples. *Continuation.* X1: VM. -> X1: 1 when all tables are armed. Not built
-    /// yet: refused with `NotSupported`.
+    /// Samples level-3 tables of a guest that are not shadowed, from a VA on. X1: VM, X2: space, X3: VA,
+    /// X4: bits of [`paging_epoch`](crate::paging_epoch). [`PAGING_SAMPLES`](crate::PAGING_SAMPLES) at a
+    /// time in a VM, a quarter of them in one call. What was seen `PagingSurvey` says.
+    /// -> X1: tables armed by this call, X2: VA to go on, if X3 is 1 (0: the half has ended), X4: samples that
+    /// are still free.
     PagingEpoch = 75,
     /// X1: VM, X2: [`PagingCounter`](crate::PagingCounter). -> X1: its value.
     PagingCounter = 76,
@@ -130,6 +138,16 @@ pub enum Call {
     /// X2: where to go on (0 at first). Holds the VM's vCPUs for each piece. -> X1: where to go on (0: done),
     /// X2: differences found in this piece.
     PagingAudit = 77,
+    /// A root of the lower half that trapped writes have shown. X1: VM, X2: number, below
+    /// [`PAGING_ROOTS`](crate::PAGING_ROOTS). -> X1..X3: [`PagingRoot`](crate::PagingRoot).
+    PagingRoot = 78,
+    /// Wants a space for a root of the lower half (TTBR0_EL1), while roots are trapped: it is made by the
+    /// guest's next write of this root, if the guest's registers allow it. X1: VM, X2: IPA of the root.
+    /// -> X1: 1 if there is such a space.
+    PagingSpaceAdd = 79,
+    /// Ends a space of the lower half, or the wish for one: its root is nested from then on. *Continuation.*
+    /// X1: VM, X2: IPA of the root. Holds the VM's vCPUs for each piece. -> X1: 1 when done.
+    PagingSpaceDrop = 80,
     /// For how long a vCPU has had its core. X1: VM (0: the manager), X2: vCPU. -> X1: CNTPCT ticks since
     /// the VM was created, X2: CNTPCT now, X3: its core plus one (0: not pinned).
     VcpuTime = 96,
@@ -155,7 +173,7 @@ pub enum Call {
 
 impl Call {
     /// Every call, for tables and tests.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 48] = [
         Self::Version,
         Self::BootInfo,
         Self::BoardInfo,
@@ -195,6 +213,9 @@ impl Call {
         Self::PagingEpoch,
         Self::PagingCounter,
         Self::PagingAudit,
+        Self::PagingRoot,
+        Self::PagingSpaceAdd,
+        Self::PagingSpaceDrop,
         Self::VcpuTime,
         Self::VmLeaves,
         Self::RamSetAside,

@@ -21,9 +21,9 @@ pub use call::{CALL_BASE, Call};
 pub use error::Error;
 pub use event::Events;
 pub use paging::{
-    PAGING_BLOCKS, PAGING_NODES, PAGING_SPACES, PagingCounter, PagingForm, PagingMode,
-    PagingRefusal, PagingRegion, PagingSpace, PagingStatus, PagingSurvey, RootInstall,
-    paging_roots,
+    PAGING_BLOCKS, PAGING_NODES, PAGING_RANGE, PAGING_ROOTS, PAGING_SAMPLES, PAGING_SPACES,
+    PagingCounter, PagingForm, PagingMode, PagingRefusal, PagingRegion, PagingRoot, PagingSpace,
+    PagingStatus, PagingSurvey, RootInstall, paging_epoch, paging_roots,
 };
 pub use state::{
     Backing, CONSOLE_CHUNK_BYTES, CrashCause, GicVersion, MAX_CPUS, MAX_DEVICE_BYTES,
@@ -31,7 +31,7 @@ pub use state::{
 };
 
 /// Version of this interface. The manager refuses to start on another major version.
-pub const ABI_VERSION: AbiVersion = AbiVersion { major: 1, minor: 4 };
+pub const ABI_VERSION: AbiVersion = AbiVersion { major: 1, minor: 5 };
 
 /// Version of the interface between EL2 and the manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,13 @@ pub const PAGING_NODES: usize = 1024;
 /// 2 MiB blocks for mirror tables that one VM can be given.
 pub const PAGING_BLOCKS: usize = 4;
 
+/// Roots that EL2 remembers from trapped writes of one VM.
+pub const PAGING_ROOTS: usize = 16;
+/// Samples that one VM can have at the same time.
+pub const PAGING_SAMPLES: usize = 64;
+/// Tables that one `PagingShadow` looks at.
+pub const PAGING_RANGE: u64 = 16;
+
 /// How a VM's stage 1 is walked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u64)]
@@ -67,7 +74,8 @@ pub enum PagingRefusal {
     Full = 11,
     /// The root does not lie in RAM that can be write-protected.
     NotRam = 12,
-    /// Roots were replaced by the guest or led into the window too often: planting has stopped.
+    /// Roots were replaced by the guest or led into the window too often, or written too fast while that
+    /// was trapped: what was allowed by `PagingRoots` is not any more.
     Storm = 13,
     /// The guest's walks wrote to protected tables, or its TLBs held two entries for one address: the
     /// VM was made nested by EL2.
@@ -106,8 +114,66 @@ pub mod paging_roots {
     /// The kernel's root (TTBR1_EL1) is planted at an exit from EL0 or a WFI, and stays as long as the
     /// guest leaves it there. No traps.
     pub const STICKY: u64 = 1 << 0;
-    /// Writes of the roots are trapped. Not built yet: refused with `NotSupported`.
+    /// Writes of the registers that control stage 1 are trapped (HCR_EL2.TVM), and a root that has a
+    /// space is exchanged for its compound root. Taken back by EL2, with the spaces of the lower half,
+    /// when such writes come too fast (`Storm`).
     pub const TRAPPED: u64 = 1 << 1;
+}
+
+/// What `PagingEpoch` is to do.
+pub mod paging_epoch {
+    /// Samples stores, not walks.
+    pub const WRITES: u64 = 1 << 0;
+    /// Also tables whose page has no stage-2 entry of its own: a block or run is split for it.
+    pub const SPLIT: u64 = 1 << 1;
+    /// First ends all samples that the VM has.
+    pub const FRESH: u64 = 1 << 2;
+    /// Ends all samples, and begins none.
+    pub const END: u64 = 1 << 3;
+}
+
+/// What `PagingRoot` says of a root that trapped writes have shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PagingRoot {
+    /// The number is in use.
+    pub exists: bool,
+    /// A space is wanted for it: the next write of it makes one.
+    pub wanted: bool,
+    /// It has a space.
+    pub space: bool,
+    /// Why its space was not made when EL2 last tried.
+    pub refusal: PagingRefusal,
+    /// IPA of the root.
+    pub root: u64,
+    /// Writes of it, as far as EL2 has counted: it looks once a second at least while the guest runs.
+    /// A root that is seldom written gives its number to others in time, and starts again at 0.
+    pub writes: u64,
+}
+
+impl PagingRoot {
+    /// As X1 to X3.
+    #[must_use]
+    pub const fn to_regs(self) -> [u64; 6] {
+        let flags = self.exists as u64
+            | (self.wanted as u64) << 1
+            | (self.space as u64) << 2
+            | (self.refusal as u64) << 8;
+        [flags, self.root, self.writes, 0, 0, 0]
+    }
+
+    /// From X1 to X3.
+    #[must_use]
+    pub fn from_regs(regs: [u64; 6]) -> Option<Self> {
+        let [flags, root, writes, ..] = regs;
+        Some(Self {
+            exists: flags & 1 != 0,
+            wanted: flags & 1 << 1 != 0,
+            space: flags & 1 << 2 != 0,
+            refusal: PagingRefusal::from_bits(flags >> 8 & 0xff)?,
+            root,
+            writes,
+        })
+    }
 }
 
 /// What `PagingStatus` says of a VM.
@@ -268,10 +334,14 @@ pub struct PagingRegion {
     pub user: bool,
     /// What stands for it now.
     pub form: PagingForm,
-    /// Stores mirrored since it was surveyed last; 0 where it is nested.
+    /// Stores mirrored since it was surveyed last; where it is nested, 1 if a sample of stores was hit.
     pub writes: u16,
-    /// Walks that fetched from the table since the epoch began, as far as sampled; 0 or 1.
+    /// Walks that fetched from the table since it was sampled; 0 or 1.
     pub walks: u16,
+    /// It is sampled for walks: `walks` says something.
+    pub walks_known: bool,
+    /// It is sampled for stores, or mirrored: `writes` says something.
+    pub writes_known: bool,
 }
 
 /// One step of a survey.
@@ -302,6 +372,8 @@ impl PagingSurvey {
                     | (region.uniform as u64) << 24
                     | (region.full as u64) << 25
                     | (region.user as u64) << 26
+                    | (region.walks_known as u64) << 27
+                    | (region.writes_known as u64) << 28
                     | (region.form as u64) << 32;
                 let use_ = region.writes as u64 | (region.walks as u64) << 16;
                 [kind, next, region.va, region.table, shape, use_]
@@ -334,6 +406,8 @@ impl PagingSurvey {
             form,
             writes: use_ as u16,
             walks: (use_ >> 16) as u16,
+            walks_known: shape & 1 << 27 != 0,
+            writes_known: shape & 1 << 28 != 0,
         };
         Some(Self::Found(region, next))
     }
@@ -470,7 +544,18 @@ mod tests {
             form: PagingForm::Leaf,
             writes: 65_535,
             walks: 1,
+            walks_known: true,
+            writes_known: false,
         };
+        let root = PagingRoot {
+            exists: true,
+            wanted: true,
+            space: false,
+            refusal: PagingRefusal::RootSize,
+            root: 0x4123_4000,
+            writes: 1 << 40,
+        };
+        assert_eq!(PagingRoot::from_regs(root.to_regs()), Some(root));
         for step in [
             PagingSurvey::End,
             PagingSurvey::Skipped(1 << 39),

@@ -131,7 +131,9 @@ fn answer(
         Call::PagingWorth => paging::worth(system, machine, arguments),
         Call::PagingRelayout => paging::relayout(system, machine, arguments),
         Call::PagingSettle => paging::settle(system, machine, (x1, x2)),
-        Call::PagingEpoch => Err(Error::NotSupported),
+        Call::PagingEpoch | Call::PagingRoot | Call::PagingSpaceAdd | Call::PagingSpaceDrop => {
+            Err(Error::NotSupported)
+        }
         Call::PagingCounter => paging::counter(system, (x1, x2)),
         Call::PagingAudit => paging::audit(system, machine, (x1, x2)),
         Call::RamSetAside => device::set_aside(system, machine, (x1, x2)),

@@ -249,6 +249,8 @@ fn region(found: &Region) -> PagingRegion {
         form: found.form.map_or(PagingForm::Nested, form),
         writes: found.writes,
         walks: 0,
+        walks_known: false,
+        writes_known: found.form.is_some(),
     }
 }
 

@@ -281,7 +281,7 @@ fn figures_are_shown_for_every_vcpu() {
     );
     shows(
         &typed(&mut manager, &mut fake, "version\r"),
-        &["interface 1.4 and bundle format 4"],
+        &["interface 1.5 and bundle format 4"],
     );
     shows(
         &typed(&mut manager, &mut fake, "audit\r"),
