@@ -36,6 +36,7 @@ pub(crate) fn hcr(system: &System, board: &BoardState, id: VcpuId) -> u64 {
         // Local maintenance of a vCPU must reach its siblings' entries where they share a core.
         broadcast: shares_a_core(system, id),
         trap_wfi: here.count_ones() > 1,
+        trap_stage1: system.vm(id.vm()).is_some_and(|vm| vm.paging.traps_roots()),
         ..HcrPolicy::default()
     };
     hcr_el2(&board.cpu, policy)

@@ -253,6 +253,10 @@ pub enum GuestRegister {
     Ttbr1El1,
     TcrEl1,
     MairEl1,
+    AmairEl1,
+    Afsr0El1,
+    Afsr1El1,
+    ContextidrEl1,
     MdscrEl1,
     CntvCtlEl0,
     CntvCvalEl0,
@@ -295,6 +299,8 @@ pub trait Residency {
     /// Puts a root into TTBR0_EL1 or TTBR1_EL1 of the resident vCPU where another was, as rule 5 says: DSB
     /// NSH, MSR, ISB, TLBI VMALLE1, DSB NSH, ISB.
     fn set_root(&mut self, half: Half, value: u64);
+    /// DSB NSH, TLBI ASIDE1 of `asid`, DSB NSH, ISB under the VMID of the resident vCPU.
+    fn flush_asid(&mut self, asid: u64);
     /// Saves FP/SIMD state. CPTR_EL2 allows it while this runs.
     fn save_fp(&mut self, frame: &mut FpFrame);
     /// Loads FP/SIMD state.

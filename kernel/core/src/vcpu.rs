@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use penumbra_abi::{MAX_CPUS, MAX_VCPUS_PER_VM, MAX_VMS};
 use penumbra_vmsa::{CpuIndex, VmId};
 
+use crate::compound::RootCache;
 use crate::cores::CoreShared;
 use crate::machine::{Controls, DebugFrame, FpFrame, GprFrame, SysregFrame};
 use crate::system::{BoardState, System};
@@ -174,6 +175,8 @@ pub struct Vcpu {
     pub(crate) os_lock: bool,
     /// PC and FAR_EL2 of the last store to a protected page that the guest's tables did not explain.
     pub(crate) unexplained: Option<(u64, u64)>,
+    /// What it knows of its roots, while they are trapped.
+    pub(crate) roots: RootCache,
     pub(crate) gic: CpuInterface,
     pub(crate) physical_timer: PhysicalTimer,
     pub(crate) fp: FpFrame,
@@ -197,6 +200,7 @@ const VACANT: Vcpu = Vcpu {
     uses_debug: false,
     os_lock: false,
     unexplained: None,
+    roots: RootCache::EMPTY,
     gic: CpuInterface::vacant(),
     physical_timer: PhysicalTimer::OFF,
     fp: FpFrame::ZERO,
@@ -229,6 +233,7 @@ impl Vcpu {
         self.blocked = Blocked::No;
         self.uses_debug = false;
         self.unexplained = None;
+        self.roots = RootCache::EMPTY;
         self.gic = CpuInterface::new();
         self.physical_timer = PhysicalTimer::OFF;
         self.fp = FpFrame::ZERO;
@@ -288,9 +293,11 @@ pub enum Counter {
     Waits = 6,
     /// Switches in.
     Switches = 7,
+    /// System registers under HCR_EL2.TVM: not counted as [`Self::SystemRegisters`] as well.
+    RootTraps = 8,
 }
 
-const COUNTERS: usize = 8;
+const COUNTERS: usize = 9;
 
 /// PSCI's view of a vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -453,6 +460,12 @@ impl VcpuShared {
                 Ordering::Relaxed,
             );
         }
+    }
+
+    /// Writes that HCR_EL2.TVM has trapped.
+    pub(crate) fn root_traps(&self) -> u64 {
+        let [.., traps] = &self.counters;
+        traps.load(Ordering::Relaxed)
     }
 
     /// Reads counter `index`.

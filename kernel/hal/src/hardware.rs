@@ -107,6 +107,10 @@ impl Residency for Hardware {
         residency::set_root(half, value);
     }
 
+    fn flush_asid(&mut self, asid: u64) {
+        tlb::invalidate_asid_local(asid);
+    }
+
     fn save_fp(&mut self, frame: &mut FpFrame) {
         fp::save(frame);
     }

@@ -103,6 +103,16 @@ pub(crate) fn invalidate_stage1_local() {
     isb();
 }
 
+/// Forgets what this core cached for an ASID under the current VMID, global entries apart.
+pub(crate) fn invalidate_asid_local(asid: u64) {
+    dsb_nsh();
+    // ASID in bits 63:48; TTL, where there is one, is for operations by address.
+    let operand = asid << 48;
+    tlbi!("aside1", operand);
+    dsb_nsh();
+    isb();
+}
+
 /// Forgets everything of every VM on this core, at its start.
 pub(crate) fn invalidate_everything_local() {
     dsb_nsh();

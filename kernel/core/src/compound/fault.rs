@@ -7,7 +7,8 @@ use penumbra_trap::abort::{AccessSize, DataAbort, FaultStatus};
 use penumbra_vmsa::{Half, Ipa, Mair, MemoryType, PAGE_SIZE, Va, VmId};
 
 use super::hold::{Holder, held};
-use super::roots::{registers, restore_roots};
+use super::roots::{half_at, registers, restore_root, restore_roots};
+use super::trapped::{drop_low, retrap};
 use super::{From, State, VmAccess};
 use crate::machine::{GuestRegister, Machine};
 use crate::vcpu::{Place, Vcpu};
@@ -181,7 +182,7 @@ fn path<G: GuestMemory>(guest: &mut G, regs: &Stage1Regs, va: Va) -> [Option<Ipa
 }
 
 /// A structural edit by a vCPU, behind which it repeats its access.
-fn edit<M: Machine>(
+pub(super) fn edit<M: Machine>(
     vcpu: &Vcpu,
     place: &'static Place,
     machine: &mut M,
@@ -243,11 +244,19 @@ pub(crate) fn on_walk<M: Machine>(
                 // It was being remade.
                 return Faulted::Again;
             }
-            if !restore_roots(machine) {
+            let half = half_at(machine, ipa);
+            let restored = match half {
+                Some(half) => restore_root(machine, half),
+                None => restore_roots(machine),
+            };
+            if !restored {
                 return Faulted::NotOurs;
             }
             paging.count(PagingCounter::WindowFaults, 1);
-            paging.lose(place, vcpu.id.index(), machine.counter());
+            // A root of the lower half that was trapped is no loss: its space has ended.
+            if half != Some(Half::Low) || !paging.has_trapped() {
+                paging.lose(place, vcpu.id.index(), machine.counter());
+            }
             Faulted::Again
         }
         _ => Faulted::NotOurs,
@@ -278,11 +287,15 @@ fn nest<M: Machine>(vcpu: &Vcpu, place: &'static Place, machine: &mut M) -> Faul
     paging.count(PagingCounter::Violations, 1);
     paging.set_mode(PagingMode::Nested);
     paging.refuse(PagingRefusal::Violation);
-    edit(vcpu, place, machine, |state, access, parked| {
+    let answer = edit(vcpu, place, machine, |state, access, parked| {
         state.relayout = None;
         // Each round takes a node away.
         while state.tables.prune(access, parked) {}
-    })
+        let _ = drop_low(state, access, u32::MAX, parked);
+        paging.next_generation();
+    });
+    retrap(vcpu, place, machine);
+    answer
 }
 
 /// Whose rights an access at this PSTATE has. LDTR and its kind at EL1 are not told apart.

@@ -2,7 +2,8 @@
 //!
 //! `penumbra_paging::Compound` knows how to build, mirror and give up. Here is when that may be done:
 //! `hold` stops the other vCPUs of a VM for a structural edit, `fault` answers stores to watched tables
-//! and walks that go astray, `roots` puts compound roots in place. What to shadow the manager says,
+//! and walks that go astray, `roots` puts the kernel's compound root in place without traps, `trapped` all
+//! roots by traps. What to shadow the manager says,
 //! by its calls.
 //!
 //! A VM that is nested and never was anything else has none of its exits lengthened: what is here is
@@ -12,8 +13,10 @@
 mod fault;
 mod hold;
 mod roots;
+mod seen;
+mod trapped;
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use penumbra_abi::{
     PAGING_BLOCKS, PAGING_NODES, PAGING_SPACES, PagingCounter, PagingMode, PagingRefusal,
@@ -24,6 +27,7 @@ use spin::Mutex;
 pub(crate) use fault::{Faulted, on_conflict, on_permission, on_walk};
 pub(crate) use hold::{Holder, answer, held};
 pub(crate) use roots::{Planting, plant, wants};
+pub(crate) use trapped::{RootCache, drop_low, drop_space, known, low_space, report, written};
 
 use crate::machine::Machine;
 use crate::memory::{TableFrames, VmTlb};
@@ -49,6 +53,8 @@ pub(crate) struct Paging {
     losses: AtomicU8,
     /// No planting before this counter value.
     not_before: AtomicU64,
+    /// Changes when what vCPUs remember of roots does not hold any more; 0 before roots were trapped.
+    generation: AtomicU32,
     events: [AtomicU64; EVENTS],
     state: Mutex<State>,
 }
@@ -59,6 +65,8 @@ pub(crate) struct State {
     pub(crate) tables: Tables,
     /// The re-layout under way.
     pub(crate) relayout: Option<Relayout>,
+    /// What trapped writes have shown.
+    pub(crate) seen: seen::Seen,
 }
 
 /// The first counter that the service keeps itself, and how many it keeps.
@@ -89,10 +97,12 @@ impl Paging {
             parked: AtomicU8::new(0),
             losses: AtomicU8::new(0),
             not_before: AtomicU64::new(0),
+            generation: AtomicU32::new(0),
             events: [const { AtomicU64::new(0) }; EVENTS],
             state: Mutex::new(State {
                 tables: Tables::new(),
                 relayout: None,
+                seen: seen::Seen::EMPTY,
             }),
         }
     }
@@ -110,6 +120,7 @@ impl Paging {
             cell.store(0, Ordering::Relaxed);
         }
         self.not_before.store(0, Ordering::Relaxed);
+        self.generation.store(0, Ordering::Relaxed);
         for event in &self.events {
             event.store(0, Ordering::Relaxed);
         }
@@ -117,6 +128,7 @@ impl Paging {
             let mut state = self.state.lock();
             state.tables.clear();
             state.relayout = None;
+            state.seen.clear();
         }
     }
 
@@ -146,6 +158,12 @@ impl Paging {
     /// Why the root is nested.
     pub(crate) fn refusal(&self) -> PagingRefusal {
         PagingRefusal::from_bits(self.refusal.load(Ordering::Relaxed).into()).unwrap_or_default()
+    }
+
+    /// Sets them.
+    fn set_roots(&self, roots: u64) {
+        let roots = u8::try_from(roots).unwrap_or(0);
+        self.roots.store(roots, Ordering::Release);
     }
 
     fn refuse(&self, refusal: PagingRefusal) {
@@ -188,6 +206,11 @@ impl Paging {
     /// Looks at the tables alone.
     pub(crate) fn state<R>(&self, look: impl FnOnce(&State) -> R) -> R {
         look(&self.state.lock())
+    }
+
+    /// Changes what needs neither memory nor TLBs.
+    pub(crate) fn change<R>(&self, work: impl FnOnce(&mut State) -> R) -> R {
+        work(&mut self.state.lock())
     }
 }
 

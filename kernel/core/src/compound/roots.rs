@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering;
 
 use penumbra_abi::{PagingCounter, PagingMode, PagingRefusal, paging_roots};
 use penumbra_paging::{Stage1Regs, WINDOW_BIT};
-use penumbra_vmsa::{Half, Tcr, Ttbr};
+use penumbra_vmsa::{Half, Ipa, PAGE_SIZE, Tcr, Ttbr};
 
 use super::fault::HALVES;
 use super::{From, Paging, refusal};
@@ -110,21 +110,35 @@ pub(crate) fn plant<M: Machine>(
 /// PSTATE.M, exception level.
 const EL: u64 = 0b1100;
 
+/// Puts the guest's own root back where an alias is. Returns whether there was one.
+pub(super) fn restore_root<M: Machine>(machine: &mut M, half: Half) -> bool {
+    let value = machine.guest(root_register(half));
+    let alias = value & WINDOW_BIT != 0;
+    if alias {
+        machine.set_root(half, value & !WINDOW_BIT);
+    }
+    alias
+}
+
 /// Puts the guest's own roots back where there are aliases. Returns whether there were any.
 pub(super) fn restore_roots<M: Machine>(machine: &mut M) -> bool {
-    let mut any = false;
-    for half in HALVES {
-        let register = match half {
-            Half::Low => GuestRegister::Ttbr0El1,
-            Half::High => GuestRegister::Ttbr1El1,
-        };
-        let value = machine.guest(register);
-        if value & WINDOW_BIT != 0 {
-            machine.set_root(half, value & !WINDOW_BIT);
-            any = true;
-        }
+    let [low, high] = HALVES.map(|half| restore_root(machine, half));
+    low || high
+}
+
+/// The half whose alias leads to a page of the window.
+pub(super) fn half_at<M: GuestRegisters>(machine: &M, page: Ipa) -> Option<Half> {
+    HALVES.into_iter().find(|half| {
+        let root = Ttbr::new(machine.guest(root_register(*half))).root(PAGE_SIZE);
+        root == page
+    })
+}
+
+const fn root_register(half: Half) -> GuestRegister {
+    match half {
+        Half::Low => GuestRegister::Ttbr0El1,
+        Half::High => GuestRegister::Ttbr1El1,
     }
-    any
 }
 
 /// The pause before a root is planted again.
@@ -157,15 +171,15 @@ impl Paging {
         self.not_before
             .store(now.saturating_add(pause), Ordering::Relaxed);
         if losses >= MAX_LOSSES {
-            self.roots.store(0, Ordering::Relaxed);
+            self.set_roots(self.roots() & !paging_roots::STICKY);
             self.refuse(PagingRefusal::Storm);
         }
     }
 
     /// Allows ways to put roots in place, and forgets losses.
-    pub(crate) fn allow_roots(&self, sticky: bool) {
+    pub(crate) fn allow_roots(&self, roots: u64) {
         self.forgive();
-        self.roots.store(sticky.into(), Ordering::Relaxed);
+        self.set_roots(roots);
     }
 
     /// Forgets losses and why roots were not planted.

@@ -10,8 +10,10 @@ use penumbra_trap::esr::{Esr, TrapCause, Wait, ec};
 use penumbra_trap::idregs::IdReg;
 use penumbra_trap::sysreg::{SysReg, SysRegAccess};
 use penumbra_trap::{psci, smccc};
+use penumbra_vmsa::Half;
 
 use super::{abort, interrupt, notify};
+use crate::compound;
 use crate::machine::{Machine, intid};
 use crate::vcpu::{Blocked, Counter, Deferred, Left, Place, Vcpu};
 use crate::vgic::{Sent, SgiRegister};
@@ -113,11 +115,16 @@ fn register(vcpu: &mut Vcpu, machine: &mut impl Machine, access: SysRegAccess) -
     };
     let register = access.register();
     if !access.is_read() {
-        return if vcpu.gic.is_direct() && register == SysReg::ICC_SGI1R_EL1 {
-            sgi(vcpu, machine, place, vcpu.gpr.get(rt))
-        } else {
-            Next::Fast
+        if vcpu.gic.is_direct() && register == SysReg::ICC_SGI1R_EL1 {
+            return sgi(vcpu, machine, place, vcpu.gpr.get(rt));
+        }
+        let half = match register {
+            SysReg::TTBR0_EL1 => Half::Low,
+            SysReg::TTBR1_EL1 => Half::High,
+            _ => return Next::Fast,
         };
+        let value = vcpu.gpr.get(rt);
+        return root(vcpu, place, machine, (half, value));
     }
     let value = if let Some(id) = IdReg::from_sysreg(register) {
         place.board.id.get(id.index()).copied().unwrap_or(0)
@@ -145,6 +152,22 @@ fn sgi(vcpu: &mut Vcpu, machine: &mut impl Machine, place: &'static Place, value
         }
         Sent::NotYet => sgi_to_more(vcpu, place, machine, value),
     }
+}
+
+/// A root that is trapped, and known.
+#[inline(never)]
+fn root(
+    vcpu: &mut Vcpu,
+    place: &'static Place,
+    machine: &mut impl Machine,
+    (half, value): (Half, u64),
+) -> Next {
+    if !compound::known(vcpu, place, machine, half, value) {
+        return Next::Fast;
+    }
+    place.shared.count(Counter::RootTraps);
+    machine.skip_instruction();
+    Next::Enter
 }
 
 #[inline(never)]

@@ -6,6 +6,7 @@ use penumbra_trap::sysreg::{
 };
 
 use super::{Flow, inject, notify};
+use crate::compound;
 use crate::controls;
 use crate::machine::{Machine, intid};
 use crate::vcpu::{Counter, Deferred, Place, Vcpu};
@@ -18,10 +19,15 @@ pub(super) fn accessed(
     machine: &mut impl Machine,
     access: SysRegAccess,
 ) -> Flow {
-    vcpu.count(Counter::SystemRegisters);
     let board = place.board;
     let rt = access.rt();
-    let value = match classify(access, &board.features) {
+    let action = classify(access, &board.features);
+    if let Action::Stage1(register) = action {
+        let value = vcpu.gpr.get(rt);
+        return compound::written(vcpu, place, machine, register, value);
+    }
+    vcpu.count(Counter::SystemRegisters);
+    let value = match action {
         Action::Id(register) => board.id.get(register.index()).copied().unwrap_or(0),
         Action::Read(value) => value,
         Action::Ignore | Action::SetWay | Action::Deactivate => {
@@ -44,7 +50,6 @@ pub(super) fn accessed(
         }
         Action::Timer(register) => return timer(vcpu, place, machine, (register, access)),
         Action::Debug(register) => return debug(vcpu, place, machine, (register, access)),
-        // TVM is never set: such a write does not come here.
         Action::Stage1(_) | Action::Undefined => {
             return inject::exception(vcpu, place, machine, Exception::Undefined);
         }

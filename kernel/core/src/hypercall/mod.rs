@@ -9,6 +9,7 @@ mod console;
 mod device;
 mod observe;
 mod paging;
+mod roots;
 
 use penumbra_abi::{ABI_VERSION, Call, Error, MAX_VMS};
 use penumbra_vmsa::VmId;
@@ -122,7 +123,7 @@ fn answer(
         Call::VmLeaves => observe::leaves(system, x1),
         Call::PagingMode => paging::mode(system, machine, (x1, x2)),
         Call::PagingStatus => paging::status(system, x1),
-        Call::PagingRoots => paging::roots(system, machine, (x1, x2)),
+        Call::PagingRoots => roots::allow(system, machine, (x1, x2)),
         Call::PagingPool => paging::pool(system, machine, x1),
         Call::PagingSpace => paging::describe(system, (x1, x2)),
         Call::PagingSurvey => paging::survey(system, machine, (x1, x2, x3)),
@@ -131,9 +132,10 @@ fn answer(
         Call::PagingWorth => paging::worth(system, machine, arguments),
         Call::PagingRelayout => paging::relayout(system, machine, arguments),
         Call::PagingSettle => paging::settle(system, machine, (x1, x2)),
-        Call::PagingEpoch | Call::PagingRoot | Call::PagingSpaceAdd | Call::PagingSpaceDrop => {
-            Err(Error::NotSupported)
-        }
+        Call::PagingEpoch => Err(Error::NotSupported),
+        Call::PagingRoot => roots::describe(system, (x1, x2)),
+        Call::PagingSpaceAdd => roots::add(system, machine, (x1, x2)),
+        Call::PagingSpaceDrop => roots::remove(system, machine, (x1, x2)),
         Call::PagingCounter => paging::counter(system, (x1, x2)),
         Call::PagingAudit => paging::audit(system, machine, (x1, x2)),
         Call::RamSetAside => device::set_aside(system, machine, (x1, x2)),

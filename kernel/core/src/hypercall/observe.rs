@@ -8,7 +8,7 @@ use crate::events::Source;
 use crate::exit;
 use crate::machine::Machine;
 use crate::system::System;
-use crate::vcpu::{Vcpu, VcpuId};
+use crate::vcpu::{Counter, Vcpu, VcpuId};
 
 pub(super) fn status(system: &System, number: u64) -> Reply {
     let (id, vm) = guest(system, number)?;
@@ -125,6 +125,8 @@ pub(super) fn leaves(system: &System, number: u64) -> Reply {
 
 /// Index behind the vCPU's own counters: what the whole VM lost of its output.
 const LOST_CONSOLE_BYTES: usize = 8;
+/// Index that counts roots as well, which are counted apart.
+const SYSTEM_REGISTERS: usize = Counter::SystemRegisters as usize;
 
 pub(super) fn counter(system: &System, (number, index, counter): (u64, u64, u64)) -> Reply {
     let id = vcpu(system, number, index)?;
@@ -133,6 +135,9 @@ pub(super) fn counter(system: &System, (number, index, counter): (u64, u64, u64)
         LOST_CONSOLE_BYTES => system
             .vm(id.vm())
             .map(|vm| vm.uart.lock().device.lost_bytes()),
+        SYSTEM_REGISTERS => system
+            .shared(id)
+            .and_then(|shared| Some(shared.counter(counter)?.wrapping_add(shared.root_traps()))),
         _ => system.shared(id).and_then(|shared| shared.counter(counter)),
     };
     value.map(one).ok_or(Error::InvalidParameter)

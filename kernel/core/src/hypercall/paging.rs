@@ -2,34 +2,35 @@
 
 use penumbra_abi::{
     Error, PAGING_BLOCKS, PAGING_SPACES, PagingCounter, PagingForm, PagingMode, PagingRegion,
-    PagingSpace, PagingStatus, PagingSurvey, RootInstall, VmState, paging_roots,
+    PagingSpace, PagingStatus, PagingSurvey, RootInstall, VmState,
 };
 use penumbra_paging::{Form, Parked, Region, ShadowError, SpaceId, SpaceView, SurveyStep};
 use penumbra_vmsa::{Half, Ipa, Level, Va, VmId};
 
 use super::{Arguments, NOTHING, Reply, guest, one};
-use crate::compound::{From, Holder, State, VmAccess, held};
+use crate::compound::{From, Holder, State, VmAccess, drop_low, held};
 use crate::machine::Machine;
 use crate::memory::stage2_error;
 use crate::system::System;
+use crate::vcpu::VcpuId;
 use crate::vm::Vm;
 
 /// Frames that a VM keeps ready for stage-2 tables of its own exits: planting a root splits a block
 /// twice at most and makes two tables in the window.
-const SPARE_TABLES: usize = 6;
+pub(super) const SPARE_TABLES: usize = 6;
 /// Tables given back per call on the way to nested.
-const PRUNED_PER_CALL: u32 = 8;
+pub(super) const PRUNED_PER_CALL: u32 = 8;
 /// Nodes that one call of the audit looks at.
 const AUDITED_PER_CALL: usize = 128;
 
 /// What the caller named, checked.
-struct Target<'a> {
-    id: VmId,
-    vm: &'a Vm,
+pub(super) struct Target<'a> {
+    pub(super) id: VmId,
+    pub(super) vm: &'a Vm,
 }
 
 /// A guest whose tables may be worked on: it is not nested, nor at its end.
-fn target(system: &System, number: u64) -> Result<Target<'_>, Error> {
+pub(super) fn target(system: &System, number: u64) -> Result<Target<'_>, Error> {
     let (id, vm) = alive(system, number)?;
     if vm.paging.mode() == PagingMode::Nested {
         return Err(Error::BadState);
@@ -37,7 +38,7 @@ fn target(system: &System, number: u64) -> Result<Target<'_>, Error> {
     Ok(Target { id, vm })
 }
 
-fn alive(system: &System, number: u64) -> Result<(VmId, &Vm), Error> {
+pub(super) fn alive(system: &System, number: u64) -> Result<(VmId, &Vm), Error> {
     let (id, vm) = guest(system, number)?;
     match vm.life().state {
         VmState::Created | VmState::Running | VmState::Paused => Ok((id, vm)),
@@ -46,7 +47,7 @@ fn alive(system: &System, number: u64) -> Result<(VmId, &Vm), Error> {
 }
 
 /// What a refusal of the service means to the manager.
-const fn error(error: ShadowError) -> Error {
+pub(super) const fn error(error: ShadowError) -> Error {
     match error {
         ShadowError::Refused(_) => Error::BadState,
         ShadowError::NoSpace => Error::NoSuchObject,
@@ -68,13 +69,13 @@ fn table_level(number: u64) -> Result<Level, Error> {
     }
 }
 
-fn space(state: &State, number: u64) -> Result<SpaceView, Error> {
+pub(super) fn space(state: &State, number: u64) -> Result<SpaceView, Error> {
     let number = usize::try_from(number).map_err(|_| Error::InvalidParameter)?;
     state.tables.space(number).ok_or(Error::NoSuchObject)
 }
 
 /// A structural edit on behalf of the manager, under a hold and the lock.
-fn edit<M: Machine, R>(
+pub(super) fn edit<M: Machine, R>(
     system: &System,
     target: &Target<'_>,
     machine: &mut M,
@@ -109,15 +110,24 @@ pub(super) fn mode(
         if !vm.paging.is_used() {
             return Ok(one(1));
         }
-        let left = edit(system, &target, machine, |state, access, parked| {
+        let done = edit(system, &target, machine, |state, access, parked| {
             state.relayout = None;
             let mut pruned = 0;
             while pruned < PRUNED_PER_CALL && state.tables.prune(access, parked) {
                 pruned = pruned.saturating_add(1);
             }
-            Ok(state.tables.node_count())
+            if state.tables.node_count() != 0 {
+                return Ok(false);
+            }
+            vm.paging.next_generation();
+            Ok(drop_low(state, access, PRUNED_PER_CALL, parked))
         })?;
-        return Ok(one(u64::from(left == 0)));
+        if done {
+            // What is trapped for the sake of roots.
+            system.note_pins();
+            system.alert(id, machine);
+        }
+        return Ok(one(done.into()));
     }
     vm.memory.lock().add_spare(machine, SPARE_TABLES)?;
     vm.paging.set_mode(mode);
@@ -134,6 +144,7 @@ pub(super) fn mode(
         Ok(())
     })?;
     vm.paging.forgive();
+    system.note_pins();
     system.alert(id, machine);
     Ok(one(1))
 }
@@ -157,24 +168,6 @@ pub(super) fn status(system: &System, number: u64) -> Reply {
         }
     });
     Ok(status.to_regs())
-}
-
-pub(super) fn roots(
-    system: &System,
-    machine: &mut impl Machine,
-    (number, roots): (u64, u64),
-) -> Reply {
-    let Target { id, vm } = target(system, number)?;
-    if roots & paging_roots::TRAPPED != 0 {
-        return Err(Error::NotSupported);
-    }
-    if roots & !paging_roots::STICKY != 0 {
-        return Err(Error::InvalidParameter);
-    }
-    vm.memory.lock().add_spare(machine, SPARE_TABLES)?;
-    vm.paging.allow_roots(roots & paging_roots::STICKY != 0);
-    system.alert(id, machine);
-    Ok(NOTHING)
 }
 
 pub(super) fn pool(system: &System, machine: &mut impl Machine, number: u64) -> Reply {
@@ -208,10 +201,10 @@ pub(super) fn describe(system: &System, (number, index): (u64, u64)) -> Reply {
         exists: true,
         high: view.half == Half::High,
         shadowed: view.mirrored,
-        install: if view.half == Half::High && vm.paging.planted() != 0 {
-            RootInstall::Sticky
-        } else {
-            RootInstall::Nested
+        install: match view.half {
+            Half::Low => RootInstall::Trapped,
+            Half::High if vm.paging.planted() != 0 => RootInstall::Sticky,
+            Half::High => RootInstall::Nested,
         },
         root: view.root.raw(),
         start: view.first.raw(),
@@ -382,8 +375,15 @@ pub(super) fn settle(
 }
 
 pub(super) fn counter(system: &System, (number, counter): (u64, u64)) -> Reply {
-    let (_, vm) = guest(system, number)?;
+    let (id, vm) = guest(system, number)?;
     let counter = PagingCounter::from_bits(counter).ok_or(Error::InvalidParameter)?;
+    if counter == PagingCounter::RootTraps {
+        let all = (0..vm.vcpu_count()).filter_map(|index| {
+            let shared = system.shared(VcpuId::new(id, index)?)?;
+            Some(shared.root_traps())
+        });
+        return Ok(one(all.fold(0, u64::wrapping_add)));
+    }
     Ok(one(vm.paging.counter(counter)))
 }
 

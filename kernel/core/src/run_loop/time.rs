@@ -79,6 +79,7 @@ impl RunLoop {
             let vm = resident.place.vm;
             let planting = compound::plant(&resident.vcpu, resident.place, machine, waits);
             if vm.paging.is_used() {
+                compound::report(&mut resident.vcpu, resident.place);
                 let mut hcr = controls::hcr(self.system, self.board, resident.id);
                 if planting == Planting::TryAgain {
                     // A guest that only waits is never seen at EL0.

@@ -11,11 +11,11 @@ use super::Bench;
 use super::fake::{Op, RAM};
 
 /// The guest's kernel half starts here (39 bits).
-const KERNEL: u64 = 0xffff_ff80_0000_0000;
+pub(super) const KERNEL: u64 = 0xffff_ff80_0000_0000;
 /// Its tables: root, level 2, and two of level 3.
-const ROOT: u64 = RAM + 0x1_0000;
+pub(super) const ROOT: u64 = RAM + 0x1_0000;
 const LEVEL2: u64 = RAM + 0x1_1000;
-const WHOLE: u64 = RAM + 0x1_2000;
+pub(super) const WHOLE: u64 = RAM + 0x1_2000;
 const PARTLY: u64 = RAM + 0x1_3000;
 /// What it maps: its RAM behind the first 2 MiB by one run, at `KERNEL`; its first 2 MiB but for one
 /// page at `TABLES`.
@@ -26,7 +26,8 @@ const TABLE: u64 = 0b11;
 /// A page of the kernel: AF, inner shareable, write-back, global.
 const PAGE: u64 = 1 << 10 | 0b11 << 8 | 0b11;
 /// 39-bit halves, 4 KiB granules, cached walks, 40-bit IPAs.
-const TCR: u64 = 25 | 0b11_01_01 << 8 | 25 << 16 | 0b11_01_01 << 24 | 0b10 << 30 | 0b010 << 32;
+pub(super) const TCR: u64 =
+    25 | 0b11_01_01 << 8 | 25 << 16 | 0b11_01_01 << 24 | 0b10 << 30 | 0b010 << 32;
 const MMU_AND_CACHES: u64 = 0b101;
 const EL0: u64 = 0;
 const EL1H: u64 = 5;
@@ -37,7 +38,7 @@ fn at(ipa: u64) -> u64 {
 }
 
 /// A guest with its tables, on core 1, and its compound pool; `vcpus` vCPUs, the others off.
-fn prepared(vcpus: &[u64]) -> (Bench, u64) {
+pub(super) fn prepared(vcpus: &[u64]) -> (Bench, u64) {
     let mut bench = Bench::new(vcpus.len() + 1);
     let vm = bench.guest(vcpus);
     bench.steps(3);
@@ -77,7 +78,7 @@ fn planted() -> (Bench, u64) {
 }
 
 /// Lets the guest's core take the hint to look around.
-fn settle(bench: &mut Bench) {
+pub(super) fn settle(bench: &mut Bench) {
     for _ in 0..5 {
         bench.cores[0].interrupt(1, crate::machine::intid::KICK);
         bench.steps(1);
@@ -89,11 +90,11 @@ impl Bench {
         self.cores[1].sysregs.ttbr1_el1 & WINDOW_BIT != 0
     }
 
-    fn counts(&mut self, vm: u64, counter: PagingCounter) -> u64 {
+    pub(super) fn counts(&mut self, vm: u64, counter: PagingCounter) -> u64 {
         self.ok(Call::PagingCounter, &[vm, counter as u64])
     }
 
-    fn paging(&mut self, vm: u64) -> PagingStatus {
+    pub(super) fn paging(&mut self, vm: u64) -> PagingStatus {
         let [_, regs @ ..] = self.call(Call::PagingStatus, &[vm]);
         PagingStatus::from_regs(regs).unwrap()
     }
@@ -104,12 +105,12 @@ impl Bench {
         PagingSurvey::from_regs(regs).unwrap()
     }
 
-    fn shadow(&mut self, vm: u64, va: u64) -> Option<PagingForm> {
+    pub(super) fn shadow(&mut self, vm: u64, va: u64) -> Option<PagingForm> {
         PagingForm::from_bits(self.ok(Call::PagingShadow, &[vm, 0, va, 3]))
     }
 
     /// Differences between mirrors and tables, and of the frames' owners.
-    fn differences(&mut self, vm: u64) -> u64 {
+    pub(super) fn differences(&mut self, vm: u64) -> u64 {
         let (mut from, mut wrong) = (0, 0);
         loop {
             let x = self.call(Call::PagingAudit, &[vm, from]);

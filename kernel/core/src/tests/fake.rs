@@ -90,6 +90,7 @@ pub(super) struct Fake {
     fp: u64,
     pub(super) deadline: Option<u64>,
     pub(super) local_flushes: u64,
+    pub(super) asid_flushes: Vec<u64>,
     /// PC of a store that was refused: if it has moved, the store was emulated.
     refused_at: Option<u64>,
 }
@@ -177,6 +178,7 @@ impl Fake {
             fp: 0,
             deadline: None,
             local_flushes: 0,
+            asid_flushes: Vec::new(),
             refused_at: None,
         }
     }

@@ -9,6 +9,7 @@ mod manager;
 mod memory;
 mod psci;
 mod scheduler;
+mod trapped;
 mod traps;
 
 use penumbra_abi::{Call, Error, VmStatus};

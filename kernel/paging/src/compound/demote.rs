@@ -73,7 +73,8 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         nodes
     }
 
-    /// Ends a space. No TTBR may hold its alias any more.
+    /// Ends a space. A TTBR that still holds its alias faults in stage 2, at the next walk that
+    /// fetches from it, and is to be put right then.
     pub fn drop_space<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         vm: &mut Access<'_, M, T>,

@@ -91,6 +91,21 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         true
     }
 
+    /// Gives up one node of a space that has none below it, its root included; `false` if there is none.
+    pub fn prune_space<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        vm: &mut Access<'_, M, T>,
+        space: SpaceId,
+        parked: &Parked,
+    ) -> bool {
+        let Some(root) = self.spaces.get(space).and_then(|space| space.node) else {
+            return false;
+        };
+        let deepest = self.nodes.deepest(root);
+        self.demote_node(vm, deepest, parked);
+        true
+    }
+
     /// Forgets everything, in place: for a VM whose stage 2 and frames are gone.
     pub fn clear(&mut self) {
         self.spaces.clear();

@@ -81,6 +81,15 @@ impl GuestRegisters for Fake {
             GuestRegister::ElrEl1 => frame.elr_el1 = value,
             GuestRegister::FarEl1 => frame.far_el1 = value,
             GuestRegister::SpsrEl1 => frame.spsr_el1 = value,
+            GuestRegister::SctlrEl1 => frame.sctlr_el1 = value,
+            GuestRegister::Ttbr0El1 => frame.ttbr0_el1 = value,
+            GuestRegister::Ttbr1El1 => frame.ttbr1_el1 = value,
+            GuestRegister::TcrEl1 => frame.tcr_el1 = value,
+            GuestRegister::MairEl1 => frame.mair_el1 = value,
+            GuestRegister::AmairEl1 => frame.amair_el1 = value,
+            GuestRegister::Afsr0El1 => frame.afsr0_el1 = value,
+            GuestRegister::Afsr1El1 => frame.afsr1_el1 = value,
+            GuestRegister::ContextidrEl1 => frame.contextidr_el1 = value,
             _ => {}
         }
     }
@@ -112,6 +121,9 @@ impl Residency for Fake {
             Half::High => self.sysregs.ttbr1_el1 = value,
         }
         self.local_flushes += 1;
+    }
+    fn flush_asid(&mut self, asid: u64) {
+        self.asid_flushes.push(asid);
     }
     fn save_fp(&mut self, frame: &mut FpFrame) {
         frame.v[0][0] = self.fp;

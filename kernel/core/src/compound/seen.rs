@@ -1,0 +1,125 @@
+//! Roots that trapped writes have shown, of one VM.
+
+use penumbra_abi::{PAGING_ROOTS, PagingRefusal, PagingRoot};
+
+#[derive(Clone, Copy, Debug)]
+struct Root {
+    /// 0: the entry is free.
+    root: u64,
+    writes: u64,
+    wanted: bool,
+    refusal: PagingRefusal,
+}
+
+impl Root {
+    const FREE: Self = Self {
+        root: 0,
+        writes: 0,
+        wanted: false,
+        refusal: PagingRefusal::None,
+    };
+}
+
+/// The roots that are written most, as far as so few entries can tell: a stranger wears down
+/// the one that was written least, and takes its place when that is used up.
+#[derive(Debug)]
+pub(crate) struct Seen([Root; PAGING_ROOTS]);
+
+impl Seen {
+    /// None: all zero.
+    pub(crate) const EMPTY: Self = Self([Root::FREE; PAGING_ROOTS]);
+
+    fn find(&mut self, root: u64) -> Option<&mut Root> {
+        self.0
+            .iter_mut()
+            .find(|entry| root != 0 && entry.root == root)
+    }
+
+    /// Adds writes of a root.
+    pub(super) fn note(&mut self, root: u64, writes: u64) {
+        if root == 0 || writes == 0 {
+            return;
+        }
+        if let Some(entry) = self.find(root) {
+            entry.writes = entry.writes.saturating_add(writes);
+            return;
+        }
+        let others = self.0.iter_mut().filter(|entry| !entry.wanted);
+        let Some(least) = others.min_by_key(|entry| entry.writes) else {
+            return;
+        };
+        if least.writes <= writes {
+            *least = Root {
+                root,
+                writes,
+                ..Root::FREE
+            };
+        } else {
+            least.writes = least.writes.saturating_sub(writes);
+        }
+    }
+
+    /// Whether a space is wanted for a root.
+    pub(super) fn is_wanted(&self, root: u64) -> bool {
+        self.0
+            .iter()
+            .any(|entry| root != 0 && entry.root == root && entry.wanted)
+    }
+
+    /// Wants a space for a root. `false` if every entry is taken by another wish.
+    pub(crate) fn want(&mut self, root: u64) -> bool {
+        self.note(root, 1);
+        if self.find(root).is_none() {
+            let others = self.0.iter_mut().filter(|entry| !entry.wanted);
+            let Some(least) = others.min_by_key(|entry| entry.writes) else {
+                return false;
+            };
+            *least = Root { root, ..Root::FREE };
+        }
+        if let Some(entry) = self.find(root) {
+            entry.wanted = true;
+            entry.refusal = PagingRefusal::None;
+        }
+        true
+    }
+
+    /// A wish is fulfilled, or not, and why.
+    pub(super) fn settle(&mut self, root: u64, refusal: PagingRefusal) {
+        if let Some(entry) = self.find(root) {
+            entry.wanted = false;
+            entry.refusal = refusal;
+        }
+    }
+
+    /// Takes back a wish.
+    pub(crate) fn unwant(&mut self, root: u64) {
+        if let Some(entry) = self.find(root) {
+            entry.wanted = false;
+        }
+    }
+
+    /// Takes back all wishes.
+    pub(super) fn want_nothing(&mut self) {
+        for entry in &mut self.0 {
+            entry.wanted = false;
+        }
+    }
+
+    /// Forgets all.
+    pub(crate) fn clear(&mut self) {
+        self.0.fill(Root::FREE);
+    }
+
+    /// What the manager is told.
+    pub(crate) fn get(&self, number: usize) -> Option<PagingRoot> {
+        let entry = self.0.get(number)?;
+        Some(PagingRoot {
+            exists: entry.root != 0,
+            wanted: entry.wanted,
+            space: false,
+            refusal: entry.refusal,
+            root: entry.root,
+            writes: entry.writes,
+        })
+    }
+}

@@ -1,0 +1,497 @@
+//! Trapped roots: HCR_EL2.TVM lets EL2 see every write of the registers that control stage 1, carry it
+//! out, and put the compound root in place of a root that has a space.
+//!
+//! Each vCPU remembers the roots that it has written lately. One that it knows is exchanged, or
+//! written as it is, by [`known`] at the first look at the exit; all else comes to [`written`].
+//!
+//! **TLBs.** No root tags an entry, only the ASID does. So a compound root is entered for the first
+//! time on a vCPU behind a flush of its stage 1, and from then on that root is exchanged at every write:
+//! no entry comes from the guest's own root any more. When its ASID changes, or another compound root
+//! had that ASID, the ASID's entries go first. That two roots *without* spaces, or one with and one
+//! without, take turns under one ASID and map the same VAs is ruled out by the contract.
+
+use core::sync::atomic::Ordering;
+
+use penumbra_abi::{PAGING_SPACES, PagingMode, PagingRefusal, paging_roots};
+use penumbra_paging::{Parked, SpaceView, Stage1Regs, WINDOW_BIT};
+use penumbra_trap::sysreg::Stage1Reg;
+use penumbra_vmsa::{Half, Tcr, Ttbr};
+
+use super::fault::{HALVES, edit};
+use super::roots::{registers, restore_root};
+use super::seen::Seen;
+use super::{Faulted, From, Paging, State, VmAccess, refusal};
+use crate::machine::{GuestRegister, Machine};
+use crate::vcpu::{Counter, Deferred, Place, Vcpu};
+
+/// What a TTBR says of its root: address and CnP, but for the bit that leads into the window.
+const ROOT: u64 = ((1 << 48) - 1) & !WINDOW_BIT;
+const ASID_SHIFT: u32 = 48;
+/// No ASID.
+const NO_ASID: u64 = u64::MAX;
+/// Roots that a vCPU remembers.
+const SLOTS: usize = 16;
+/// Writes of one root after which a longer look is taken.
+const LOOK: u64 = 1024;
+/// Trapped writes of a vCPU over which their rate is measured, at least.
+const RATE_WRITES: u64 = 4096;
+/// Trapped writes in a second that are a storm: at some 200 cycles each about 1 % of a core.
+const STORM: u64 = 50_000;
+/// SCTLR_EL1: M, C and EE say whether and how there are walks.
+const SCTLR_WALKS: u64 = 1 << 0 | 1 << 2 | 1 << 25;
+
+/// A root that was written to TTBR0_EL1. All zero is the root at address 0, as the guest writes it.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    /// [`ROOT`] of it.
+    root: u64,
+    /// [`WINDOW_BIT`] if it is exchanged, else 0.
+    window: u64,
+    /// The ASID under which it may be entered, if it is exchanged.
+    asid: u64,
+    /// Writes since they were last told to the VM.
+    writes: u64,
+}
+
+/// What a vCPU remembers of its roots.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RootCache {
+    slots: [Slot; SLOTS],
+    /// [`Paging::generation`] for which the rest holds; 0: none.
+    generation: u32,
+    /// TCR_EL1.A1: the ASID is in TTBR1_EL1.
+    asid_high: bool,
+    /// Spaces entered on this vCPU since the generation began, a bit each, and their ASIDs.
+    entered: u16,
+    asids: [u64; PAGING_SPACES],
+    /// Where the measurement of the rate began: trapped writes, and the counter.
+    measured: (u64, u64),
+}
+
+impl RootCache {
+    /// Nothing: all zero.
+    pub(crate) const EMPTY: Self = Self {
+        slots: [Slot {
+            root: 0,
+            window: 0,
+            asid: 0,
+            writes: 0,
+        }; SLOTS],
+        generation: 0,
+        asid_high: false,
+        entered: 0,
+        asids: [0; PAGING_SPACES],
+        measured: (0, 0),
+    };
+
+    #[inline]
+    fn slot(&mut self, root: u64) -> Option<&mut Slot> {
+        self.slots
+            .get_mut(usize::try_from(root >> 12).unwrap_or(0) % SLOTS)
+    }
+
+    /// Tells the VM what was counted.
+    fn report(&mut self, seen: &mut Seen) {
+        for slot in &mut self.slots {
+            seen.note(slot.root, core::mem::take(&mut slot.writes));
+        }
+    }
+
+    /// Starts anew.
+    fn renew(&mut self, generation: u32, tcr: Tcr) {
+        let measured = self.measured;
+        *self = Self::EMPTY;
+        self.measured = measured;
+        self.generation = generation;
+        self.asid_high = tcr.asid_in_ttbr1();
+    }
+
+    /// Notes that a space is entered under an ASID. Returns what of the TLB must go before.
+    fn enter(&mut self, space: usize, asid: u64) -> Flush {
+        let bit = 1_u16 << (space & 15);
+        let fresh = self.entered & bit == 0;
+        self.entered |= bit;
+        let mut taken = false;
+        for (number, other) in self.asids.iter_mut().enumerate() {
+            let is_entered = self.entered & 1 << (number & 15) != 0;
+            if number == space {
+                taken |= *other != asid;
+                *other = asid;
+            } else if is_entered && *other == asid {
+                taken = true;
+                *other = NO_ASID;
+            }
+        }
+        for slot in &mut self.slots {
+            if slot.window != 0 && slot.asid == asid {
+                slot.asid = NO_ASID;
+            }
+        }
+        match (fresh, taken) {
+            (true, _) => Flush::All,
+            (false, true) => Flush::Asid,
+            (false, false) => Flush::Nothing,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flush {
+    Nothing,
+    Asid,
+    All,
+}
+
+/// A write of TTBR0_EL1 or TTBR1_EL1 as it is most often: of a root that the vCPU knows, or of the same
+/// root with another ASID. Returns whether it was done; the PC is not moved.
+#[inline]
+pub(crate) fn known(
+    vcpu: &mut Vcpu,
+    place: &Place,
+    machine: &mut impl Machine,
+    half: Half,
+    value: u64,
+) -> bool {
+    let roots = &mut vcpu.roots;
+    if roots.generation != place.vm.paging.generation() {
+        return false;
+    }
+    let root = value & ROOT;
+    match half {
+        Half::Low => {
+            let asid_high = roots.asid_high;
+            let Some(slot) = roots.slot(root) else {
+                return false;
+            };
+            if slot.root != root || slot.writes >= LOOK {
+                return false;
+            }
+            if slot.window != 0 {
+                let asid = if asid_high {
+                    machine.guest(GuestRegister::Ttbr1El1)
+                } else {
+                    value
+                };
+                if slot.asid != asid >> ASID_SHIFT {
+                    return false;
+                }
+            }
+            slot.writes = slot.writes.wrapping_add(1);
+            machine.set_guest(GuestRegister::Ttbr0El1, value & !WINDOW_BIT | slot.window);
+        }
+        Half::High => {
+            let old = machine.guest(GuestRegister::Ttbr1El1);
+            if (old ^ value) & ROOT != 0 {
+                return false;
+            }
+            // Whatever stands for this root goes on to do so.
+            let new = value & !WINDOW_BIT | old & WINDOW_BIT;
+            machine.set_guest(GuestRegister::Ttbr1El1, new);
+        }
+    }
+    true
+}
+
+/// Any write that HCR_EL2.TVM traps.
+pub(crate) fn written<M: Machine>(
+    vcpu: &mut Vcpu,
+    place: &'static Place,
+    machine: &mut M,
+    register: Stage1Reg,
+    value: u64,
+) -> Option<Deferred> {
+    place.shared.count(Counter::RootTraps);
+    if measure(vcpu, place, machine) == Faulted::Park {
+        return Some(Deferred::Nothing);
+    }
+    match register {
+        Stage1Reg::Ttbr0 => low(vcpu, place, machine, value),
+        Stage1Reg::Ttbr1 => high(vcpu, place, machine, value),
+        Stage1Reg::Sctlr => geometry(vcpu, place, machine, (GuestRegister::SctlrEl1, value)),
+        Stage1Reg::Tcr => geometry(vcpu, place, machine, (GuestRegister::TcrEl1, value)),
+        Stage1Reg::Esr => machine.set_guest(GuestRegister::EsrEl1, value),
+        Stage1Reg::Far => machine.set_guest(GuestRegister::FarEl1, value),
+        Stage1Reg::Afsr0 => machine.set_guest(GuestRegister::Afsr0El1, value),
+        Stage1Reg::Afsr1 => machine.set_guest(GuestRegister::Afsr1El1, value),
+        Stage1Reg::Mair => machine.set_guest(GuestRegister::MairEl1, value),
+        Stage1Reg::Amair => machine.set_guest(GuestRegister::AmairEl1, value),
+        Stage1Reg::Contextidr => machine.set_guest(GuestRegister::ContextidrEl1, value),
+    }
+    machine.skip_instruction();
+    None
+}
+
+/// TTBR0_EL1, of a root that the vCPU does not know, or not with this ASID.
+fn low<M: Machine>(vcpu: &mut Vcpu, place: &'static Place, machine: &mut M, value: u64) {
+    let paging = &place.vm.paging;
+    let mut regs = registers(machine);
+    regs.ttbr0 = Ttbr::new(value & !WINDOW_BIT);
+    let root = value & ROOT;
+    let roots = &mut vcpu.roots;
+    let allowed = paging.traps_roots();
+    let (space, generation) = place.vm.with_tables(machine, From::Spare, |state, access| {
+        if roots.generation != paging.generation() {
+            roots.report(&mut state.seen);
+        }
+        if let Some(slot) = roots.slot(root) {
+            state
+                .seen
+                .note(slot.root, core::mem::take(&mut slot.writes));
+        }
+        state.seen.note(root, 1);
+        let space = if allowed {
+            space_for(paging, state, access, &regs)
+        } else {
+            None
+        };
+        // Under the lock: a space made later has another generation.
+        (space, paging.generation())
+    });
+    if roots.generation != generation {
+        roots.renew(generation, regs.tcr);
+    }
+    let ttbr1 = machine.guest(GuestRegister::Ttbr1El1);
+    let asid = if roots.asid_high { ttbr1 } else { value } >> ASID_SHIFT;
+    let raw = value & !WINDOW_BIT;
+    let window = match space {
+        None => {
+            machine.set_guest(GuestRegister::Ttbr0El1, raw);
+            0
+        }
+        Some(space) => {
+            match roots.enter(space, asid) {
+                Flush::All => machine.set_root(Half::Low, raw | WINDOW_BIT),
+                Flush::Asid => {
+                    machine.set_guest(GuestRegister::Ttbr0El1, raw | WINDOW_BIT);
+                    machine.flush_asid(asid);
+                }
+                Flush::Nothing => {
+                    machine.set_guest(GuestRegister::Ttbr0El1, raw | WINDOW_BIT);
+                }
+            }
+            WINDOW_BIT
+        }
+    };
+    if let Some(slot) = roots.slot(root) {
+        *slot = Slot {
+            root,
+            window,
+            asid,
+            writes: 0,
+        };
+    }
+}
+
+/// The space of the root in TTBR0_EL1: one that exists, or is wanted and can be made now.
+fn space_for<M: Machine>(
+    paging: &Paging,
+    state: &mut State,
+    access: &mut VmAccess<'_, '_, M>,
+    regs: &Stage1Regs,
+) -> Option<usize> {
+    let root = regs.ttbr0.raw() & ROOT;
+    let exists = low_space(state, root).is_some();
+    if !exists && !state.seen.is_wanted(root) {
+        return None;
+    }
+    match state.tables.plant(access, regs, Half::Low) {
+        Ok(_) => {
+            state.seen.settle(root, PagingRefusal::None);
+            if !exists {
+                // Every vCPU that knows the root as it is learns better.
+                paging.next_generation();
+            }
+            low_space(state, root).map(|(number, _)| number)
+        }
+        Err(error) => {
+            state.seen.settle(root, refusal(error));
+            None
+        }
+    }
+}
+
+/// The space of a root of the lower half.
+pub(crate) fn low_space(state: &State, root: u64) -> Option<(usize, SpaceView)> {
+    (0..PAGING_SPACES)
+        .filter_map(|number| Some((number, state.tables.space(number)?)))
+        .find(|(_, space)| space.half == Half::Low && space.root.raw() == root)
+}
+
+/// TTBR1_EL1, with another root than what is there.
+fn high<M: Machine>(vcpu: &Vcpu, place: &'static Place, machine: &mut M, value: u64) {
+    let paging = &place.vm.paging;
+    let mut regs = registers(machine);
+    let raw = value & !WINDOW_BIT;
+    regs.ttbr1 = Ttbr::new(raw);
+    let old = machine.guest(GuestRegister::Ttbr1El1);
+    let mut new = raw;
+    if (old ^ value) & ROOT == 0 {
+        new |= old & WINDOW_BIT;
+        return machine.set_guest(GuestRegister::Ttbr1El1, new);
+    }
+    if paging.traps_roots() {
+        let has_space = place.vm.with_tables(machine, From::Spare, |state, access| {
+            let known = (0..PAGING_SPACES)
+                .filter_map(|number| state.tables.space(number))
+                .any(|space| space.half == Half::High && space.root.raw() == raw & ROOT);
+            known && state.tables.plant(access, &regs, Half::High).is_ok()
+        });
+        if has_space {
+            new |= WINDOW_BIT;
+        }
+    }
+    paging.set_planted(vcpu.id.index(), new & WINDOW_BIT != 0);
+    if (old | new) & WINDOW_BIT == 0 {
+        machine.set_guest(GuestRegister::Ttbr1El1, new);
+    } else {
+        // Kernel entries are global, and may differ in size from what this root says.
+        machine.set_root(Half::High, new);
+    }
+}
+
+/// SCTLR_EL1 or TCR_EL1: where they change what a root means, the guest's own roots come back first
+/// (rule 4); a later write of a root looks at the conditions again.
+fn geometry<M: Machine>(
+    vcpu: &mut Vcpu,
+    place: &'static Place,
+    machine: &mut M,
+    (register, value): (GuestRegister, u64),
+) {
+    let old = machine.guest(register);
+    let matters = match register {
+        GuestRegister::SctlrEl1 => SCTLR_WALKS,
+        _ => u64::MAX,
+    };
+    if (old ^ value) & matters != 0 {
+        for half in HALVES {
+            if restore_root(machine, half) && half == Half::High {
+                place.vm.paging.set_planted(vcpu.id.index(), false);
+            }
+        }
+        forget(vcpu, place);
+        // Rule 13.
+        machine.complete_accesses();
+    }
+    machine.set_guest(register, value);
+}
+
+/// What the vCPU knows of roots does not hold any more.
+fn forget(vcpu: &mut Vcpu, place: &Place) {
+    report(vcpu, place);
+    vcpu.roots.generation = 0;
+}
+
+/// Tells the VM how often the vCPU has written its roots.
+pub(crate) fn report(vcpu: &mut Vcpu, place: &Place) {
+    if vcpu.roots.generation != 0 {
+        let mut state = place.vm.paging.state.lock();
+        vcpu.roots.report(&mut state.seen);
+    }
+}
+
+/// Measures the rate of trapped writes, and ends trapping when it is a storm. `Park` if another vCPU
+/// holds the VM just then.
+fn measure<M: Machine>(vcpu: &mut Vcpu, place: &'static Place, machine: &mut M) -> Faulted {
+    let paging = &place.vm.paging;
+    let writes = place.shared.root_traps();
+    let (then, since) = vcpu.roots.measured;
+    let more = writes.wrapping_sub(then);
+    if more < RATE_WRITES {
+        return Faulted::Again;
+    }
+    let now = machine.counter();
+    let limit = more.saturating_mul(place.board.facts.counter_hz) / STORM;
+    let storms = now.saturating_sub(since) < limit && paging.traps_roots();
+    if storms {
+        let answer = edit(vcpu, place, machine, |state, access, parked| {
+            paging.stop_trapping();
+            paging.refuse(PagingRefusal::Storm);
+            let _ = drop_low(state, access, u32::MAX, parked);
+        });
+        if answer == Faulted::Park {
+            return answer;
+        }
+        retrap(vcpu, place, machine);
+    }
+    vcpu.roots.measured = (writes, now);
+    Faulted::Again
+}
+
+/// Lets the cores of the vCPU's VM see that what is trapped has changed.
+pub(super) fn retrap<M: Machine>(vcpu: &Vcpu, place: &'static Place, machine: &mut M) {
+    place.system.note_pins();
+    if let Some(id) = super::fault::vm_of(vcpu) {
+        place.system.alert(id, machine);
+    }
+}
+
+/// Ends the spaces of the lower half, a bounded number of nodes at a time. Whoever still has such an
+/// alias in TTBR0_EL1 faults in stage 2 and gets its own root back. Returns whether none is left.
+pub(crate) fn drop_low<M: Machine>(
+    state: &mut State,
+    access: &mut VmAccess<'_, '_, M>,
+    mut nodes: u32,
+    parked: &Parked,
+) -> bool {
+    state.seen.want_nothing();
+    for number in 0..PAGING_SPACES {
+        let space = state.tables.space(number);
+        let Some(space) = space.filter(|space| space.half == Half::Low) else {
+            continue;
+        };
+        if !drop_space(state, access, (&space, &mut nodes), parked) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Ends one space, or a part of it. Returns whether it is gone.
+pub(crate) fn drop_space<M: Machine>(
+    state: &mut State,
+    access: &mut VmAccess<'_, '_, M>,
+    (space, nodes): (&SpaceView, &mut u32),
+    parked: &Parked,
+) -> bool {
+    while *nodes > 0 && state.tables.prune_space(access, space.id, parked) {
+        *nodes = nodes.saturating_sub(1);
+    }
+    if *nodes == 0 {
+        return false;
+    }
+    state.relayout = None;
+    state.tables.drop_space(access, space.id, parked);
+    true
+}
+
+impl Paging {
+    /// Which spaces and roots there are has this number.
+    #[inline]
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// What vCPUs remember of roots holds no more. Under the lock of the tables, or while the VM is held.
+    pub(crate) fn next_generation(&self) {
+        // 0 is no generation.
+        let next = self.generation().wrapping_add(1).max(1);
+        self.generation.store(next, Ordering::Release);
+    }
+
+    /// Whether roots are trapped, or were.
+    pub(super) fn has_trapped(&self) -> bool {
+        self.generation() != 0
+    }
+
+    /// Whether roots are to be trapped.
+    pub(crate) fn traps_roots(&self) -> bool {
+        self.roots() & paging_roots::TRAPPED != 0 && self.mode() != PagingMode::Nested
+    }
+
+    /// Traps roots no more. The VM is held, or nothing has been made of them yet.
+    pub(crate) fn stop_trapping(&self) {
+        let sticky = self.roots() & paging_roots::STICKY;
+        self.set_roots(sticky);
+        self.next_generation();
+    }
+}

@@ -1,0 +1,118 @@
+//! The manager's calls about the roots of address spaces.
+
+use penumbra_abi::{Error, PAGING_ROOTS, PagingRoot, paging_roots};
+use penumbra_paging::WINDOW_BIT;
+use penumbra_vmsa::PAGE_SIZE;
+
+use super::paging::{PRUNED_PER_CALL, SPARE_TABLES, Target, alive, edit, target};
+use super::{Reply, guest, one};
+use crate::compound::{drop_low, drop_space, low_space};
+use crate::machine::Machine;
+use crate::system::System;
+
+pub(super) fn allow(
+    system: &System,
+    machine: &mut impl Machine,
+    (number, roots): (u64, u64),
+) -> Reply {
+    let target = target(system, number)?;
+    let Target { id, vm } = target;
+    if roots & !(paging_roots::STICKY | paging_roots::TRAPPED) != 0 {
+        return Err(Error::InvalidParameter);
+    }
+    vm.memory.lock().add_spare(machine, SPARE_TABLES)?;
+    let paging = &vm.paging;
+    let trapped = |roots: u64| roots & paging_roots::TRAPPED != 0;
+    if trapped(paging.roots()) && !trapped(roots) {
+        // Trapped until none of these spaces is left: a root written unseen could meet what its
+        // compound root has left in a TLB.
+        let done = edit(system, &target, machine, |state, access, parked| {
+            let done = drop_low(state, access, PRUNED_PER_CALL, parked);
+            if done {
+                paging.stop_trapping();
+            } else {
+                paging.next_generation();
+            }
+            Ok(done)
+        })?;
+        if !done {
+            return Ok(one(0));
+        }
+    }
+    paging.allow_roots(roots);
+    if trapped(roots) {
+        paging.change(|_| paging.next_generation());
+    }
+    system.note_pins();
+    system.alert(id, machine);
+    Ok(one(1))
+}
+
+pub(super) fn describe(system: &System, (number, index): (u64, u64)) -> Reply {
+    let (_, vm) = guest(system, number)?;
+    let index = usize::try_from(index)
+        .ok()
+        .filter(|index| *index < PAGING_ROOTS)
+        .ok_or(Error::InvalidParameter)?;
+    let root = vm.paging.state(|state| {
+        state.seen.get(index).map(|seen| PagingRoot {
+            space: seen.exists && low_space(state, seen.root).is_some(),
+            ..seen
+        })
+    });
+    Ok(root.unwrap_or_default().to_regs())
+}
+
+/// An IPA that could be a root with an alias.
+fn root_of(root: u64) -> Result<u64, Error> {
+    let page = root != 0 && root.is_multiple_of(PAGE_SIZE) && root < WINDOW_BIT;
+    page.then_some(root).ok_or(Error::InvalidParameter)
+}
+
+pub(super) fn add(
+    system: &System,
+    machine: &mut impl Machine,
+    (number, root): (u64, u64),
+) -> Reply {
+    let Target { vm, .. } = target(system, number)?;
+    let root = root_of(root)?;
+    if !vm.paging.traps_roots() {
+        return Err(Error::BadState);
+    }
+    vm.memory.lock().add_spare(machine, SPARE_TABLES)?;
+    vm.paging.change(|state| {
+        if low_space(state, root).is_some() {
+            return Ok(one(1));
+        }
+        if !state.seen.want(root) {
+            return Err(Error::NoSlot);
+        }
+        // vCPUs know it as a root without a space.
+        vm.paging.next_generation();
+        Ok(one(0))
+    })
+}
+
+pub(super) fn remove(
+    system: &System,
+    machine: &mut impl Machine,
+    (number, root): (u64, u64),
+) -> Reply {
+    let (id, vm) = alive(system, number)?;
+    let root = root_of(root)?;
+    vm.paging.change(|state| state.seen.unwant(root));
+    if vm.paging.state(|state| low_space(state, root).is_none()) {
+        return Ok(one(1));
+    }
+    let target = Target { id, vm };
+    let gone = edit(system, &target, machine, |state, access, parked| {
+        let Some((_, space)) = low_space(state, root) else {
+            return Ok(true);
+        };
+        let mut nodes = PRUNED_PER_CALL;
+        let gone = drop_space(state, access, (&space, &mut nodes), parked);
+        vm.paging.next_generation();
+        Ok(gone)
+    })?;
+    Ok(one(gone.into()))
+}

@@ -1,0 +1,303 @@
+//! Trapped roots: what is exchanged, what is flushed, and how it ends.
+
+use penumbra_abi::{
+    Call, Error, PAGING_ROOTS, PagingCounter, PagingForm, PagingMode, PagingRefusal, PagingRoot,
+    PagingSpace, RootInstall, paging_roots,
+};
+use penumbra_paging::WINDOW_BIT;
+use penumbra_trap::controls::hcr;
+use penumbra_vmsa::PAGE_SIZE;
+
+use super::Bench;
+use super::compound::{ROOT, TCR, WHOLE, prepared, settle};
+use super::fake::{Op, RAM};
+use crate::machine::SysregFrame;
+
+const TTBR0: [u32; 5] = [3, 0, 2, 0, 0];
+const TTBR1: [u32; 5] = [3, 0, 2, 0, 1];
+const TCR_EL1: [u32; 5] = [3, 0, 2, 0, 2];
+const SCTLR: [u32; 5] = [3, 0, 1, 0, 0];
+const NOT_GLOBAL: u64 = 1 << 11;
+/// TCR_EL1.A1.
+const A1: u64 = 1 << 22;
+/// Another root, empty.
+const OTHER: u64 = RAM + 0x3_0000;
+
+fn asid(number: u64) -> u64 {
+    number << 48
+}
+
+/// A guest whose roots are trapped, with a space wanted for `ROOT` in the lower half.
+fn trapped() -> (Bench, u64) {
+    let (mut bench, vm) = prepared(&[1]);
+    for page in 0..512 {
+        let at = WHOLE + 8 * page;
+        let raw = bench.cores[1].read_guest(at) | NOT_GLOBAL;
+        bench.cores[1].write_guest(at, raw);
+    }
+    bench.cores[1].sysregs.ttbr1_el1 = OTHER | asid(1);
+    assert_eq!(
+        bench.error(Call::PagingSpaceAdd, &[vm, ROOT]),
+        Error::BadState
+    );
+    let done = bench.ok(Call::PagingRoots, &[vm, paging_roots::TRAPPED]);
+    assert_eq!(done, 1);
+    settle(&mut bench);
+    assert!(bench.is_trapping());
+    assert_eq!(bench.ok(Call::PagingSpaceAdd, &[vm, ROOT]), 0);
+    (bench, vm)
+}
+
+impl Bench {
+    fn is_trapping(&self) -> bool {
+        self.cores[1].controls.hcr_el2 & hcr::TVM != 0
+    }
+
+    /// The guest writes a register. Returns TTBR0_EL1 then.
+    fn msr(&mut self, vm: u64, register: [u32; 5], value: u64) -> u64 {
+        self.program(vm, 0, [Op::Msr(register, value)]);
+        self.steps(2);
+        self.cores[1].sysregs.ttbr0_el1
+    }
+
+    fn root(&mut self, vm: u64, root: u64) -> Option<PagingRoot> {
+        (0..u64::try_from(PAGING_ROOTS).unwrap()).find_map(|number| {
+            let [_, regs @ ..] = self.call(Call::PagingRoot, &[vm, number]);
+            PagingRoot::from_regs(regs).filter(|seen| seen.root == root && seen.exists)
+        })
+    }
+
+    fn flushes(&self) -> (u64, usize) {
+        let core = &self.cores[1];
+        (core.local_flushes, core.asid_flushes.len())
+    }
+}
+
+#[test]
+fn a_root_with_a_space_is_exchanged_and_others_are_not() {
+    let (mut bench, vm) = trapped();
+    let pc = bench.cores[1].sysregs.pc;
+    assert_eq!(bench.msr(vm, TTBR0, OTHER | asid(5)), OTHER | asid(5));
+    assert_eq!(bench.cores[1].sysregs.pc, pc + 4);
+    let before = bench.flushes();
+    // The first time behind a flush, then by what the vCPU knows.
+    let alias = ROOT | WINDOW_BIT | asid(7);
+    assert_eq!(bench.msr(vm, TTBR0, ROOT | asid(7)), alias);
+    assert_eq!(bench.flushes(), (before.0 + 1, before.1));
+    for _ in 0..3 {
+        assert_eq!(bench.msr(vm, TTBR0, OTHER | asid(5)), OTHER | asid(5));
+        assert_eq!(bench.msr(vm, TTBR0, ROOT | asid(7)), alias);
+    }
+    // An alias that was read means the root.
+    assert_eq!(bench.msr(vm, TTBR0, alias), alias);
+    assert_eq!(
+        bench.msr(vm, TTBR0, OTHER | WINDOW_BIT | asid(5)),
+        OTHER | asid(5)
+    );
+    assert_eq!(bench.flushes(), (before.0 + 1, before.1));
+    // Another ASID of the same root.
+    assert_eq!(
+        bench.msr(vm, TTBR0, ROOT | asid(8)),
+        ROOT | WINDOW_BIT | asid(8)
+    );
+    assert_eq!(bench.flushes(), (before.0 + 1, before.1 + 1));
+    assert_eq!(bench.counts(vm, PagingCounter::RootTraps), 11);
+    assert_eq!(bench.ok(Call::VcpuCounter, &[vm, 0, 2]), 11);
+    let [_, regs @ ..] = bench.call(Call::PagingSpace, &[vm, 0]);
+    let space = PagingSpace::from_regs(regs).unwrap();
+    assert!(space.exists && !space.high && space.shadowed);
+    assert_eq!((space.root, space.install), (ROOT, RootInstall::Trapped));
+    let seen = bench.root(vm, ROOT).unwrap();
+    assert!(seen.space && !seen.wanted);
+    assert_eq!(bench.ok(Call::PagingSpaceAdd, &[vm, ROOT]), 1);
+    assert_eq!(bench.shadow(vm, 0), Some(PagingForm::Leaf));
+    assert_eq!(bench.differences(vm), 0);
+}
+
+#[test]
+fn two_compound_roots_under_one_asid_do_not_meet_in_a_tlb() {
+    let (mut bench, vm) = trapped();
+    assert_eq!(bench.ok(Call::PagingSpaceAdd, &[vm, OTHER]), 0);
+    bench.msr(vm, TCR_EL1, TCR | A1);
+    bench.msr(vm, TTBR1, OTHER | asid(3));
+    bench.msr(vm, TTBR0, ROOT);
+    bench.msr(vm, TTBR0, OTHER);
+    bench.msr(vm, TTBR0, ROOT);
+    bench.msr(vm, TTBR0, OTHER);
+    let before = bench.flushes();
+    assert_eq!(bench.msr(vm, TTBR0, ROOT), ROOT | WINDOW_BIT);
+    assert_eq!(bench.flushes(), (before.0, before.1 + 1));
+    assert_eq!(bench.cores[1].asid_flushes.last(), Some(&3));
+    // The ASID moves to TTBR1_EL1, whose root stays as it is.
+    bench.msr(vm, TTBR1, OTHER | asid(4));
+    assert_eq!(bench.cores[1].sysregs.ttbr1_el1, OTHER | asid(4));
+    bench.msr(vm, TTBR0, OTHER);
+    bench.msr(vm, TTBR1, OTHER | asid(3));
+    let before = bench.flushes();
+    bench.msr(vm, TTBR0, ROOT);
+    bench.msr(vm, TTBR1, OTHER | asid(4));
+    bench.msr(vm, TTBR0, OTHER);
+    assert_eq!(bench.flushes(), before, "each has its ASID");
+}
+
+#[test]
+fn the_guests_own_roots_come_back_before_walks_change() {
+    let (mut bench, vm) = trapped();
+    bench.msr(vm, TTBR0, ROOT | asid(7));
+    let on = bench.cores[1].sysregs.sctlr_el1;
+    let before = bench.flushes().0;
+    assert_eq!(bench.msr(vm, SCTLR, on & !1), ROOT | asid(7));
+    assert_eq!(bench.cores[1].sysregs.sctlr_el1, on & !1);
+    assert_eq!(bench.flushes().0, before + 1);
+    // Off, it is not exchanged; on again, it is.
+    assert_eq!(bench.msr(vm, TTBR0, ROOT | asid(7)), ROOT | asid(7));
+    bench.msr(vm, SCTLR, on);
+    let alias = ROOT | WINDOW_BIT | asid(7);
+    assert_eq!(bench.msr(vm, TTBR0, ROOT | asid(7)), alias);
+    // UCI means nothing to walks.
+    assert_eq!(bench.msr(vm, SCTLR, on ^ 1 << 26), alias);
+    // A root that is smaller than a page cannot be exchanged.
+    assert_eq!(bench.msr(vm, TCR_EL1, TCR + 1), ROOT | asid(7));
+    assert_eq!(bench.cores[1].sysregs.tcr_el1, TCR + 1);
+    assert_eq!(bench.msr(vm, TTBR0, ROOT | asid(7)), ROOT | asid(7));
+    let seen = bench.root(vm, ROOT).unwrap();
+    assert_eq!(seen.refusal, PagingRefusal::RootSize);
+    assert_eq!(bench.differences(vm), 0);
+}
+
+/// A register and where the fake keeps it.
+type Written = ([u32; 5], fn(&SysregFrame) -> u64);
+
+#[test]
+fn every_register_of_the_set_is_written() {
+    let (mut bench, vm) = trapped();
+    let registers: [Written; 8] = [
+        ([3, 0, 5, 1, 0], |frame| frame.afsr0_el1),
+        ([3, 0, 5, 1, 1], |frame| frame.afsr1_el1),
+        ([3, 0, 5, 2, 0], |frame| frame.esr_el1),
+        ([3, 0, 6, 0, 0], |frame| frame.far_el1),
+        ([3, 0, 10, 2, 0], |frame| frame.mair_el1),
+        ([3, 0, 10, 3, 0], |frame| frame.amair_el1),
+        ([3, 0, 13, 0, 1], |frame| frame.contextidr_el1),
+        (TTBR1, |frame| frame.ttbr1_el1),
+    ];
+    for ((register, read), value) in registers.into_iter().zip(0x1000..) {
+        bench.msr(vm, register, value);
+        assert_eq!(read(&bench.cores[1].sysregs), value);
+    }
+}
+
+#[test]
+fn a_space_that_ends_leaves_the_guest_its_own_root() {
+    let (mut bench, vm) = trapped();
+    bench.msr(vm, TTBR0, ROOT | asid(7));
+    assert_eq!(bench.shadow(vm, 0), Some(PagingForm::Leaf));
+    bench.finish(Call::PagingSpaceDrop, &[vm, ROOT], 1);
+    assert!(bench.cores[1].leaf(ROOT | WINDOW_BIT).is_none());
+    assert_eq!(bench.paging(vm).nodes_used, 0);
+    // The vCPU still has the alias, and finds out.
+    let before = bench.flushes().0;
+    bench.program(vm, 0, [Op::WalkFault(ROOT | WINDOW_BIT, 0b00_0101)]);
+    bench.steps(2);
+    assert_eq!(bench.cores[1].sysregs.ttbr0_el1, ROOT | asid(7));
+    assert_eq!(bench.flushes().0, before + 1);
+    assert_eq!(bench.msr(vm, TTBR0, ROOT | asid(7)), ROOT | asid(7));
+    assert_eq!(bench.paging(vm).refusal, PagingRefusal::None);
+    assert_eq!(bench.differences(vm), 0);
+}
+
+#[test]
+fn taken_away_it_leaves_no_space_and_no_trap() {
+    for nested in [false, true] {
+        let (mut bench, vm) = trapped();
+        bench.msr(vm, TTBR0, ROOT | asid(7));
+        bench.shadow(vm, 0);
+        if nested {
+            bench.finish(Call::PagingMode, &[vm, PagingMode::Nested as u64], 1);
+        } else {
+            bench.finish(Call::PagingRoots, &[vm, 0], 1);
+        }
+        settle(&mut bench);
+        assert!(!bench.is_trapping());
+        assert!(bench.cores[1].leaf(ROOT | WINDOW_BIT).is_none());
+        let [_, regs @ ..] = bench.call(Call::PagingSpace, &[vm, 0]);
+        assert!(!PagingSpace::from_regs(regs).unwrap().exists);
+        // A write that was on its way.
+        assert_eq!(bench.msr(vm, TTBR0, ROOT | asid(7)), ROOT | asid(7));
+        assert_eq!(bench.differences(vm), 0);
+    }
+}
+
+#[test]
+fn a_storm_ends_it() {
+    let (mut bench, vm) = trapped();
+    let pair = [Op::Msr(TTBR0, OTHER), Op::Msr(TTBR0, ROOT)];
+    // One write in a tick of the fake's clock, a million in a second.
+    for _ in 0..20 {
+        bench.program(vm, 0, std::iter::repeat_n(pair.clone(), 500).flatten());
+        bench.steps(2);
+    }
+    settle(&mut bench);
+    let status = bench.paging(vm);
+    assert_eq!((status.roots, status.refusal), (0, PagingRefusal::Storm));
+    assert_eq!(status.nodes_used, 0);
+    assert!(!bench.is_trapping());
+    assert_eq!(bench.msr(vm, TTBR0, ROOT), ROOT);
+    assert_eq!(bench.differences(vm), 0);
+}
+
+#[test]
+fn few_writes_in_much_time_are_no_storm() {
+    let (mut bench, vm) = trapped();
+    for _ in 0..20 {
+        let slow = [Op::Msr(TTBR0, OTHER), Op::Msr(TTBR0, ROOT), Op::Spin(50)];
+        bench.program(vm, 0, std::iter::repeat_n(slow, 500).flatten());
+        bench.steps(2);
+    }
+    assert_eq!(bench.paging(vm).roots, paging_roots::TRAPPED);
+    let seen = bench.root(vm, OTHER).unwrap();
+    assert!(seen.writes > 8000 && !seen.space, "{seen:?}");
+}
+
+#[test]
+fn the_roots_that_are_written_most_are_remembered() {
+    let (mut bench, vm) = trapped();
+    for round in 0..64 {
+        bench.msr(vm, TTBR0, OTHER);
+        bench.msr(vm, TTBR0, RAM + (0x100 + round) * PAGE_SIZE);
+    }
+    settle(&mut bench);
+    bench.cores[0].pass(2_000_000);
+    settle(&mut bench);
+    assert!(bench.root(vm, OTHER).unwrap().writes >= 48);
+    assert!(bench.root(vm, ROOT).unwrap().wanted, "a wish stays");
+}
+
+#[test]
+fn bad_arguments_are_refused() {
+    let (mut bench, vm) = trapped();
+    for root in [0, ROOT + 8, WINDOW_BIT | ROOT] {
+        assert_eq!(
+            bench.error(Call::PagingSpaceAdd, &[vm, root]),
+            Error::InvalidParameter
+        );
+        assert_eq!(
+            bench.error(Call::PagingSpaceDrop, &[vm, root]),
+            Error::InvalidParameter
+        );
+    }
+    assert_eq!(
+        bench.error(Call::PagingRoot, &[vm, 16]),
+        Error::InvalidParameter
+    );
+    assert_eq!(
+        bench.error(Call::PagingRoots, &[vm, 4]),
+        Error::InvalidParameter
+    );
+    // A wish for what is no RAM is taken, and refused by the write.
+    let nowhere = RAM - PAGE_SIZE;
+    assert_eq!(bench.ok(Call::PagingSpaceAdd, &[vm, nowhere]), 0);
+    assert_eq!(bench.msr(vm, TTBR0, nowhere), nowhere);
+    let seen = bench.root(vm, nowhere).unwrap();
+    assert_eq!((seen.wanted, seen.refusal), (false, PagingRefusal::NotRam));
+}
