@@ -2,7 +2,9 @@
 //! that do what it cannot bear.
 
 use penumbra_abi::{PagingCounter, PagingMode, PagingRefusal};
-use penumbra_paging::{AccessKind, GuestMemory, Privilege, Stage1Regs, Stored, WINDOW_BIT};
+use penumbra_paging::{
+    AccessKind, Accessed, GuestMemory, Privilege, Stage1Regs, Stored, WINDOW_BIT,
+};
 use penumbra_trap::abort::{AccessSize, DataAbort, FaultStatus};
 use penumbra_vmsa::{Half, Ipa, Mair, MemoryType, PAGE_SIZE, Va, VmId};
 
@@ -33,6 +35,8 @@ enum Seen {
     Structural(Ipa),
     /// It cannot be emulated.
     Undecodable(Ipa),
+    /// It was the store that a sample waited for; the page may be written now.
+    Sampled,
     /// The page may be written: the fault is from a moment ago.
     Stale,
     /// The guest's tables do not lead to such a page.
@@ -100,6 +104,7 @@ pub(crate) fn on_permission<M: Machine>(
                 state.tables.demote_page(access, ipa, parked);
             })
         }
+        Seen::Sampled => Faulted::Again,
         Seen::Stale => {
             paging.count(PagingCounter::Stale, 1);
             machine.flush_guest_translations();
@@ -151,6 +156,9 @@ fn judge<M: Machine>(
     };
     let page = found.ipa.align_down(PAGE_SIZE);
     if !state.tables.is_watched(page) {
+        if state.tables.wrote(access, page).is_some() {
+            return Seen::Sampled;
+        }
         return match access.stage2.lookup(access.memory, page) {
             Ok(leaf) if leaf.attrs.access.writes() => Seen::Stale,
             _ => Seen::Foreign,
@@ -263,6 +271,28 @@ pub(crate) fn on_walk<M: Machine>(
     }
 }
 
+/// Stage 2 refused an access at `ipa` for want of its Access flag: only a sample clears one. `by_walk`: a
+/// walk of the guest's stage 1 fetched from there.
+pub(crate) fn on_access_flag<M: Machine>(
+    place: &'static Place,
+    machine: &M,
+    (ipa, by_walk): (Ipa, bool),
+) -> Faulted {
+    if !place.vm.paging.is_used() {
+        return Faulted::NotOurs;
+    }
+    place.vm.with_tables(machine, From::Spare, |state, access| {
+        match state.tables.access_fault(access, ipa, by_walk) {
+            Accessed::Touched | Accessed::Walked(..) => Faulted::Again,
+            // Another core has just given the flag back, or ended the sample.
+            Accessed::Stranger => match access.stage2.lookup(access.memory, ipa) {
+                Ok(leaf) if leaf.attrs.accessed => Faulted::Again,
+                _ => Faulted::NotOurs,
+            },
+        }
+    })
+}
+
 /// The TLB held two entries for one address. What the VM has cached is gone by now; from here on it is
 /// nested.
 pub(crate) fn on_conflict<M: Machine>(
@@ -289,6 +319,7 @@ fn nest<M: Machine>(vcpu: &Vcpu, place: &'static Place, machine: &mut M) -> Faul
     paging.refuse(PagingRefusal::Violation);
     let answer = edit(vcpu, place, machine, |state, access, parked| {
         state.relayout = None;
+        state.tables.end_samples(access, |_| {});
         // Each round takes a node away.
         while state.tables.prune(access, parked) {}
         let _ = drop_low(state, access, u32::MAX, parked);

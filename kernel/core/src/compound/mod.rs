@@ -24,7 +24,7 @@ use penumbra_abi::{
 use penumbra_paging::{Access, Compound, Refusal, Relayout, ShadowError};
 use spin::Mutex;
 
-pub(crate) use fault::{Faulted, on_conflict, on_permission, on_walk};
+pub(crate) use fault::{Faulted, on_access_flag, on_conflict, on_permission, on_walk};
 pub(crate) use hold::{Holder, answer, held};
 pub(crate) use roots::{Planting, plant, wants};
 pub(crate) use trapped::{RootCache, drop_low, drop_space, known, low_space, report, written};
@@ -186,7 +186,8 @@ impl Paging {
     /// Reads a counter.
     pub(crate) fn counter(&self, counter: PagingCounter) -> u64 {
         let index = (counter as usize).wrapping_sub(FIRST_EVENT);
-        if let Some(event) = self.events.get(index) {
+        let own = self.events.get(index);
+        if let Some(event) = own.filter(|_| counter != PagingCounter::Samples) {
             return event.load(Ordering::Relaxed);
         }
         let counters = self.state.lock().tables.counters();
@@ -199,6 +200,7 @@ impl Paging {
             PagingCounter::Evicted => counters.evicted,
             PagingCounter::Moved => counters.moved,
             PagingCounter::Relaid => counters.relaid,
+            PagingCounter::Samples => counters.walked.saturating_add(counters.wrote),
             _ => 0,
         }
     }

@@ -42,13 +42,17 @@ pub(super) fn data(
             Touched::No => {}
         }
     }
-    if abort.is_on_table_walk() {
-        match compound::on_walk(vcpu, place, machine, abort.status(), ipa) {
-            Faulted::NotOurs => {}
-            answer => return seen_to(vcpu, answer),
-        }
+    let answer = if matches!(abort.status(), FaultStatus::AccessFlag(_)) {
+        compound::on_access_flag(place, machine, (ipa, abort.is_on_table_walk()))
+    } else if abort.is_on_table_walk() {
+        compound::on_walk(vcpu, place, machine, abort.status(), ipa)
+    } else {
+        Faulted::NotOurs
+    };
+    match answer {
+        Faulted::NotOurs => elsewhere(vcpu, place, machine, abort, Some(ipa)),
+        answer => seen_to(vcpu, answer),
     }
-    elsewhere(vcpu, place, machine, abort, Some(ipa))
 }
 
 /// How an exit ends that the shadowing service has answered.
@@ -73,6 +77,13 @@ pub(super) fn instruction(
         (FaultStatus::Translation(_), Some(ipa)) => {
             if let Touched::Yes(flow) = first_touch(vcpu, place, machine, ipa) {
                 return flow;
+            }
+        }
+        (FaultStatus::AccessFlag(_), Some(ipa)) => {
+            let at = (ipa, abort.is_on_table_walk());
+            match compound::on_access_flag(place, machine, at) {
+                Faulted::NotOurs => {}
+                answer => return seen_to(vcpu, answer),
             }
         }
         (FaultStatus::TlbConflict, _) => return conflict(vcpu, place, machine),

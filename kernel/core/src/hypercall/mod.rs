@@ -10,6 +10,7 @@ mod device;
 mod observe;
 mod paging;
 mod roots;
+mod samples;
 
 use penumbra_abi::{ABI_VERSION, Call, Error, MAX_VMS};
 use penumbra_vmsa::VmId;
@@ -127,12 +128,12 @@ fn answer(
         Call::PagingPool => paging::pool(system, machine, x1),
         Call::PagingSpace => paging::describe(system, (x1, x2)),
         Call::PagingSurvey => paging::survey(system, machine, (x1, x2, x3)),
-        Call::PagingShadow => paging::shadow(system, machine, (x1, x2, x3, x4)),
+        Call::PagingShadow => paging::shadow(system, machine, arguments),
         Call::PagingDemote => paging::demote(system, machine, (x1, x2, x3, x4)),
         Call::PagingWorth => paging::worth(system, machine, arguments),
         Call::PagingRelayout => paging::relayout(system, machine, arguments),
         Call::PagingSettle => paging::settle(system, machine, (x1, x2)),
-        Call::PagingEpoch => Err(Error::NotSupported),
+        Call::PagingEpoch => samples::epoch(system, machine, (x1, x2, x3, x4)),
         Call::PagingRoot => roots::describe(system, (x1, x2)),
         Call::PagingSpaceAdd => roots::add(system, machine, (x1, x2)),
         Call::PagingSpaceDrop => roots::remove(system, machine, (x1, x2)),

@@ -1,8 +1,8 @@
 //! The manager's calls about compound page tables.
 
 use penumbra_abi::{
-    Error, PAGING_BLOCKS, PAGING_SPACES, PagingCounter, PagingForm, PagingMode, PagingRegion,
-    PagingSpace, PagingStatus, PagingSurvey, RootInstall, VmState,
+    Error, PAGING_BLOCKS, PAGING_RANGE, PAGING_SPACES, PagingCounter, PagingForm, PagingMode,
+    PagingRegion, PagingSpace, PagingStatus, PagingSurvey, RootInstall, VmState,
 };
 use penumbra_paging::{Form, Parked, Region, ShadowError, SpaceId, SpaceView, SurveyStep};
 use penumbra_vmsa::{Half, Ipa, Level, Va, VmId};
@@ -119,6 +119,7 @@ pub(super) fn mode(
             if state.tables.node_count() != 0 {
                 return Ok(false);
             }
+            state.tables.end_samples(access, |_| {});
             vm.paging.next_generation();
             Ok(drop_low(state, access, PRUNED_PER_CALL, parked))
         })?;
@@ -241,9 +242,9 @@ fn region(found: &Region) -> PagingRegion {
         user: found.user,
         form: found.form.map_or(PagingForm::Nested, form),
         writes: found.writes,
-        walks: 0,
-        walks_known: false,
-        writes_known: found.form.is_some(),
+        walks: found.walks.map_or(0, u16::from),
+        walks_known: found.walks.is_some(),
+        writes_known: found.form.is_some() || found.writes_sampled,
     }
 }
 
@@ -257,24 +258,67 @@ const fn form(form: Form) -> PagingForm {
 pub(super) fn shadow(
     system: &System,
     machine: &mut impl Machine,
-    (number, index, va, level): (u64, u64, u64, u64),
+    [number, index, va, level, count, ..]: Arguments,
 ) -> Reply {
     let target = target(system, number)?;
     let level = table_level(level)?;
+    if count > 1 {
+        return shadow_range(system, machine, &target, (index, va, level, count));
+    }
     let made = edit(system, &target, machine, |state, access, parked| {
         let id = space(state, index)?.id;
         let va = Va::truncated(va);
-        let tables = &mut state.tables;
-        match tables.shadow(access, id, va, level, parked) {
-            // Once more, if something that is worth less made room.
-            Err(ShadowError::Full) if tables.evict(access, parked) => {
-                tables.shadow(access, id, va, level, parked)
-            }
-            made => made,
-        }
-        .map_err(error)
+        shadow_one(state, access, (id, va, level), parked).map_err(error)
     })?;
     Ok(one(form(made) as u64))
+}
+
+/// Shadows one table; once more, if something that is worth less made room.
+fn shadow_one<M: Machine>(
+    state: &mut State,
+    access: &mut VmAccess<'_, '_, M>,
+    (id, va, level): (SpaceId, Va, Level),
+    parked: &Parked,
+) -> Result<Form, ShadowError> {
+    let tables = &mut state.tables;
+    match tables.shadow(access, id, va, level, parked) {
+        Err(ShadowError::Full) if tables.evict(access, parked) => {
+            tables.shadow(access, id, va, level, parked)
+        }
+        made => made,
+    }
+}
+
+/// Several tables in a row, in one hold.
+fn shadow_range<M: Machine>(
+    system: &System,
+    machine: &mut M,
+    target: &Target<'_>,
+    (index, va, level, count): (u64, u64, Level, u64),
+) -> Reply {
+    // Bytes of VA space that a table of this level spans.
+    let span = level.entry_bytes().saturating_mul(512);
+    edit(system, target, machine, |state, access, parked| {
+        let id = space(state, index)?.id;
+        let (mut made, mut leaves, mut looked, mut short) = (0_u64, 0_u64, 0_u64, false);
+        while looked < count.min(PAGING_RANGE) {
+            let at = Va::truncated(va.wrapping_add(looked.wrapping_mul(span)));
+            match shadow_one(state, access, (id, at, level), parked) {
+                Ok(form) => {
+                    made = made.saturating_add(1);
+                    leaves = leaves.saturating_add(u64::from(form == Form::Leaf));
+                }
+                Err(ShadowError::NoSpace) if looked == 0 => return Err(Error::NoSuchObject),
+                Err(ShadowError::Full | ShadowError::Stage2(_)) => {
+                    short = true;
+                    break;
+                }
+                Err(_) => {}
+            }
+            looked = looked.saturating_add(1);
+        }
+        Ok([made, leaves, looked, short.into(), 0, 0])
+    })
 }
 
 pub(super) fn demote(

@@ -16,10 +16,10 @@ pub(super) const KERNEL: u64 = 0xffff_ff80_0000_0000;
 pub(super) const ROOT: u64 = RAM + 0x1_0000;
 const LEVEL2: u64 = RAM + 0x1_1000;
 pub(super) const WHOLE: u64 = RAM + 0x1_2000;
-const PARTLY: u64 = RAM + 0x1_3000;
+pub(super) const PARTLY: u64 = RAM + 0x1_3000;
 /// What it maps: its RAM behind the first 2 MiB by one run, at `KERNEL`; its first 2 MiB but for one
 /// page at `TABLES`.
-const TABLES: u64 = KERNEL + 2 * MIB;
+pub(super) const TABLES: u64 = KERNEL + 2 * MIB;
 const GUEST_BYTES: u64 = 4 * MIB;
 
 const TABLE: u64 = 0b11;
@@ -33,7 +33,7 @@ const EL0: u64 = 0;
 const EL1H: u64 = 5;
 
 /// The VA by which the kernel writes a word of its first 2 MiB.
-fn at(ipa: u64) -> u64 {
+pub(super) fn at(ipa: u64) -> u64 {
     TABLES + (ipa - RAM)
 }
 
@@ -67,7 +67,7 @@ pub(super) fn prepared(vcpus: &[u64]) -> (Bench, u64) {
 }
 
 /// The same with its root planted.
-fn planted() -> (Bench, u64) {
+pub(super) fn planted() -> (Bench, u64) {
     let (mut bench, vm) = prepared(&[1]);
     bench.cores[1].sysregs.pstate = EL0;
     bench.ok(Call::PagingRoots, &[vm, paging_roots::STICKY]);
@@ -99,7 +99,7 @@ impl Bench {
         PagingStatus::from_regs(regs).unwrap()
     }
 
-    fn survey(&mut self, vm: u64, from: u64) -> PagingSurvey {
+    pub(super) fn survey(&mut self, vm: u64, from: u64) -> PagingSurvey {
         let [x0, regs @ ..] = self.call(Call::PagingSurvey, &[vm, 0, from]);
         assert_eq!(Error::check(x0), Ok(()));
         PagingSurvey::from_regs(regs).unwrap()

@@ -8,6 +8,7 @@ mod life;
 mod manager;
 mod memory;
 mod psci;
+mod samples;
 mod scheduler;
 mod trapped;
 mod traps;

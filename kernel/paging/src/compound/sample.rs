@@ -92,6 +92,14 @@ impl Samples {
         self.owed = TlbWork::new(TlbScope::None, 0);
     }
 
+    /// Whether a page is sampled, and has been hit.
+    pub(super) fn hit(&self, page: Ipa, kind: SampleKind) -> Option<bool> {
+        let mut slots = self.slots.iter();
+        let slot =
+            slots.find(|slot| slot.used && slot.sample.page == page && slot.sample.kind == kind)?;
+        Some(slot.sample.hit)
+    }
+
     fn find(&mut self, page: Ipa, kind: SampleKind) -> Option<&mut Slot> {
         self.slots
             .iter_mut()
@@ -234,6 +242,13 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         change(vm, page, Stage2Change::access(Stage2Access::ReadWrite));
         self.counters.wrote = self.counters.wrote.saturating_add(1);
         Some(region)
+    }
+
+    /// Samples that can be begun.
+    #[must_use]
+    pub fn free_samples(&self) -> usize {
+        let slots = self.samples.slots.iter();
+        slots.filter(|slot| !slot.used).count()
     }
 
     /// Ends all samples, and reports each. A vCPU that still holds an old entry faults once more and

@@ -7,6 +7,7 @@ use penumbra_vmsa::{
 use super::access::guest_entry;
 use super::coalesce::leaf_for;
 use super::node::{Node, NodeId};
+use super::sample::SampleKind;
 use super::{Access, Compound, Form, IGNORED, SpaceId};
 use crate::memory::{TableMemory, entry};
 use crate::tlb::TlbSink;
@@ -30,8 +31,12 @@ pub struct Region {
     pub user: bool,
     /// How it is shadowed; `None`: nested.
     pub form: Option<Form>,
-    /// Stores mirrored since it was surveyed last; 0 where nested.
+    /// Stores mirrored since it was surveyed last; where nested, 1 if a sample of stores was hit.
     pub writes: u16,
+    /// Stores to it are sampled.
+    pub writes_sampled: bool,
+    /// Whether a walk has fetched from it since it was sampled; `None`: it is not.
+    pub walks: Option<bool>,
 }
 
 /// One step of a survey.
@@ -50,9 +55,27 @@ const STEP_ENTRIES: u32 = 1024;
 
 impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPACES, NODES, BLOCKS> {
     /// Looks for the first level-3 table of the guest at or above `from`, a VA of the space's half.
-    /// Work is bounded; [`SurveyStep::Skipped`] says where to go on.
+    /// Work is bounded; [`SurveyStep::Skipped`] says where to go on. Stores counted so far are handed over.
     pub fn survey<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
+        vm: &Access<'_, M, T>,
+        space: SpaceId,
+        from: Va,
+    ) -> SurveyStep {
+        let mut step = self.survey_shape(vm, space, from);
+        if let SurveyStep::Found(region, _) = &mut step {
+            self.describe(space, region);
+            region.walks = self.samples.hit(region.table, SampleKind::Walks);
+            let writes = self.samples.hit(region.table, SampleKind::Writes);
+            region.writes_sampled = writes.is_some();
+            region.writes = region.writes.max(writes.map_or(0, u16::from));
+        }
+        step
+    }
+
+    /// As [`Self::survey`], but only what the guest's tables say.
+    pub fn survey_shape<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &self,
         vm: &Access<'_, M, T>,
         space: SpaceId,
         from: Va,
@@ -75,7 +98,6 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
                 let rest = (end < span).then_some(Va::truncated(end | high));
                 let mut region = examine(vm, table);
                 region.va = Va::truncated(base | high);
-                self.describe(space, base, &mut region);
                 return SurveyStep::Found(region, rest);
             }
             if next >= span {
@@ -87,7 +109,8 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
     }
 
     /// Adds to a region what its node knows.
-    fn describe(&mut self, space: SpaceId, base: u64, region: &mut Region) {
+    fn describe(&mut self, space: SpaceId, region: &mut Region) {
+        let base = region.va.raw();
         let Some(mut id) = self.spaces.get(space).and_then(|space| space.node) else {
             return;
         };
@@ -285,6 +308,8 @@ fn examine<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         user: false,
         form: None,
         writes: 0,
+        writes_sampled: false,
+        walks: None,
     };
     let plain = |raw: u64| raw & !(IGNORED | bits::CONTIGUOUS);
     let first = bits::leaf_attributes(Level::L3, plain(load(0)));

@@ -1,0 +1,132 @@
+//! Samples of walks and stores, and several tables shadowed in one hold.
+
+use penumbra_abi::{
+    Call, Error, PAGING_SAMPLES, PagingCounter, PagingForm, PagingMode, PagingRegion, PagingSurvey,
+    paging_epoch,
+};
+use penumbra_vmsa::MIB;
+
+use super::Bench;
+use super::compound::{KERNEL, PARTLY, TABLES, WHOLE, at, planted, settle};
+use super::fake::Op;
+
+const ACCESS_FLAG: u64 = 0b00_1011;
+const FREE: u64 = PAGING_SAMPLES as u64;
+
+impl Bench {
+    fn region(&mut self, vm: u64, va: u64) -> PagingRegion {
+        match self.survey(vm, va) {
+            PagingSurvey::Found(region, _) if region.va == va => region,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn epoch(&mut self, vm: u64, flags: u64) -> [u64; 4] {
+        let [x0, a, b, c, d, ..] = self.call(Call::PagingEpoch, &[vm, 0, KERNEL, flags]);
+        assert_eq!(Error::check(x0), Ok(()));
+        [a, b, c, d]
+    }
+
+    fn is_accessed(&self, page: u64) -> bool {
+        self.cores[1].leaf(page).unwrap().attrs.accessed
+    }
+}
+
+#[test]
+fn a_walk_that_fetches_from_a_sampled_table_is_seen_once() {
+    let (mut bench, vm) = planted();
+    // They have entries of their own since the root beside them was protected.
+    assert_eq!(bench.epoch(vm, 0), [2, 0, 0, FREE - 2]);
+    assert!(!bench.is_accessed(WHOLE) && !bench.is_accessed(PARTLY));
+    let region = bench.region(vm, KERNEL);
+    assert!(region.walks_known && region.walks == 0 && !region.writes_known);
+    let pc = bench.cores[1].sysregs.pc;
+    bench.program(vm, 0, [Op::WalkFault(WHOLE, ACCESS_FLAG)]);
+    settle(&mut bench);
+    assert_eq!(bench.cores[1].sysregs.pc, pc, "done again");
+    assert!(bench.is_accessed(WHOLE) && !bench.is_accessed(PARTLY));
+    assert_eq!(bench.region(vm, KERNEL).walks, 1);
+    assert_eq!(bench.region(vm, TABLES).walks, 0);
+    assert_eq!(bench.counts(vm, PagingCounter::Samples), 1);
+    // From a vCPU that had not heard yet.
+    bench.program(vm, 0, [Op::WalkFault(WHOLE, ACCESS_FLAG)]);
+    settle(&mut bench);
+    assert_eq!(bench.counts(vm, PagingCounter::Samples), 1);
+    assert_eq!(bench.cores[1].sysregs.pc, pc);
+    // Next epoch, then none.
+    assert_eq!(
+        bench.epoch(vm, paging_epoch::SPLIT | paging_epoch::FRESH),
+        [2, 0, 0, FREE - 2]
+    );
+    assert_eq!(bench.region(vm, KERNEL).walks, 0);
+    assert_eq!(bench.epoch(vm, paging_epoch::END), [0, 0, 0, FREE]);
+    assert!(bench.is_accessed(WHOLE) && bench.is_accessed(PARTLY));
+    assert!(!bench.region(vm, KERNEL).walks_known);
+    assert_eq!(bench.differences(vm), 0);
+}
+
+#[test]
+fn a_store_to_a_sampled_table_is_seen_and_done() {
+    let (mut bench, vm) = planted();
+    let flags = paging_epoch::WRITES | paging_epoch::SPLIT;
+    assert_eq!(bench.epoch(vm, flags), [2, 0, 0, FREE - 2]);
+    let writable = |bench: &Bench, page| bench.cores[1].leaf(page).unwrap().attrs.access.writes();
+    assert!(!writable(&bench, WHOLE));
+    let entry = WHOLE + 8 * 5;
+    let value = bench.cores[1].read_guest(entry) | 1 << 55;
+    bench.program(vm, 0, [Op::StoreBy(at(entry), entry, value)]);
+    settle(&mut bench);
+    assert_eq!(bench.cores[1].read_guest(entry), value);
+    assert!(writable(&bench, WHOLE) && !writable(&bench, PARTLY));
+    let region = bench.region(vm, KERNEL);
+    assert!(region.writes_known && region.writes == 1);
+    assert_eq!(bench.region(vm, TABLES).writes, 0);
+    assert_eq!(bench.counts(vm, PagingCounter::Mirrored), 0);
+    // A table that is shadowed is no sample any more.
+    assert_eq!(bench.shadow(vm, TABLES), Some(PagingForm::Mirror));
+    bench.finish(Call::PagingMode, &[vm, PagingMode::Nested as u64], 1);
+    assert!(writable(&bench, WHOLE) && writable(&bench, PARTLY));
+    assert_eq!(bench.differences(vm), 0);
+}
+
+#[test]
+fn nested_again_a_vm_has_no_samples() {
+    let (mut bench, vm) = planted();
+    bench.epoch(vm, paging_epoch::SPLIT);
+    bench.finish(Call::PagingMode, &[vm, PagingMode::Nested as u64], 1);
+    assert!(bench.is_accessed(WHOLE) && bench.is_accessed(PARTLY));
+    assert_eq!(
+        bench.error(Call::PagingEpoch, &[vm, 0, KERNEL, 0]),
+        Error::BadState
+    );
+    bench.ok(Call::PagingMode, &[vm, PagingMode::Compound as u64]);
+    assert_eq!(
+        bench.error(Call::PagingEpoch, &[vm, 0, KERNEL, 16]),
+        Error::InvalidParameter
+    );
+    assert_eq!(
+        bench.error(Call::PagingEpoch, &[vm, 9, KERNEL, 0]),
+        Error::NoSuchObject
+    );
+}
+
+#[test]
+fn tables_in_a_row_are_shadowed_in_one_hold() {
+    let (mut bench, vm) = planted();
+    let before = bench.counts(vm, PagingCounter::Holds);
+    let reply = bench.call(Call::PagingShadow, &[vm, 0, KERNEL, 3, 5]);
+    assert_eq!(reply[..5], [0, 2, 1, 5, 0]);
+    assert_eq!(bench.counts(vm, PagingCounter::Holds), before + 1);
+    assert_eq!(bench.region(vm, KERNEL).form, PagingForm::Leaf);
+    assert_eq!(bench.region(vm, TABLES).form, PagingForm::Mirror);
+    // A second time there is nothing to do; no more than a bound at once.
+    let reply = bench.call(Call::PagingShadow, &[vm, 0, KERNEL, 3, u64::MAX]);
+    assert_eq!(reply[..5], [0, 0, 0, 16, 0]);
+    let reply = bench.call(Call::PagingShadow, &[vm, 0, KERNEL - 2 * MIB, 3, 2]);
+    assert_eq!(reply[..5], [0, 0, 0, 2, 0]);
+    assert_eq!(
+        bench.error(Call::PagingShadow, &[vm, 9, KERNEL, 3, 2]),
+        Error::NoSuchObject
+    );
+    assert_eq!(bench.differences(vm), 0);
+}
