@@ -21,7 +21,7 @@ const DEVICES: &str = include_str!("../guest/devices.sh");
 const DRIVERS: [&str; 3] = ["virtio_mmio", "virtio_blk", "virtio_net"];
 
 /// Payload binaries of `tests/payloads`.
-const PAYLOADS: [&str; 5] = ["traps", "events", "crash", "twin", "device"];
+const PAYLOADS: [&str; 6] = ["traps", "events", "crash", "twin", "device", "attack"];
 
 /// Where QEMU puts an arm64 Image with text offset 0: the first MiB is kept for the loader.
 pub(crate) const LOAD_ADDRESS: u64 = 0x4020_0000;

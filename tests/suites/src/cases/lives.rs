@@ -73,7 +73,7 @@ pub fn soak(w: &Workshop, restarts: usize, kills: usize) -> Result<(), String> {
 }
 
 /// A Linux with two vCPUs whose clock is watched by itself and from outside.
-struct Neighbour {
+pub(super) struct Neighbour {
     board: Board,
     /// Questions asked so far; each answer carries the number of its question.
     asked: u32,
@@ -84,17 +84,27 @@ struct Neighbour {
 
 impl Neighbour {
     fn boot(w: &Workshop, name: &str, others: &str) -> Result<Self, String> {
+        let setup = Setup {
+            ram_mib: 2048,
+            ..Setup::default()
+        };
+        Self::boot_on(w, name, others, &setup)
+    }
+
+    /// A board with this Linux and other guests.
+    pub(super) fn boot_on(
+        w: &Workshop,
+        name: &str,
+        others: &str,
+        setup: &Setup,
+    ) -> Result<Self, String> {
         let linux = format!(
             "cores = [1, 2]\nkernel = \"{}\"\ninitrd = \"{}\"\ncmdline = \"console=ttyAMA0 quiet\"",
             w.cached("linux-cloud/vmlinuz").display(),
             w.initramfs().display(),
         );
-        let setup = Setup {
-            ram_mib: 2048,
-            ..Setup::default()
-        };
         let toml = guest("linux", 2, "256 MiB", &linux) + others;
-        let mut board = w.boot(name, &toml, &setup)?;
+        let mut board = w.boot(name, &toml, setup)?;
         board.expect("This is a busybox shell", LIMIT)?;
         board.expect("# ", LIMIT)?;
         let mut neighbour = Self {
@@ -145,7 +155,7 @@ impl Neighbour {
     }
 
     /// Gives a command to the operator's shell and waits for its answers.
-    fn order(&mut self, command: &str, answers: &[&str]) -> Result<(), String> {
+    pub(super) fn order(&mut self, command: &str, answers: &[&str]) -> Result<(), String> {
         if !self.shell {
             self.shell = true;
             self.board.send("\x1ds")?;
@@ -160,14 +170,30 @@ impl Neighbour {
         Ok(())
     }
 
+    /// Gives a command to the operator's shell; what comes between two texts.
+    pub(super) fn answer(&mut self, command: &str, from: &str, to: &str) -> Result<String, String> {
+        self.order(command, &[from])?;
+        self.board.until(to, LIMIT)
+    }
+
+    /// Waits for a text on the console.
+    pub(super) fn await_text(&mut self, text: &str) -> Result<(), String> {
+        self.board.expect(text, LIMIT)
+    }
+
+    /// Says that another guest's console is shown, not the shell.
+    pub(super) const fn left_shell(&mut self) {
+        self.shell = false;
+    }
+
     /// Free memory of the board, in the shell's words.
-    fn free(&mut self) -> Result<String, String> {
+    pub(super) fn free(&mut self) -> Result<String, String> {
         self.order("board", &[" Hz"])?;
         let text = self.board.until(" free, the largest", LIMIT)?;
         Ok(text.trim().to_owned())
     }
 
-    fn audit(&mut self) -> Result<(), String> {
+    pub(super) fn audit(&mut self) -> Result<(), String> {
         self.order("audit", &["every frame that a VM sees is its own"])
     }
 
@@ -206,7 +232,7 @@ impl Neighbour {
     }
 
     /// Whether the guest's time went on, in its own eyes and in ours; then switches the board off.
-    fn verdict(mut self) -> Result<(), String> {
+    pub(super) fn verdict(mut self) -> Result<(), String> {
         let (then, before) = self.since;
         let here = u64::try_from(then.elapsed().as_millis() / 10).unwrap_or(u64::MAX);
         let there = self.uptime()?.saturating_sub(before);

@@ -7,6 +7,7 @@ mod lives;
 mod negative;
 mod operator;
 mod paging;
+mod paging_attack;
 mod paging_load;
 mod payload;
 mod rpi4;
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(paging::cases());
     cases.extend(rpi4::cases());
     cases.extend(paging_load::cases());
+    cases.extend(paging_attack::cases());
     cases.sort_by_key(|case| !case.quick);
     cases
 }

@@ -1,0 +1,171 @@
+//! A guest that attacks the service which shadows its tables, beside a Linux that must not notice.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::guest;
+use super::lives::Neighbour;
+use crate::case::Case;
+use crate::workshop::{Setup, Workshop};
+
+/// How long each life of the attacker lasts in the quick suite.
+const QUICK_SECONDS: u64 = 10;
+/// The same in the full suite.
+const FULL_SECONDS: u64 = 40;
+/// What the operator makes of the attacker's paging meanwhile. A mode that is set anew forgives lost roots.
+const MODES: [&str; 4] = ["shadow", "nested", "compound", "shadow"];
+/// What the attack has to have reached, in the words of `paging show`.
+const REACHED: [&str; 6] = [
+    "roots planted",
+    "tables shadowed",
+    "stores mirrored",
+    "structural stores",
+    "stores not decodable",
+    "holds of its vCPUs",
+];
+
+/// An attacker.
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    gic: u8,
+    cpu: &'static str,
+    vcpus: u8,
+    backing: &'static str,
+    seconds: u64,
+}
+
+/// The tests.
+pub(super) fn cases() -> Vec<Case> {
+    let point = |gic, cpu, vcpus, backing, seconds| Point {
+        gic,
+        cpu,
+        vcpus,
+        backing,
+        seconds,
+    };
+    let mut cases = vec![case(true, point(3, "cortex-a72", 2, "thin", QUICK_SECONDS))];
+    for gic in [2, 3] {
+        for vcpus in [1, 2, 4] {
+            for backing in ["reserved", "thin"] {
+                let point = point(gic, "cortex-a72", vcpus, backing, FULL_SECONDS);
+                cases.push(case(false, point));
+            }
+        }
+    }
+    // A core whose walker can set flags, and with more than Armv8.0 in TCR_EL1.
+    cases.push(case(false, point(3, "max", 2, "reserved", FULL_SECONDS)));
+    cases
+}
+
+fn case(quick: bool, point: Point) -> Case {
+    let Point {
+        gic,
+        cpu,
+        vcpus,
+        backing,
+        seconds,
+    } = point;
+    let name = format!("compound-attack-{cpu}-gicv{gic}-{vcpus}vcpu-{backing}-{seconds}s");
+    let own = name.clone();
+    Case::new(name, quick, move |w| attack(w, &own, point))
+}
+
+/// Two lives of the attacker, the first of which is cut off; audits, and modes that change under it.
+fn attack(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
+    let cores = match point.vcpus {
+        1 => "[3]",
+        2 => "[2, 3]",
+        _ => "[0, 1, 2, 3]",
+    };
+    let attacker = format!(
+        "cores = {cores}\nautostart = false\nbacking = \"{}\"\npaging = \"shadow\"\nkernel = \"{}\"\n\
+         cmdline = \"seconds={}\"",
+        point.backing,
+        w.payload("attack").display(),
+        point.seconds,
+    );
+    let setup = Setup {
+        gic: point.gic,
+        cpu: point.cpu,
+        ram_mib: 2048,
+        ..Setup::default()
+    };
+    let attacker = guest("attack", point.vcpus, "64 MiB", &attacker);
+    let mut neighbour = Neighbour::boot_on(w, name, &attacker, &setup)?;
+    let free = neighbour.free()?;
+    neighbour.order("start attack", &["'attack' was started by the operator"])?;
+    pester(&mut neighbour, point.seconds * 3 / 4)?;
+    neighbour.order("restart attack", &["'attack' was started by the operator"])?;
+    pester(&mut neighbour, point.seconds * 3 / 4)?;
+    let shown = neighbour.answer("paging show attack", "guest 'attack': ", "last decisions")?;
+    reached(&shown)?;
+    neighbour.await_text("guest 'attack' is off")?;
+    let said = neighbour.answer("console attack", "console of guest", " failed")?;
+    if said.contains("FAIL") || !said.trim_end().ends_with("passed, 0") {
+        return Err(format!("the attacker was not served well: {}", said.trim()));
+    }
+    neighbour.left_shell();
+    neighbour.audit()?;
+    let left = neighbour.free()?;
+    if left != free {
+        return Err(format!("{free} were free before the attack, {left} after"));
+    }
+    neighbour.order("console linux", &["console of guest"])?;
+    neighbour.left_shell();
+    neighbour.verdict()
+}
+
+/// Audits the attacker at odd moments, and changes its mode.
+fn pester(neighbour: &mut Neighbour, seconds: u64) -> Result<(), String> {
+    let began = Instant::now();
+    let pauses = [1700, 900, 2300, 300].into_iter().cycle();
+    for (turn, (pause, mode)) in (0..).zip(pauses.zip(MODES.into_iter().cycle())) {
+        neighbour.order(
+            "paging audit attack",
+            &["every mirror agrees with the guest's tables"],
+        )?;
+        if began.elapsed() > Duration::from_secs(seconds) {
+            break;
+        }
+        sleep(Duration::from_millis(pause));
+        if turn % 2 == 1 {
+            let says = format!("set the paging of 'attack' to {mode}");
+            neighbour.order(&format!("paging mode attack {mode}"), &[&says])?;
+            neighbour.audit()?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether what was to be attacked was there at all.
+fn reached(shown: &str) -> Result<(), String> {
+    for what in REACHED {
+        if counter(shown, what).unwrap_or(0) == 0 {
+            return Err(format!("the attack reached nothing: no {what}; {shown}"));
+        }
+    }
+    Ok(())
+}
+
+/// A counter of `paging show`.
+fn counter(shown: &str, what: &str) -> Option<u64> {
+    let (_, rest) = shown.split_once(&format!("{what:<24}"))?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_read_and_missed() {
+        let mut shown = "  table frames 0 of 512, tables shadowed 0 of 1024\n".to_owned();
+        for what in REACHED {
+            shown += &format!("{what:<24}{:>10}   ", 7);
+        }
+        assert_eq!(counter(&shown, "stores mirrored"), Some(7));
+        assert_eq!(reached(&shown), Ok(()));
+        assert!(reached(&shown.replacen("  7  ", "  0  ", 1)).is_err());
+        assert!(reached("").is_err());
+    }
+}
