@@ -12,16 +12,17 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::board::Board;
 use crate::peers::{EVENTS, Event, PEERS};
 use crate::workshop::{LOAD_ADDRESS, Setup, Workshop};
 
-const LIMIT: Duration = Duration::from_secs(900);
+pub(crate) const LIMIT: Duration = Duration::from_secs(900);
 
 /// What eventscope wrote.
 #[derive(Debug, Default)]
-struct Counts {
+pub(crate) struct Counts {
     /// Lines of tests, by number.
-    tests: BTreeMap<u64, Value>,
+    pub(crate) tests: BTreeMap<u64, Value>,
     /// Totals when each VMID first ran, in order.
     firsts: Vec<Value>,
     total: Value,
@@ -47,7 +48,7 @@ impl Counts {
     }
 }
 
-fn number(value: &Value, key: &str) -> Option<u64> {
+pub(crate) fn number(value: &Value, key: &str) -> Option<u64> {
     value.get(key).and_then(Value::as_u64)
 }
 
@@ -80,6 +81,19 @@ fn count(
     cores: u8,
     ranges: &[String],
 ) -> Result<Counts, String> {
+    let (board, out) = start(w, name, toml, gic, cores, ranges)?;
+    finish(board, &out)
+}
+
+/// Starts a scenario under eventscope; the board, and the file that eventscope will write.
+pub(crate) fn start(
+    w: &Workshop,
+    name: &str,
+    toml: &str,
+    gic: u8,
+    cores: u8,
+    ranges: &[String],
+) -> Result<(Board, PathBuf), String> {
     let out = w.file(&format!("{name}.json"));
     // What an earlier run left there is not this run's.
     let _ = fs::remove_file(&out);
@@ -105,11 +119,16 @@ fn count(
         arguments: arguments.map(str::to_owned).to_vec(),
         ..Setup::default()
     };
-    let console = w.boot(name, toml, &setup)?.off(LIMIT)?;
+    Ok((w.boot(name, toml, &setup)?, out))
+}
+
+/// Waits until the board is off, and reads what eventscope wrote.
+pub(crate) fn finish(board: Board, out: &Path) -> Result<Counts, String> {
+    let console = board.off(LIMIT)?;
     if console.contains("FAIL") || console.contains("penumbra: fatal") {
         return Err(format!("the measured guest failed: {}", console.trim()));
     }
-    Counts::read(&out)
+    Counts::read(out)
 }
 
 /// The events that need one guest.
@@ -226,7 +245,7 @@ fn row(case: &str, metric: &str, value: u64, limit: Option<u64>) -> Value {
     json!({"case": case, "metric": metric, "value": value, "unit": "instructions", "limit": limit})
 }
 
-fn write(w: &Workshop, name: &str, rows: &[Value]) -> Result<(), String> {
+pub(crate) fn write(w: &Workshop, name: &str, rows: &[Value]) -> Result<(), String> {
     let folder = w.project().output().with_file_name("bench");
     let file = folder.join(format!("{name}.json"));
     fs::create_dir_all(&folder)

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod bench_paging;
 pub mod board;
 pub mod case;
 pub mod cases;

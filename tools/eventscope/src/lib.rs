@@ -3,7 +3,7 @@
 //!
 //! A guest executes `HINT #(64 + t)` before and `HINT #(96 + t)` after an event of test `t` (both
 //! are unallocated hints, NOPs to the architecture). For each such window the plugin notes how many
-//! instructions ran at EL2 (and, apart, in the management partition) on all cores together. At the
+//! instructions ran at EL2 (and, apart, in the management partition and in all guests) on all cores together. At the
 //! end of the run it writes JSON lines: one for each test, one for each core, level and VMID, and one
 //! for each VMID when its first instruction ran.
 //!

@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock};
 use penumbra_qemu_plugin::{Registers, ffi};
 
 use crate::count::{self, Block};
-use crate::report::{self, Test};
+use crate::report::{self, Moment, Test};
 
 /// The interface version, read by QEMU before it installs the plugin.
 #[unsafe(no_mangle)]
@@ -193,20 +193,26 @@ extern "C" fn executed(core: c_uint, data: *mut c_void) {
 /// Before a marker runs.
 extern "C" fn marked(_core: c_uint, data: *mut c_void) {
     let number = data.addr();
-    let manager = if OPTIONS.get().is_some_and(|o| o.manager) {
-        count::sum(1)
+    let below: u64 = (0..count::EL2).map(count::sum).sum();
+    // Of the first VMID, which is the manager's if there is one.
+    let first = if OPTIONS.get().is_some_and(|o| o.manager) {
+        [count::sum(0), count::sum(1)]
     } else {
-        0
+        [0; 2]
     };
-    let el2 = count::sum(count::EL2);
+    let now = Moment {
+        el2: count::sum(count::EL2),
+        manager: first[1],
+        guests: below - first[0] - first[1],
+    };
     let Ok(mut state) = STATE.lock() else { return };
     let Some(test) = state.tests.get_mut(number & 0xff) else {
         return;
     };
     if number >> 8 == 1 {
-        test.begin(el2, manager);
+        test.begin(now);
     } else {
-        test.end(el2, manager);
+        test.end(now);
     }
 }
 

@@ -6,26 +6,38 @@ use std::fmt::Write as _;
 #[cfg(not(test))]
 pub(crate) const TESTS: usize = 32;
 
+/// Instructions up to some moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Moment {
+    pub(crate) el2: u64,
+    /// Of the management partition.
+    pub(crate) manager: u64,
+    /// At EL0 and EL1, the manager apart.
+    pub(crate) guests: u64,
+}
+
 /// The windows of one test.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Test {
-    /// EL2 instructions and instructions of the management partition when the window opened.
-    open: Option<(u64, u64)>,
+    /// When the window opened.
+    open: Option<Moment>,
     el2: Vec<u64>,
     manager: Vec<u64>,
+    guests: Vec<u64>,
 }
 
 impl Test {
     /// Opens a window; one that is open already is forgotten.
-    pub(crate) fn begin(&mut self, el2: u64, manager: u64) {
-        self.open = Some((el2, manager));
+    pub(crate) fn begin(&mut self, now: Moment) {
+        self.open = Some(now);
     }
 
     /// Closes the window, if one is open.
-    pub(crate) fn end(&mut self, el2: u64, manager: u64) {
-        if let Some((el2_before, manager_before)) = self.open.take() {
-            self.el2.push(el2 - el2_before);
-            self.manager.push(manager - manager_before);
+    pub(crate) fn end(&mut self, now: Moment) {
+        if let Some(before) = self.open.take() {
+            self.el2.push(now.el2 - before.el2);
+            self.manager.push(now.manager - before.manager);
+            self.guests.push(now.guests - before.guests);
         }
     }
 
@@ -35,18 +47,23 @@ impl Test {
         sorted.sort_unstable();
         let (min, max) = (sorted.first()?, sorted.last()?);
         let mut line = format!("{{\"test\":{number},\"n\":{}", sorted.len());
-        let mut sorted_manager = self.manager.clone();
-        sorted_manager.sort_unstable();
         let (median, p99) = (quantile(&sorted, 50)?, quantile(&sorted, 99)?);
-        let manager = quantile(&sorted_manager, 50)?;
+        let (manager, guests) = (middle(&self.manager)?, middle(&self.guests)?);
         let _ = write!(
             line,
-            ",\"min\":{min},\"median\":{median},\"p99\":{p99},\"max\":{max},\"manager_median\":{manager}"
+            ",\"min\":{min},\"median\":{median},\"p99\":{p99},\"max\":{max},\"manager_median\":{manager},\"guests_median\":{guests}"
         );
         let samples: Vec<String> = self.el2.iter().map(u64::to_string).collect();
         let _ = write!(line, ",\"samples\":[{}]}}", samples.join(","));
         Some(line)
     }
+}
+
+/// The median of values in any order.
+fn middle(values: &[u64]) -> Option<u64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    quantile(&sorted, 50)
 }
 
 /// The value below which `percent` of the sorted samples lie.
@@ -82,11 +99,16 @@ mod tests {
     #[test]
     fn a_test_reports_order_statistics_of_its_windows() {
         let mut test = Test::default();
-        test.end(5, 0);
+        let moment = |el2, manager, guests| Moment {
+            el2,
+            manager,
+            guests,
+        };
+        test.end(moment(5, 0, 0));
         assert_eq!(test.line(3), None);
         for value in [10, 30, 20] {
-            test.begin(100, 7);
-            test.end(100 + value, 8);
+            test.begin(moment(100, 7, 1000));
+            test.end(moment(100 + value, 8, 1003));
         }
         let line = test.line(3).unwrap();
         assert!(
@@ -94,7 +116,7 @@ mod tests {
             "{line}"
         );
         assert!(
-            line.ends_with("\"manager_median\":1,\"samples\":[10,30,20]}"),
+            line.ends_with("\"manager_median\":1,\"guests_median\":3,\"samples\":[10,30,20]}"),
             "{line}"
         );
     }
