@@ -148,6 +148,12 @@ pub enum Call {
     /// Ends a space of the lower half, or the wish for one: its root is nested from then on. *Continuation.*
     /// X1: VM, X2: IPA of the root. Holds the VM's vCPUs for each piece. -> X1: 1 when done.
     PagingSpaceDrop = 80,
+    /// Places a Generic Watchdog. X1: VM, X2: IPA of its control frame (64 KiB aligned; the refresh frame
+    /// lies 64 KiB behind it), X3: INTID of its SPI (WS0). State Created.
+    VmWatchdog = 82,
+    /// X1: VM. -> X1..X4: [`WatchdogStatus`](crate::WatchdogStatus).
+    VmWatchdogStatus = 83,
+
     /// For how long a vCPU has had its core. X1: VM (0: the manager), X2: vCPU. -> X1: CNTPCT ticks since
     /// the VM was created, X2: CNTPCT now, X3: its core plus one (0: not pinned).
     VcpuTime = 96,
@@ -173,7 +179,7 @@ pub enum Call {
 
 impl Call {
     /// Every call, for tables and tests.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 50] = [
         Self::Version,
         Self::BootInfo,
         Self::BoardInfo,
@@ -216,6 +222,8 @@ impl Call {
         Self::PagingRoot,
         Self::PagingSpaceAdd,
         Self::PagingSpaceDrop,
+        Self::VmWatchdog,
+        Self::VmWatchdogStatus,
         Self::VcpuTime,
         Self::VmLeaves,
         Self::RamSetAside,

@@ -27,7 +27,7 @@ pub use paging::{
 };
 pub use state::{
     Backing, CONSOLE_CHUNK_BYTES, CrashCause, GicVersion, MAX_CPUS, MAX_DEVICE_BYTES,
-    MAX_VCPUS_PER_VM, MAX_VMS, StopReason, VmState, VmStatus, ZERO_CHUNK_BYTES,
+    MAX_VCPUS_PER_VM, MAX_VMS, StopReason, VmState, VmStatus, WatchdogStatus, ZERO_CHUNK_BYTES,
 };
 
 /// Version of this interface. The manager refuses to start on another major version.

@@ -111,6 +111,8 @@ pub enum StopReason {
     Killed = 4,
     /// The last vCPU that was on has left by CPU_OFF: nothing can start the VM again.
     AllOff = 5,
+    /// The guest did not refresh its watchdog in time, twice ([`WatchdogStatus`]).
+    Watchdog = 6,
 }
 
 impl StopReason {
@@ -124,6 +126,7 @@ impl StopReason {
             3 => Self::Crash,
             4 => Self::Killed,
             5 => Self::AllOff,
+            6 => Self::Watchdog,
             _ => return None,
         })
     }
@@ -245,6 +248,50 @@ impl VmStatus {
     }
 }
 
+/// What `VmWatchdogStatus` returns in X1 to X4.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WatchdogStatus {
+    /// The VM has a watchdog.
+    pub placed: bool,
+    /// Register WCS: bit 0 enabled, bit 1 WS0, bit 2 WS1.
+    pub wcs: u32,
+    /// Register WOR: counter ticks from a refresh to WS0, and from there to WS1.
+    pub offset: u64,
+    /// Counter ticks since the last refresh; those during which the VM was paused apart, and none after
+    /// the watchdog has stopped it.
+    pub age: u64,
+    /// How often the guest refreshed it.
+    pub refreshes: u64,
+}
+
+impl WatchdogStatus {
+    /// Registers X1 to X6.
+    #[must_use]
+    pub const fn to_regs(self) -> [u64; 6] {
+        let packed = (self.wcs as u64) << 32 | self.placed as u64;
+        [packed, self.offset, self.age, self.refreshes, 0, 0]
+    }
+
+    /// Reads registers X1 to X6.
+    #[must_use]
+    pub const fn from_regs(regs: [u64; 6]) -> Self {
+        let [packed, offset, age, refreshes, _, _] = regs;
+        Self {
+            placed: packed & 1 != 0,
+            wcs: (packed >> 32) as u32,
+            offset,
+            age,
+            refreshes,
+        }
+    }
+
+    /// Whether the guest has enabled it.
+    #[must_use]
+    pub const fn is_enabled(self) -> bool {
+        self.wcs & 1 != 0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,5 +313,17 @@ mod tests {
         };
         assert_eq!(VmStatus::from_regs(status.to_regs()), Some(status));
         assert_eq!(VmStatus::from_regs([9, 0, 0, 0, 0, 0]), None);
+    }
+
+    #[test]
+    fn watchdog_status_survives_the_registers() {
+        let status = WatchdogStatus {
+            placed: true,
+            wcs: 7,
+            offset: 1 << 47,
+            age: 3,
+            refreshes: u64::MAX,
+        };
+        assert_eq!(WatchdogStatus::from_regs(status.to_regs()), status);
     }
 }

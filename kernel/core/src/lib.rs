@@ -40,6 +40,7 @@ mod timer;
 pub mod vcpu;
 pub mod vgic;
 mod vm;
+mod watchdog;
 
 pub use machine::Machine;
 pub use system::{BootFacts, PaRange, System};

@@ -71,8 +71,10 @@ pub(crate) struct RunLoop {
     /// When vCPUs that wait want to be woken, for those in `sleepers`.
     deadlines: [u64; MAX_VCPUS],
     sleepers: u64,
-    /// The first of the deadlines.
+    /// The first of the deadlines and of `watch`.
     first_deadline: u64,
+    /// When a guest's watchdog has to be looked at; the core of vCPU 0 does that.
+    watch: u64,
     heartbeat: u64,
     /// What EL2's timer is set to.
     armed: u64,
@@ -94,6 +96,7 @@ impl RunLoop {
             deadlines: [NEVER; MAX_VCPUS],
             sleepers: 0,
             first_deadline: NEVER,
+            watch: NEVER,
             heartbeat: NEVER,
             armed: 0,
         })
@@ -112,6 +115,7 @@ impl RunLoop {
                 if self.wants_planting(machine) {
                     self.heartbeat = 0;
                 }
+                self.watch_guests(machine);
             }
             let manager = self.core.ready() & VcpuId::MANAGER.bit() != 0;
             if manager && self.system.events.is_waiting() {

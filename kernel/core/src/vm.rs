@@ -10,6 +10,7 @@ use crate::compound::Paging;
 use crate::memory::Memory;
 use crate::pl011::Pl011;
 use crate::vgic::Vgic;
+use crate::watchdog::{WATCHDOG_BYTES, Watchdog};
 
 /// In a VM's life, beside its state: somebody holds its vCPUs for an edit of its tables.
 const HELD: u64 = 1 << 32;
@@ -33,6 +34,7 @@ pub(crate) struct Vm {
     pub(crate) devices: Devices,
     pub(crate) gic: Vgic,
     pub(crate) uart: Mutex<Uart>,
+    pub(crate) watchdog: Mutex<Watchdog>,
     pub(crate) memory: Mutex<Memory>,
     pub(crate) paging: Paging,
     pub(crate) report: Mutex<Report>,
@@ -46,6 +48,8 @@ pub(crate) struct Devices {
     redistributors: AtomicU64,
     uart: AtomicU64,
     uart_intid: AtomicU32,
+    watchdog: AtomicU64,
+    watchdog_intid: AtomicU32,
 }
 
 /// The UART and what its interrupt line was last set to.
@@ -61,6 +65,7 @@ pub(crate) enum Device {
     Distributor,
     Redistributors,
     Uart,
+    Watchdog,
 }
 
 /// Syndrome of the exit that stopped a VM.
@@ -136,6 +141,8 @@ impl Vm {
                 redistributors: AtomicU64::new(0),
                 uart: AtomicU64::new(0),
                 uart_intid: AtomicU32::new(0),
+                watchdog: AtomicU64::new(0),
+                watchdog_intid: AtomicU32::new(0),
             },
             gic: Vgic::new(),
             uart: Mutex::new(Uart {
@@ -143,6 +150,7 @@ impl Vm {
                 line: false,
             }),
             uart_calm: AtomicBool::new(false),
+            watchdog: Mutex::new(Watchdog::new()),
             memory: Mutex::new(Memory::new()),
             paging: Paging::new(),
             report: Mutex::new(Report {
@@ -288,6 +296,7 @@ impl Vm {
             &self.devices.distributor,
             &self.devices.redistributors,
             &self.devices.uart,
+            &self.devices.watchdog,
         ] {
             place.store(0, Ordering::Relaxed);
         }
@@ -297,6 +306,7 @@ impl Vm {
         uart.device.reset();
         uart.line = false;
         drop(uart);
+        *self.watchdog.lock() = Watchdog::new();
         *self.report.lock() = Report::default();
     }
 }
@@ -320,6 +330,7 @@ impl Devices {
             Device::Distributor => &self.distributor,
             Device::Redistributors => &self.redistributors,
             Device::Uart => &self.uart,
+            Device::Watchdog => &self.watchdog,
         }
     }
 
@@ -339,13 +350,35 @@ impl Devices {
         self.uart_intid.load(Ordering::Relaxed)
     }
 
+    /// Sets the SPI of the watchdog.
+    pub(crate) fn set_watchdog_intid(&self, intid: u32) {
+        self.watchdog_intid.store(intid, Ordering::Relaxed);
+    }
+
+    /// The SPI of the watchdog.
+    pub(crate) fn watchdog_intid(&self) -> u32 {
+        self.watchdog_intid.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is a watchdog.
+    pub(crate) fn has_watchdog(&self) -> bool {
+        self.watchdog.load(Ordering::Relaxed) != 0
+    }
+
+    /// The device at `ipa` that is seldom accessed, and the offset in it.
+    pub(crate) fn find_rare(&self, ipa: Ipa) -> Option<(Device, u64)> {
+        let base = self.base(Device::Watchdog)?;
+        let at = ipa.raw().wrapping_sub(base.raw());
+        (at < WATCHDOG_BYTES).then_some((Device::Watchdog, at))
+    }
+
     /// Where a device lies.
     pub(crate) fn base(&self, device: Device) -> Option<Ipa> {
         let value = self.slot(device).load(Ordering::Relaxed);
         (value & PLACED != 0).then(|| Ipa::truncated(value & !PLACED))
     }
 
-    /// The device at `ipa` and the offset in it.
+    /// The device at `ipa` that is accessed often, and the offset in it.
     #[inline]
     pub(crate) fn find(&self, ipa: Ipa, vcpus: usize) -> Option<(Device, u64)> {
         let offset = |slot: &AtomicU64| {

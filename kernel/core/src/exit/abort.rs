@@ -5,7 +5,7 @@ use penumbra_trap::abort::{DataAbort, FaultStatus, InstructionAbort, MmioAccess}
 use penumbra_trap::inject::Exception;
 use penumbra_vmsa::{Ipa, VmId};
 
-use super::{Flow, crash, inject, notify, uart};
+use super::{Flow, crash, inject, notify, uart, watchdog};
 use crate::compound::{self, Faulted};
 use crate::events::Source;
 use crate::machine::Machine;
@@ -41,6 +41,13 @@ pub(super) fn data(
             Touched::Yes(flow) => return flow,
             Touched::No => {}
         }
+    }
+    if let Some(found) = place.vm.devices.find_rare(ipa)
+        && let Ok(access) = abort.access()
+    {
+        vcpu.count(Counter::Mmio);
+        let _ = device_access(vcpu, place, machine, found, access);
+        return None;
     }
     let answer = if matches!(abort.status(), FaultStatus::AccessFlag(_)) {
         compound::on_access_flag(place, machine, (ipa, abort.is_on_table_walk()))
@@ -205,6 +212,10 @@ pub(super) fn device_access(
 ) -> bool {
     let frame = match device {
         Device::Uart => return uart::access(vcpu, place, machine, offset, access),
+        Device::Watchdog => {
+            watchdog::access(vcpu, place, machine, offset, access);
+            return true;
+        }
         Device::Distributor => Frame::Distributor,
         Device::Redistributors => Frame::Redistributors,
     };

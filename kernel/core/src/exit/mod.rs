@@ -22,6 +22,7 @@ mod inject;
 mod interrupt;
 mod sysreg;
 mod uart;
+mod watchdog;
 
 use penumbra_abi::{CrashCause, StopReason};
 use penumbra_trap::condition;
@@ -34,6 +35,7 @@ pub(crate) use inject::check_vector_loop;
 pub(crate) use interrupt::{taken as interrupt, taken_idle as interrupt_idle};
 pub(crate) use sysreg::drive_physical_timer;
 pub(crate) use uart::{check_stall, drain, receive};
+pub(crate) use watchdog::{check_watchdog, tell_watcher};
 
 use crate::events::Source;
 use crate::machine::{Core, ExitKind, GuestRegister, Machine, PhysicalInterrupts};

@@ -12,6 +12,7 @@ use crate::system::System;
 use crate::vcpu::{Vcpu, VcpuId, VcpuShared};
 use crate::vgic::{FIRST_SPI, SPI_COUNT};
 use crate::vm::{DISTRIBUTOR_BYTES, Device, REDISTRIBUTOR_BYTES, UART_BYTES, Vm};
+use crate::watchdog::{REFRESH_OFFSET, WATCHDOG_BYTES};
 
 /// Size of GICC of a GICv2: two pages.
 const GICC_BYTES: u64 = 2 * PAGE_SIZE;
@@ -139,12 +140,18 @@ fn device_bytes(vm: &Vm, device: Device) -> u64 {
             REDISTRIBUTOR_BYTES.saturating_mul(u64::try_from(vm.vcpu_count()).unwrap_or(0))
         }
         Device::Uart => UART_BYTES,
+        Device::Watchdog => WATCHDOG_BYTES,
     }
 }
 
 /// Whether a range shares an address with a device, `but` apart.
 fn overlaps_devices(vm: &Vm, ipa: u64, bytes: u64, but: Option<Device>) -> bool {
-    let devices = [Device::Distributor, Device::Redistributors, Device::Uart];
+    let devices = [
+        Device::Distributor,
+        Device::Redistributors,
+        Device::Uart,
+        Device::Watchdog,
+    ];
     devices
         .into_iter()
         .filter(|device| Some(*device) != but)
@@ -167,20 +174,40 @@ pub(super) fn is_taken(
         || vm.memory.lock().overlaps_ram(ipa, bytes)
 }
 
-pub(super) fn place_uart(system: &System, (number, ipa, intid): (u64, u64, u64)) -> Reply {
-    let (id, vm) = unborn(system, number)?;
+/// Places a device that has registers and an SPI. Returns its INTID.
+fn place(
+    system: &System,
+    (id, vm): (VmId, &Vm),
+    device: Device,
+    (ipa, intid, align): (u64, u64, u64),
+) -> Result<u32, Error> {
     let intid = u32::try_from(intid).map_err(|_| Error::InvalidParameter)?;
     let spi = intid
         .checked_sub(FIRST_SPI)
         .and_then(|spi| usize::try_from(spi).ok());
-    if !is_placeable(ipa, UART_BYTES, PAGE_SIZE) || spi.is_none_or(|spi| spi >= SPI_COUNT) {
+    let bytes = device_bytes(vm, device);
+    if !is_placeable(ipa, bytes, align) || spi.is_none_or(|spi| spi >= SPI_COUNT) {
         return Err(Error::InvalidParameter);
     }
-    if is_taken(system, (id, vm), (ipa, UART_BYTES), Some(Device::Uart)) {
+    if is_taken(system, (id, vm), (ipa, bytes), Some(device)) {
         return Err(Error::AlreadyMapped);
     }
+    vm.devices.place(device, Ipa::truncated(ipa));
+    Ok(intid)
+}
+
+pub(super) fn place_uart(system: &System, (number, ipa, intid): (u64, u64, u64)) -> Reply {
+    let (id, vm) = unborn(system, number)?;
+    let intid = place(system, (id, vm), Device::Uart, (ipa, intid, PAGE_SIZE))?;
     vm.devices.set_uart_intid(intid);
-    vm.devices.place(Device::Uart, Ipa::truncated(ipa));
+    Ok(NOTHING)
+}
+
+pub(super) fn place_watchdog(system: &System, (number, ipa, intid): (u64, u64, u64)) -> Reply {
+    let (id, vm) = unborn(system, number)?;
+    let at = (ipa, intid, REFRESH_OFFSET);
+    let intid = place(system, (id, vm), Device::Watchdog, at)?;
+    vm.devices.set_watchdog_intid(intid);
     Ok(NOTHING)
 }
 

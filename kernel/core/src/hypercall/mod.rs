@@ -139,6 +139,8 @@ fn answer(
         Call::PagingSpaceDrop => roots::remove(system, machine, (x1, x2)),
         Call::PagingCounter => paging::counter(system, (x1, x2)),
         Call::PagingAudit => paging::audit(system, machine, (x1, x2)),
+        Call::VmWatchdog => build::place_watchdog(system, (x1, x2, x3)),
+        Call::VmWatchdogStatus => observe::watchdog(system, machine, x1),
         Call::RamSetAside => device::set_aside(system, machine, (x1, x2)),
         Call::VmMapDevice => device::map(system, machine, (x1, x2, x3)),
         Call::VmAssignSpi => device::assign_spi(system, (x1, x2, x3, x4)),

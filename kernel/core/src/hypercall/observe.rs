@@ -1,6 +1,6 @@
 //! Looking at VMs, stopping and holding them.
 
-use penumbra_abi::{CrashCause, Error, MANAGER_VM, StopReason, VmState, VmStatus};
+use penumbra_abi::{CrashCause, Error, MANAGER_VM, StopReason, VmState, VmStatus, WatchdogStatus};
 use penumbra_vmsa::Ipa;
 
 use super::{NOTHING, Reply, guest, one};
@@ -47,6 +47,7 @@ pub(super) fn pause(system: &System, machine: &mut impl Machine, number: u64) ->
     if !vm.change(VmState::Running, VmState::Paused) {
         return Err(Error::BadState);
     }
+    vm.watchdog.lock().pause(machine.counter());
     system.alert(id, machine);
     Ok(NOTHING)
 }
@@ -56,6 +57,8 @@ pub(super) fn resume(system: &System, machine: &mut impl Machine, number: u64) -
     if !vm.change(VmState::Paused, VmState::Running) {
         return Err(Error::BadState);
     }
+    vm.watchdog.lock().resume(machine.counter());
+    exit::tell_watcher(system, id.get(), machine);
     for index in 0..vm.vcpu_count() {
         // Those that are off find that out for themselves.
         if let Some(vcpu) = VcpuId::new(id, index) {
@@ -121,6 +124,21 @@ pub(super) fn leaves(system: &System, number: u64) -> Reply {
     let (_, vm) = guest(system, number)?;
     let (counts, tables) = vm.memory.lock().leaves();
     Ok([counts.gib, counts.mib2, counts.pages, tables, 0, 0])
+}
+
+/// The watchdog of a guest, in any state.
+pub(super) fn watchdog(system: &System, machine: &impl Machine, number: u64) -> Reply {
+    let (_, vm) = guest(system, number)?;
+    let placed = vm.devices.has_watchdog();
+    let watchdog = vm.watchdog.lock();
+    Ok(WatchdogStatus {
+        placed,
+        wcs: watchdog.status(),
+        offset: watchdog.offset(),
+        age: watchdog.age(machine.counter()),
+        refreshes: watchdog.refreshes(),
+    }
+    .to_regs())
 }
 
 /// Index behind the vCPU's own counters: what the whole VM lost of its output.

@@ -28,10 +28,29 @@ impl RunLoop {
             self.sleepers |= id.bit();
         }
         if old == self.first_deadline || deadline < self.first_deadline {
-            let all = members(self.sleepers);
-            let all = all.filter_map(|id| self.deadlines.get(id.number()).copied());
-            self.first_deadline = all.min().unwrap_or(NEVER);
+            self.find_first_deadline();
         }
+    }
+
+    fn find_first_deadline(&mut self) {
+        let all = members(self.sleepers);
+        let all = all.filter_map(|id| self.deadlines.get(id.number()).copied());
+        self.first_deadline = all.fold(self.watch, u64::min);
+    }
+
+    /// Looks at the watchdogs of the guests whose vCPU 0 is pinned here.
+    pub(super) fn watch_guests<M: Machine>(&mut self, machine: &mut M) {
+        let pinned = self.core.pinned();
+        let mut soonest = NEVER;
+        for (number, vm) in self.system.vms() {
+            let here = VcpuId::new(number, 0).is_some_and(|first| pinned & first.bit() != 0);
+            if here && vm.devices.has_watchdog() {
+                let next = exit::check_watchdog(self.system, number.get(), machine);
+                soonest = soonest.min(next);
+            }
+        }
+        self.watch = soonest;
+        self.find_first_deadline();
     }
 
     /// Acts on deadlines that have passed.
@@ -45,6 +64,9 @@ impl RunLoop {
                         self.turns.put_manager_first();
                     }
                 }
+            }
+            if now >= self.watch {
+                self.watch_guests(machine);
             }
         }
         if now >= self.heartbeat {

@@ -12,6 +12,7 @@ mod samples;
 mod scheduler;
 mod trapped;
 mod traps;
+mod watchdog;
 
 use penumbra_abi::{Call, Error, VmStatus};
 use penumbra_vmsa::MIB;
