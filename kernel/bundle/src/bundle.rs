@@ -8,7 +8,7 @@ use crate::manifest::Manifest;
 /// What a bundle starts with.
 pub const MAGIC: [u8; 8] = *b"PENUMBRA";
 /// Version of the format that this crate reads and writes.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 /// Parts at most.
 pub const MAX_PARTS: u32 = 64;
 /// Alignment of parts in the bundle.

@@ -59,6 +59,8 @@ pub enum Field {
     Dma,
     /// The list of devices.
     Devices,
+    /// The watchdog and what to do when it expires.
+    Watchdog,
 }
 
 impl fmt::Display for Field {
@@ -90,6 +92,7 @@ impl fmt::Display for Field {
             Self::Address => "address",
             Self::Dma => "dma",
             Self::Devices => "devices",
+            Self::Watchdog => "watchdog",
         })
     }
 }

@@ -50,11 +50,15 @@ pub enum Key {
     Dma = 21,
     /// `devices`.
     Devices = 22,
+    /// `watchdog`.
+    Watchdog = 23,
+    /// `on_watchdog`.
+    OnWatchdog = 24,
 }
 
 impl Key {
     /// Number of keys.
-    pub const COUNT: usize = 23;
+    pub const COUNT: usize = 25;
 
     /// Every key, in the order of the encoding.
     pub const ALL: [Self; Self::COUNT] = [
@@ -81,6 +85,8 @@ impl Key {
         Self::Address,
         Self::Dma,
         Self::Devices,
+        Self::Watchdog,
+        Self::OnWatchdog,
     ];
 
     /// The key as it is written in a scenario.
@@ -110,6 +116,8 @@ impl Key {
             Self::Address => "address",
             Self::Dma => "dma",
             Self::Devices => "devices",
+            Self::Watchdog => "watchdog",
+            Self::OnWatchdog => "on_watchdog",
         }
     }
 }

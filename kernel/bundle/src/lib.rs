@@ -50,7 +50,7 @@ pub use manifest::{
     Backing, DEFAULT_RESTART_DELAY_MS, DEFAULT_RESTART_LIMIT, DeviceName, Devices, Guest, Guests,
     MAX_CMDLINE_BYTES, MAX_DEVICES, MAX_GUESTS, MAX_MEMORY_BYTES, MAX_NAME_BYTES,
     MAX_RESTART_DELAY_MS, MAX_RESTART_LIMIT, MAX_VCPUS, MEMORY_UNIT_BYTES, Manifest, OnCrash,
-    OnPowerOff, Payload, WhenAllOff,
+    OnPowerOff, OnWatchdog, Payload, WhenAllOff,
 };
 pub use paging::{
     DEFAULT_PAGING_COPY_BYTES, MAX_PAGING_COPY_BYTES, MAX_PAGING_POOL_BYTES,

@@ -8,7 +8,8 @@
 //!   u32 part (0: none) and text file name of the initrd, text command line,
 //!   u8 [`Payload`] and u64 entry offset, u8 [`OnCrash`], u8 [`OnPowerOff`], u32 restart limit, u32 first
 //!   restart delay in milliseconds, u8 autostart (0 or 1), [`Paging`], u64 address of direct memory, u8 DMA
-//!   trusted (0 or 1), u8 number of devices, and for each u32 line and text path.
+//!   trusted (0 or 1), u8 number of devices, and for each u32 line and text path, u8 watchdog (0: none,
+//!   1 + [`OnWatchdog`]).
 
 use crate::bundle::{Bundle, PartKind};
 use crate::cursor::Cursor;
@@ -93,6 +94,18 @@ pub enum OnPowerOff {
     PowerOff,
 }
 
+/// What to do when a guest's watchdog has expired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnWatchdog {
+    /// Leave it as it is, for inspection.
+    Stay,
+    /// Load it anew and start it.
+    #[default]
+    Restart,
+    /// Power the board off, in disorder.
+    PowerOff,
+}
+
 /// What to do when no guest runs any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WhenAllOff {
@@ -161,6 +174,8 @@ pub struct Guest<'a> {
     pub dma_trusted: bool,
     /// Devices of the board that it has.
     pub devices: Devices<'a>,
+    /// What to do when its watchdog expires, if it has one.
+    pub watchdog: Option<OnWatchdog>,
 }
 
 impl<'a> Manifest<'a> {
@@ -359,6 +374,13 @@ impl<'a> Guest<'a> {
             _ => return Err(Error::ManifestValue(Field::Dma)),
         };
         let devices = Devices::read(cursor)?;
+        let watchdog = match cursor.u8(Field::Watchdog)? {
+            0 => None,
+            1 => Some(OnWatchdog::Stay),
+            2 => Some(OnWatchdog::Restart),
+            3 => Some(OnWatchdog::PowerOff),
+            _ => return Err(Error::ManifestValue(Field::Watchdog)),
+        };
         Ok(Self {
             name,
             lines,
@@ -381,6 +403,7 @@ impl<'a> Guest<'a> {
             address,
             dma_trusted,
             devices,
+            watchdog,
         })
     }
 

@@ -36,6 +36,7 @@ fn guest(name: &str) -> GuestSpec<'static> {
         address: 0,
         dma_trusted: false,
         devices: Vec::new(),
+        watchdog: None,
     }
 }
 
@@ -47,6 +48,7 @@ fn scenario() -> ScenarioSpec<'static> {
     second.payload = Payload::Flat { entry: 64 };
     second.on_crash = OnCrash::Restart;
     second.on_power_off = OnPowerOff::PowerOff;
+    second.watchdog = Some(OnWatchdog::PowerOff);
     second.restart_limit = 7;
     second.restart_delay_ms = 60_000;
     second.autostart = false;
@@ -105,6 +107,8 @@ fn what_is_written_is_read_back() {
     assert_eq!(guests[0].paging, Paging::default());
     assert_eq!(guests[1].paging, scenario().guests[1].paging);
     assert!(!guests[0].dma_trusted && guests[1].dma_trusted);
+    assert_eq!(guests[0].watchdog, None);
+    assert_eq!(guests[1].watchdog, Some(OnWatchdog::PowerOff));
     assert_eq!(guests[0].devices.count(), 0);
     let devices: Vec<_> = guests[1].devices.map(|d| (d.line, d.path)).collect();
     assert_eq!(devices, [(9, "/a@1"), (10, "/b/c@2")]);
@@ -117,15 +121,16 @@ fn a_policy_that_does_not_exist_is_refused() {
     let bytes = usize::try_from(u64::from_le_bytes(good[80..88].try_into().unwrap())).unwrap();
     // The last fields of the last guest, from the end of the manifest.
     for (from_end, field) in [
-        (24, Field::Dma),
-        (49, Field::PagingChanges),
-        (50, Field::Paging),
-        (51, Field::Autostart),
-        (60, Field::OnPowerOff),
-        (61, Field::OnCrash),
+        (1, Field::Watchdog),
+        (25, Field::Dma),
+        (50, Field::PagingChanges),
+        (51, Field::Paging),
+        (52, Field::Autostart),
+        (61, Field::OnPowerOff),
+        (62, Field::OnCrash),
     ] {
         let mut forged = good.clone();
-        forged[4096 + bytes - from_end] = 3;
+        forged[4096 + bytes - from_end] = 4;
         let digest = Sha256::digest(&forged[4096..4096 + bytes]);
         forged[96..128].copy_from_slice(&digest);
         reseal(&mut forged);

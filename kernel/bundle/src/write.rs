@@ -9,7 +9,7 @@ use crate::bundle::{Bundle, HEADER_DIGESTED_BYTES, PartKind};
 use crate::bundle::{ENTRY_BYTES, FORMAT_VERSION, HEADER_BYTES, MAGIC, PART_ALIGN_BYTES, as_u64};
 use crate::error::Error;
 use crate::key::{Key, Lines};
-use crate::manifest::{Backing, OnCrash, OnPowerOff, Payload, WhenAllOff};
+use crate::manifest::{Backing, OnCrash, OnPowerOff, OnWatchdog, Payload, WhenAllOff};
 use crate::paging::Paging;
 
 /// A payload's file: what it is called in reports, and its content.
@@ -62,6 +62,8 @@ pub struct GuestSpec<'a> {
     pub dma_trusted: bool,
     /// Paths of its devices, each with its line.
     pub devices: Vec<(u32, String)>,
+    /// What to do when its watchdog expires, if it has one.
+    pub watchdog: Option<OnWatchdog>,
 }
 
 /// A scenario to be written.
@@ -192,6 +194,12 @@ fn encode_guest<'a>(
         out.extend(line.to_le_bytes());
         text(out, path, "the path of a device")?;
     }
+    out.push(match guest.watchdog {
+        None => 0,
+        Some(OnWatchdog::Stay) => 1,
+        Some(OnWatchdog::Restart) => 2,
+        Some(OnWatchdog::PowerOff) => 3,
+    });
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use penumbra_abi::{
     ABI_VERSION, AbiVersion, Backing, CrashCause, Error, Events, GicVersion, StopReason, VmState,
-    VmStatus,
+    VmStatus, WatchdogStatus,
 };
 
 use crate::hypervisor::{
@@ -251,6 +251,7 @@ impl Hypervisor for Fake {
             pages: Vec::new(),
             spis: Vec::new(),
             writes: Vec::new(),
+            watchdog: WatchdogStatus::default(),
         };
         self.vms.insert(free, vm);
         Ok(VmId(free))
@@ -302,6 +303,18 @@ impl Hypervisor for Fake {
         self.note("VmGic", vm.0)?;
         self.in_state(vm, VmState::Created, "VmGic")?.devices |= 2;
         Ok(())
+    }
+
+    fn vm_watchdog(&mut self, vm: VmId, _ipa: u64, _intid: u64) -> Result<()> {
+        self.note("VmWatchdog", vm.0)?;
+        let fake = self.in_state(vm, VmState::Created, "VmWatchdog")?;
+        fake.watchdog.placed = true;
+        Ok(())
+    }
+
+    fn vm_watchdog_status(&mut self, vm: VmId) -> Result<WatchdogStatus> {
+        let fake = self.vms.get(&vm.0).ok_or(Error::NoSuchObject)?;
+        Ok(fake.watchdog)
     }
 
     fn vcpu_pin(&mut self, vm: VmId, vcpu: u64, core: u64) -> Result<()> {

@@ -12,7 +12,7 @@ use penumbra_devices::{BoardTree, Device, Finding, Range, Wishes, check};
 
 use crate::hypervisor::Hypervisor;
 use crate::manager::Manager;
-use crate::map::{FIRST_SPI, RAM_IPA, Region, UART_INTID};
+use crate::map::{FIRST_SPI, RAM_IPA, Region, UART_INTID, WATCHDOG_INTID};
 use crate::plan::{Content, Plan};
 use crate::refusal::{Cause, Refusal};
 use crate::tree::FIRST_DEVICE_CLOCK_PHANDLE;
@@ -98,7 +98,9 @@ impl GrantedAll {
         }
         let used = |intid: &u32| {
             let mut others = self.devices.iter().flat_map(|granted| &granted.intids);
-            *intid == UART_INTID || own.contains(intid) || others.any(|other| other == intid)
+            [UART_INTID, WATCHDOG_INTID].contains(intid)
+                || own.contains(intid)
+                || others.any(|other| other == intid)
         };
         let same = Some(physical).filter(|intid| *intid < SPI_END && !used(intid));
         let free = || (FIRST_SPI..SPI_END).rev().find(|intid| !used(intid));

@@ -9,7 +9,7 @@ use core::fmt;
 
 use penumbra_abi::{
     AbiVersion, Backing, CONSOLE_CHUNK_BYTES, CrashCause, Error, Events, GicVersion, StopReason,
-    VmStatus,
+    VmStatus, WatchdogStatus,
 };
 
 use crate::report::cause_text;
@@ -250,6 +250,10 @@ pub trait Hypervisor: PagingService {
     fn vm_uart(&mut self, vm: VmId, ipa: u64, intid: u64) -> Result<()>;
     /// `VmGic`.
     fn vm_gic(&mut self, vm: VmId, distributor: u64, other: u64) -> Result<()>;
+    /// `VmWatchdog`.
+    fn vm_watchdog(&mut self, vm: VmId, ipa: u64, intid: u64) -> Result<()>;
+    /// `VmWatchdogStatus`.
+    fn vm_watchdog_status(&mut self, vm: VmId) -> Result<WatchdogStatus>;
     /// `VcpuPin`.
     fn vcpu_pin(&mut self, vm: VmId, vcpu: u64, core: u64) -> Result<()>;
     /// `GrantBegin`; returns the bytes done so far.

@@ -3,7 +3,7 @@
 use alloc::string::String;
 
 use penumbra_abi::{Error, StopReason, VmState, VmStatus};
-use penumbra_bundle::{Key, OnCrash, OnPowerOff, WhenAllOff};
+use penumbra_bundle::{Key, OnCrash, OnPowerOff, OnWatchdog, WhenAllOff};
 
 use crate::console::View;
 use crate::hypervisor::{Hypervisor, VmId, finish};
@@ -45,6 +45,7 @@ impl<'a> Manager<'a> {
                 }
             }
             StopReason::Crash => self.crashed(hv, index, vm, status),
+            StopReason::Watchdog => self.starved_watchdog(hv, index, vm),
             StopReason::Killed => {
                 self.tell(hv, index, format_args!("guest '{name}' was stopped"));
                 self.retire(hv, index, vm);
@@ -107,6 +108,43 @@ impl<'a> Manager<'a> {
                 let line = Line::of(file, &guest, Key::OnCrash);
                 let text = format_args!(
                     "guest '{}' crashed, and the board is to go off with it {line}",
+                    guest.name
+                );
+                self.console.fatal(hv, text);
+                self.over = Some(Ending::Fatal);
+            }
+        }
+    }
+
+    /// The guest did not refresh its watchdog.
+    fn starved_watchdog<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId) {
+        let (hz, file) = (self.board.counter_hz, self.manifest.file);
+        let Some(slot) = self.slots.get(index) else {
+            return;
+        };
+        let guest = slot.guest;
+        let age = hv.vm_watchdog_status(vm).map_or(0, |status| status.age);
+        let ms = u128::from(age) * 1000 / u128::from(hz.max(1));
+        // A policy that is left out is what `watchdog` stands for.
+        let key = match guest.lines.get(Key::OnWatchdog) {
+            Some(_) => Key::OnWatchdog,
+            None => Key::Watchdog,
+        };
+        let line = Line::of(file, &guest, key);
+        let text = format_args!(
+            "guest '{}' is stopped: it has not refreshed its watchdog for {ms} ms {line}",
+            guest.name
+        );
+        self.tell(hv, index, text);
+        self.set(index, Phase::Crashed, Some(vm));
+        match guest.watchdog.unwrap_or(OnWatchdog::Stay) {
+            OnWatchdog::Stay => {}
+            OnWatchdog::Restart => {
+                self.restart_later(hv, index, vm);
+            }
+            OnWatchdog::PowerOff => {
+                let text = format_args!(
+                    "the board is to go off with the watchdog of guest '{}' {line}",
                     guest.name
                 );
                 self.console.fatal(hv, text);

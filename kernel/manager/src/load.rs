@@ -11,7 +11,9 @@ use penumbra_devices::{Range, merged};
 
 use crate::granted::Granted;
 use crate::hypervisor::{Board, Grant, Hypervisor, RamRequest, VmId, finish, finish_bytes};
-use crate::map::{GICC_IPA, GICD_IPA, GICR_IPA, UART_INTID, UART_IPA};
+use crate::map::{
+    GICC_IPA, GICD_IPA, GICR_IPA, UART_INTID, UART_IPA, WATCHDOG_INTID, WATCHDOG_IPA,
+};
 use crate::plan::Plan;
 use crate::refusal::Cause;
 
@@ -187,6 +189,15 @@ impl<H: Hypervisor> Loader<'_, H> {
         let uart = self.hv.vm_uart(self.vm, UART_IPA, u64::from(UART_INTID));
         uart.map_err(|error| Cause::Call {
             what: "give it a console",
+            error,
+        })?;
+        if self.guest.watchdog.is_none() {
+            return Ok(());
+        }
+        let intid = u64::from(WATCHDOG_INTID);
+        let watchdog = self.hv.vm_watchdog(self.vm, WATCHDOG_IPA, intid);
+        watchdog.map_err(|error| Cause::Call {
+            what: "give it a watchdog",
             error,
         })
     }

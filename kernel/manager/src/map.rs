@@ -27,6 +27,15 @@ pub const UART_IPA: u64 = 0x0900_0000;
 pub const UART_BYTES: u64 = 0x1000;
 /// Interrupt of the PL011: shared peripheral interrupt 1.
 pub const UART_INTID: u32 = 33;
+/// Watchdog: control frame, and 64 KiB behind it the refresh frame. No board's device that a guest may
+/// have lies there: on QEMU `virt` it is among the redistributors.
+pub const WATCHDOG_IPA: u64 = 0x08f0_0000;
+/// Distance of its two frames.
+pub const WATCHDOG_REFRESH_OFFSET: u64 = 0x1_0000;
+/// Bytes of each of its frames.
+pub const WATCHDOG_FRAME_BYTES: u64 = 0x1000;
+/// Interrupt of the watchdog, WS0: shared peripheral interrupt 10.
+pub const WATCHDOG_INTID: u32 = 42;
 /// Start of RAM: a 1 GiB boundary, for the largest blocks.
 pub const RAM_IPA: u64 = 0x4000_0000;
 
@@ -84,6 +93,16 @@ pub fn regions(gic: GicVersion, vcpus: u64, (ram_ipa, bytes): (u64, u64)) -> Vec
     .into()
 }
 
+/// The node of the watchdog, for a guest that has one.
+#[must_use]
+pub fn watchdog_regions() -> [Region; 2] {
+    [0, WATCHDOG_REFRESH_OFFSET].map(|offset| Region {
+        node: "watchdog@8f00000".into(),
+        ipa: WATCHDOG_IPA.saturating_add(offset),
+        bytes: WATCHDOG_FRAME_BYTES,
+    })
+}
+
 /// Where an address lies with respect to the guest's device tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place<'r> {
@@ -126,6 +145,7 @@ mod tests {
     fn regions_do_not_overlap() {
         for gic in [GicVersion::V2, GicVersion::V3] {
             let mut regions = regions(gic, 8, (RAM_IPA, 1 << 30));
+            regions.extend(watchdog_regions());
             regions.sort_by_key(|region| region.ipa);
             for pair in regions.windows(2) {
                 assert!(pair[0].ipa + pair[0].bytes <= pair[1].ipa);

@@ -114,6 +114,7 @@ impl<'a> Plan<'a> {
             initrd: initrd.map(|disk| (disk.ipa, disk.ipa.saturating_add(len(disk.bytes)))),
             devices: &granted.nodes,
             clocks: &granted.clocks,
+            watchdog: guest.watchdog.is_some(),
         });
         if len(&tree) > MAX_TREE_BYTES {
             return Err(Cause::Tree(len(&tree)));

@@ -62,6 +62,9 @@ pub fn crash<H: Hypervisor>(
         let vcpus = u64::try_from(guest.vcpus()).unwrap_or(u64::MAX);
         let ram = (ram_ipa(guest), guest.memory_bytes);
         let mut regions = map::regions(board.gic, vcpus, ram);
+        if guest.watchdog.is_some() {
+            regions.extend(map::watchdog_regions());
+        }
         if let Some(plan) = plan {
             regions.extend(plan.granted.regions());
         }

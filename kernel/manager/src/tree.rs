@@ -52,6 +52,8 @@ pub struct Description<'a> {
     pub devices: &'a [DeviceTreeNode],
     /// Frequencies of the clocks that they refer to from [`FIRST_DEVICE_CLOCK_PHANDLE`] on.
     pub clocks: &'a [u32],
+    /// There is a watchdog.
+    pub watchdog: bool,
 }
 
 /// Writes the tree as a blob.
@@ -77,6 +79,9 @@ pub fn blob(guest: &Description<'_>) -> Vec<u8> {
     root.add_child(timer(guest));
     root.add_child(clock("apb-pclk", CLOCK_PHANDLE, UART_CLOCK_HZ));
     root.add_child(uart());
+    if guest.watchdog {
+        root.add_child(watchdog());
+    }
     for (phandle, hz) in (FIRST_DEVICE_CLOCK_PHANDLE..).zip(guest.clocks) {
         root.add_child(clock(&format!("clock-{hz}"), phandle, *hz));
     }
@@ -220,6 +225,17 @@ fn uart() -> DeviceTreeNode {
     uart
 }
 
+/// arm,sbsa-gwdt.yaml: the control frame comes first; the interrupt is WS0.
+fn watchdog() -> DeviceTreeNode {
+    let mut watchdog = node("watchdog@8f00000");
+    set(&mut watchdog, "compatible", "arm,sbsa-gwdt");
+    let frames = map::watchdog_regions().map(|frame| (frame.ipa, frame.bytes));
+    set_reg(&mut watchdog, &frames);
+    let spi = map::WATCHDOG_INTID.saturating_sub(map::FIRST_SPI);
+    set(&mut watchdog, "interrupts", [TYPE_SPI, spi, LEVEL_HIGH]);
+    watchdog
+}
+
 #[cfg(test)]
 mod tests {
     use dtoolkit::fdt::Fdt;
@@ -238,6 +254,7 @@ mod tests {
             initrd: Some((0x4400_0000, 0x4410_0123)),
             devices: &[],
             clocks: &[],
+            watchdog: true,
         }
     }
 
@@ -317,13 +334,29 @@ mod tests {
     }
 
     #[test]
+    fn the_watchdog_is_in_the_tree_if_the_guest_has_one() {
+        let mut guest = description(GicVersion::V3);
+        let with = blob(&guest);
+        let path = "/watchdog@8f00000";
+        assert_eq!(bytes(&with, path, "compatible"), b"arm,sbsa-gwdt\0");
+        let frames = [0, 0x08f0_0000, 0, 0x1000, 0, 0x08f1_0000, 0, 0x1000];
+        assert_eq!(cells(&with, path, "reg"), frames);
+        assert_eq!(cells(&with, path, "interrupts"), [0, 10, 4]);
+        guest.watchdog = false;
+        let without = blob(&guest);
+        assert!(Fdt::new(&without).unwrap().find_node(path).is_none());
+    }
+
+    #[test]
     fn every_name_and_unit_address_is_valid() {
         for gic in [GicVersion::V2, GicVersion::V3] {
             let mut guest = description(gic);
             guest.vcpus = 8;
             let blob = blob(&guest);
             assert!(u64::try_from(blob.len()).unwrap() < MAX_TREE_BYTES);
-            for region in map::regions(gic, 8, (map::RAM_IPA, guest.memory_bytes)) {
+            let mut regions = map::regions(gic, 8, (map::RAM_IPA, guest.memory_bytes));
+            regions.extend(map::watchdog_regions());
+            for region in regions {
                 let fdt = Fdt::new(&blob).unwrap();
                 let found = fdt.find_node(&format!("/{}", region.node)).is_some();
                 assert!(found, "{}", region.node);

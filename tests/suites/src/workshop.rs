@@ -17,6 +17,8 @@ use crate::board::Board;
 const LOAD: &str = include_str!("../guest/load.sh");
 /// What the device tests run in the guest.
 const DEVICES: &str = include_str!("../guest/devices.sh");
+/// What the watchdog test runs in the guest.
+const WATCHDOG: &str = include_str!("../guest/watchdog.sh");
 /// Drivers that the device tests need in the guest: modules in Debian's kernels.
 const DRIVERS: [&str; 3] = ["virtio_mmio", "virtio_blk", "virtio_net"];
 
@@ -170,10 +172,27 @@ impl Workshop {
     /// # Errors
     /// The drivers are not there.
     pub fn device_initramfs(&self, name: &str) -> Result<PathBuf, String> {
-        let names = DRIVERS.map(String::from);
+        self.driver_initramfs(name, DEVICES, &DRIVERS)
+    }
+
+    /// An initramfs for the watchdog test, with its driver.
+    ///
+    /// # Errors
+    /// The driver is not there.
+    pub fn watchdog_initramfs(&self, name: &str) -> Result<PathBuf, String> {
+        self.driver_initramfs(name, WATCHDOG, &["sbsa_gwdt"])
+    }
+
+    fn driver_initramfs(
+        &self,
+        name: &str,
+        script: &str,
+        drivers: &[&str],
+    ) -> Result<PathBuf, String> {
+        let names: Vec<String> = drivers.iter().map(|name| (*name).to_owned()).collect();
         let modules = modules::read(&self.cached("linux-cloud/modules"), &names)?;
         let path = self.folder.join(format!("{name}-initramfs.gz"));
-        self.pack(DEVICES, modules, &path)?;
+        self.pack(script, modules, &path)?;
         Ok(path)
     }
 

@@ -113,6 +113,7 @@ fn guest_spec(
         address: hardware.address,
         dma_trusted: guest.dma_trusted,
         devices: hardware.devices,
+        watchdog: guest.watchdog,
     })
 }
 

@@ -15,7 +15,9 @@ mod tests;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-use penumbra_bundle::{Backing, Lines, OnCrash, OnPowerOff, Paging, Payload, WhenAllOff};
+use penumbra_bundle::{
+    Backing, Lines, OnCrash, OnPowerOff, OnWatchdog, Paging, Payload, WhenAllOff,
+};
 
 use crate::problem::{Problem, Problems, Source};
 
@@ -82,6 +84,8 @@ pub struct Guest {
     pub dma_trusted: bool,
     /// Devices of the board that it wants.
     pub devices: Vec<DeviceWord>,
+    /// What to do when its watchdog expires, if it has one.
+    pub watchdog: Option<OnWatchdog>,
 }
 
 /// A file that a scenario or the command line names.

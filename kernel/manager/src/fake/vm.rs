@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use penumbra_abi::{Backing, CrashCause, Error, Events, StopReason, VmState, VmStatus};
+use penumbra_abi::{
+    Backing, CrashCause, Error, Events, StopReason, VmState, VmStatus, WatchdogStatus,
+};
 
 use super::Fake;
 use super::paging::FakePaging;
@@ -33,6 +35,7 @@ pub(crate) struct FakeVm {
     pub(crate) pages: Vec<(u64, u64)>,
     pub(crate) spis: Vec<(u64, u64, bool)>,
     pub(crate) writes: Vec<(u64, u32)>,
+    pub(crate) watchdog: WatchdogStatus,
 }
 
 impl FakeVm {

@@ -109,6 +109,25 @@ impl Manager<'_> {
         }
     }
 
+    /// The state of a guest's watchdog, if it has one.
+    fn watchdog_text(&self, hv: &mut impl Hypervisor, index: usize) -> Option<String> {
+        let slot = self.slots.get(index)?;
+        let status = hv.vm_watchdog_status(slot.vm?).ok()?;
+        let (age, offset) = (self.seconds(status.age), self.seconds(status.offset));
+        let refreshes = status.refreshes;
+        match (status.placed, status.wcs) {
+            (false, _) => None,
+            (true, wcs) if wcs & 0b100 != 0 => Some(format!("expired, not refreshed for {age}")),
+            (true, wcs) if wcs & 0b10 != 0 => Some(format!(
+                "about to expire (WS0), not refreshed for {age}; twice {offset} are allowed"
+            )),
+            (true, _) if status.is_enabled() => Some(format!(
+                "on, refreshed {refreshes} times, {age} ago; twice {offset} are allowed"
+            )),
+            (true, _) => Some("off: the guest has not enabled it".into()),
+        }
+    }
+
     fn cores_text(&self, index: usize) -> String {
         let Some(slot) = self.slots.get(index) else {
             return String::new();
@@ -188,6 +207,9 @@ impl Manager<'_> {
                      {tables} pages of tables"
                 ),
             );
+        }
+        if let Some(text) = self.watchdog_text(hv, index) {
+            self.console.print(hv, format_args!("  watchdog: {text}"));
         }
         let vcpus = u64::try_from(vcpus).unwrap_or(0);
         let mut head = String::from("                      ");

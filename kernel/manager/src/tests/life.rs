@@ -2,6 +2,8 @@
 
 use penumbra_abi::{CrashCause, Error, StopReason, VmState};
 
+use penumbra_bundle::OnWatchdog;
+
 use super::*;
 
 #[test]
@@ -381,4 +383,64 @@ fn a_guest_without_autostart_is_checked_and_left_off() {
         Manager::boot(&mut Fake::new(), &bundle, revival(0)).is_err(),
         "checked with the others"
     );
+}
+
+fn watched(policy: OnWatchdog) -> GuestSpec<'static> {
+    let mut guest = guest("linux");
+    guest.lines.set(Key::Watchdog, 9);
+    guest.lines.set(Key::RestartLimit, 11);
+    guest.watchdog = Some(policy);
+    guest
+}
+
+/// The guest has not refreshed its watchdog for 2.5 s.
+fn expire(fake: &mut Fake) {
+    fake.vm(1).watchdog.age = 2500;
+    fake.vm(1).watchdog.wcs = 7;
+    fake.stop(1, StopReason::Watchdog, CrashCause::None);
+}
+
+#[test]
+fn a_watchdog_restarts_its_guest_so_often_as_the_scenario_says() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![watched(OnWatchdog::Restart), guest("other")]);
+    let mut manager = booted(&mut fake, &bundle);
+    assert_eq!(fake.count("VmWatchdog"), 1);
+    for _ in 0..2 {
+        fake.forget();
+        expire(&mut fake);
+        assert_eq!(settle(&mut manager, &mut fake), None);
+        let said = "penumbra: guest 'linux' is stopped: it has not refreshed its watchdog for 2500 ms \
+                    (demo.toml:9)";
+        assert!(fake.screen.contains(said), "{}", fake.screen);
+        assert_eq!(fake.count("VmStart 1"), 1);
+        assert!(fake.vm(1).watchdog.placed);
+    }
+    expire(&mut fake);
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    assert!(fake.screen.contains("(demo.toml:11)"), "{}", fake.screen);
+    assert_eq!(fake.vm(1).status.state, VmState::Stopped);
+    assert_eq!(fake.vm(2).status.state, VmState::Running);
+    assert_eq!(fake.misuse, Vec::<String>::new());
+}
+
+#[test]
+fn a_watchdog_may_leave_its_guest_or_switch_the_board_off() {
+    for (policy, ending) in [
+        (OnWatchdog::Stay, None),
+        (OnWatchdog::PowerOff, Some(Ending::Fatal)),
+    ] {
+        let mut fake = Fake::new();
+        let mut spec = watched(policy);
+        spec.lines.set(Key::OnWatchdog, 10);
+        let bundle = bundle(vec![spec]);
+        let mut manager = booted(&mut fake, &bundle);
+        fake.forget();
+        expire(&mut fake);
+        assert_eq!(settle(&mut manager, &mut fake), ending, "{}", fake.screen);
+        assert!(fake.screen.contains("(demo.toml:10)"), "{}", fake.screen);
+        assert_eq!(fake.screen.contains("penumbra: fatal: "), ending.is_some());
+        assert_eq!(fake.count("VmStart"), 0);
+        assert_eq!(fake.vm(1).status.state, VmState::Stopped);
+    }
 }

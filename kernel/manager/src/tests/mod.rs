@@ -64,6 +64,7 @@ pub(crate) fn guest(name: &str) -> GuestSpec<'static> {
         address: 0,
         dma_trusted: false,
         devices: Vec::new(),
+        watchdog: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The operator's shell, typed at.
 
-use penumbra_abi::{CrashCause, Error, StopReason, VmState};
+use penumbra_abi::{CrashCause, Error, StopReason, VmState, WatchdogStatus};
 
 use super::*;
 
@@ -271,6 +271,25 @@ fn figures_are_shown_for_every_vcpu() {
             "208 bytes of its console output were lost",
         ],
     );
+    assert!(!screen.contains("watchdog"), "{screen}");
+    for (wcs, said) in [
+        (0, "  watchdog: off: the guest has not enabled it"),
+        (
+            1,
+            "  watchdog: on, refreshed 3 times, 0.250 s ago; twice 5.000 s are allowed",
+        ),
+        (3, "about to expire (WS0), not refreshed for 0.250 s"),
+        (7, "  watchdog: expired, not refreshed for 0.250 s"),
+    ] {
+        fake.vm(2).watchdog = WatchdogStatus {
+            placed: true,
+            wcs,
+            offset: 5000,
+            age: 250,
+            refreshes: 3,
+        };
+        shows(&typed(&mut manager, &mut fake, "stats bare\r"), &[said]);
+    }
     shows(
         &typed(&mut manager, &mut fake, "stats\r"),
         &["guest 'linux'", "guest 'bare'"],
@@ -281,7 +300,7 @@ fn figures_are_shown_for_every_vcpu() {
     );
     shows(
         &typed(&mut manager, &mut fake, "version\r"),
-        &["interface 1.5 and bundle format 4"],
+        &["interface 1.6 and bundle format 5"],
     );
     shows(
         &typed(&mut manager, &mut fake, "audit\r"),

@@ -42,7 +42,53 @@ pub(super) fn cases() -> Vec<Case> {
             neighbour.kill_managers(DEATHS.len(), STEADY)?;
             neighbour.verdict()
         }),
+        Case::new("watchdog-restarts-linux-beside-linux", true, |w| {
+            watchdog(w, "watchdog")
+        }),
     ]
+}
+
+/// A Linux that lets its watchdog starve is started anew, beside one that must not notice.
+fn watchdog(w: &Workshop, name: &str) -> Result<(), String> {
+    let keys = format!(
+        "cores = [3]\nkernel = \"{}\"\ninitrd = \"{}\"\ncmdline = \"console=ttyAMA0 quiet\"\n\
+         watchdog = true\nrestart_limit = 1",
+        w.cached("linux-cloud/vmlinuz").display(),
+        w.watchdog_initramfs(name)?.display(),
+    );
+    let watched = guest("watched", 1, "256 MiB", &keys);
+    let mut neighbour = Neighbour::boot(w, name, &watched)?;
+    for life in 0..2 {
+        // What the guest says while another one is in front comes with its name.
+        neighbour.order("console watched", &["wd: found SBSA Generic Watchdog"])?;
+        neighbour.shell = false;
+        let board = &mut neighbour.board;
+        board.expect("wd: fed for 6 s, 2 s allowed", LIMIT)?;
+        board.expect("it has not refreshed its watchdog for ", LIMIT)?;
+        let age = board.until(" ms (", LIMIT)?;
+        let age: u64 = age.parse().map_err(|_| format!("\"{age}\" ms"))?;
+        if !(2000..4000).contains(&age) {
+            return Err(format!("stopped {age} ms after the last refresh, not 2000"));
+        }
+        let line = board.until(")", LIMIT)?;
+        if !line.contains(&format!("{name}.toml:")) {
+            return Err(format!("the scenario's line is missing: {line}"));
+        }
+        match life {
+            0 => board.expect("guest 'watched' is started again", LIMIT)?,
+            _ => board.expect(
+                "guest 'watched' stays off: it was started again 1 times",
+                LIMIT,
+            )?,
+        }
+    }
+    neighbour.order(
+        "stats watched",
+        &["watchdog: expired, not refreshed for 2."],
+    )?;
+    neighbour.order("console linux", &[])?;
+    neighbour.shell = false;
+    neighbour.verdict()
 }
 
 /// Restarts a guest and kills the manager so often beside a running Linux.

@@ -15,7 +15,7 @@ use crate::problem::{Problem, Problems, Source};
 
 const TOP_KEYS: [&str; 2] = ["board", "guest"];
 pub(super) const BOARD_KEYS: [&str; 1] = ["when_all_off"];
-pub(super) const GUEST_KEYS: [&str; 23] = [
+pub(super) const GUEST_KEYS: [&str; 25] = [
     "name",
     "vcpus",
     "cores",
@@ -39,6 +39,8 @@ pub(super) const GUEST_KEYS: [&str; 23] = [
     "address",
     "dma",
     "devices",
+    "watchdog",
+    "on_watchdog",
 ];
 
 pub(super) fn scenario(source: Source) -> Result<Scenario, Problems> {
@@ -240,6 +242,7 @@ impl Reader<'_> {
             address: hardware.address,
             dma_trusted: hardware.dma_trusted,
             devices: hardware.devices,
+            watchdog: life.watchdog,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use penumbra_bundle::{
     DEFAULT_RESTART_DELAY_MS, DEFAULT_RESTART_LIMIT, MAX_RESTART_DELAY_MS, MAX_RESTART_LIMIT,
-    OnCrash, OnPowerOff, WhenAllOff,
+    OnCrash, OnPowerOff, OnWatchdog, WhenAllOff,
 };
 use toml::de::DeTable;
 
@@ -16,6 +16,7 @@ pub(super) struct Life {
     pub(super) restart_limit: u32,
     pub(super) restart_delay_ms: u32,
     pub(super) autostart: bool,
+    pub(super) watchdog: Option<OnWatchdog>,
 }
 
 impl Reader<'_> {
@@ -41,13 +42,41 @@ impl Reader<'_> {
         let limit = limit.and_then(|value| self.restart_limit(value));
         let delay = table.get("restart_delay");
         let delay = delay.and_then(|value| self.restart_delay(value));
-        let autostart = table.get("autostart").and_then(|value| self.flag(value));
+        let autostart = table
+            .get("autostart")
+            .and_then(|value| self.flag("autostart", value));
         Life {
             on_crash: on_crash.unwrap_or_default(),
             on_power_off: on_power_off.unwrap_or_default(),
             restart_limit: limit.unwrap_or(DEFAULT_RESTART_LIMIT),
             restart_delay_ms: delay.unwrap_or(DEFAULT_RESTART_DELAY_MS),
             autostart: autostart.unwrap_or(true),
+            watchdog: self.watchdog(table),
+        }
+    }
+
+    fn watchdog(&mut self, table: &DeTable<'_>) -> Option<OnWatchdog> {
+        let wanted = table.get("watchdog");
+        let wanted = wanted.and_then(|value| self.flag("watchdog", value));
+        let policy = table.get("on_watchdog");
+        let choice = policy.and_then(|value| {
+            let choices = [
+                ("stay", OnWatchdog::Stay),
+                ("restart", OnWatchdog::Restart),
+                ("power-off", OnWatchdog::PowerOff),
+            ];
+            self.choice("on_watchdog", value, &choices)
+        });
+        // The policy alone says that there is one.
+        match (wanted, policy) {
+            (Some(false), Some(policy)) => {
+                let message = "`on_watchdog` has no effect without a watchdog";
+                let help = "leave it out, or write `watchdog = true`";
+                self.complain(policy.span(), message, help);
+                None
+            }
+            (Some(true), _) | (None, Some(_)) => Some(choice.unwrap_or_default()),
+            (Some(false) | None, _) => None,
         }
     }
 
@@ -80,12 +109,13 @@ impl Reader<'_> {
         }
     }
 
-    fn flag(&mut self, value: &Value<'_>) -> Option<bool> {
+    fn flag(&mut self, key: &str, value: &Value<'_>) -> Option<bool> {
         let flag = value.get_ref().as_bool();
         if flag.is_none() {
             let kind = value.get_ref().type_str();
-            let message = format!("`autostart` is true or false without quotes, not {kind}");
-            self.complain(value.span(), message, "like `autostart = false`");
+            let message = format!("`{key}` is true or false without quotes, not {kind}");
+            let help = format!("like `{key} = {}`", key != "autostart");
+            self.complain(value.span(), message, &help);
         }
         flag
     }

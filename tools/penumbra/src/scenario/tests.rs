@@ -535,6 +535,39 @@ fn restart_keys_count_for_a_guest_that_resets_itself() {
 }
 
 #[test]
+fn a_watchdog_is_asked_for_by_itself_or_by_its_policy() {
+    let watchdog = |lines: &str| {
+        let scenario = read(&format!("{GOOD}{lines}\n")).unwrap();
+        scenario.guests[0].watchdog
+    };
+    assert_eq!(watchdog(""), None);
+    assert_eq!(watchdog("watchdog = false"), None);
+    assert_eq!(watchdog("watchdog = true"), Some(OnWatchdog::Restart));
+    assert_eq!(watchdog("on_watchdog = \"stay\""), Some(OnWatchdog::Stay));
+    let both = "watchdog = true\non_watchdog = \"power-off\"";
+    assert_eq!(watchdog(both), Some(OnWatchdog::PowerOff));
+}
+
+#[test]
+fn a_watchdog_in_quotes() {
+    extra("watchdog = \"yes\"", &["true or false", "watchdog = true"]);
+}
+
+#[test]
+fn a_watchdog_policy_that_does_not_exist() {
+    extra("on_watchdog = \"reboot\"", &["cannot be \"reboot\""]);
+}
+
+#[test]
+fn a_policy_without_a_watchdog() {
+    one(
+        &format!("{GOOD}watchdog = false\non_watchdog = \"stay\"\n"),
+        "7: ",
+        &["has no effect without a watchdog", "watchdog = true"],
+    );
+}
+
+#[test]
 fn autostart_in_quotes() {
     extra(
         "autostart = \"no\"",

@@ -5,7 +5,8 @@ use core::arch::asm;
 use core::fmt::{self, Write};
 
 use penumbra_abi::{
-    AbiVersion, Call, Error, Events, GicVersion, MANAGER_WINDOW_BYTES, MANAGER_WINDOW_IPA, VmStatus,
+    AbiVersion, Call, Error, Events, GicVersion, MANAGER_WINDOW_BYTES, MANAGER_WINDOW_IPA,
+    VmStatus, WatchdogStatus,
 };
 use penumbra_manager::hypervisor::{
     Board, Chunk, Death, Grant, Granules, Hypervisor, Leaves, RamRequest, Register, Result,
@@ -257,6 +258,14 @@ impl Hypervisor for El2 {
 
     fn vm_gic(&mut self, vm: VmId, distributor: u64, other: u64) -> Result<()> {
         call0(Call::VmGic, &[vm.0, distributor, other])
+    }
+
+    fn vm_watchdog(&mut self, vm: VmId, ipa: u64, intid: u64) -> Result<()> {
+        call0(Call::VmWatchdog, &[vm.0, ipa, intid])
+    }
+
+    fn vm_watchdog_status(&mut self, vm: VmId) -> Result<WatchdogStatus> {
+        call(Call::VmWatchdogStatus, &[vm.0]).map(WatchdogStatus::from_regs)
     }
 
     fn vcpu_pin(&mut self, vm: VmId, vcpu: u64, core: u64) -> Result<()> {
