@@ -154,6 +154,21 @@ pub enum Call {
     /// X1: VM. -> X1..X4: [`WatchdogStatus`](crate::WatchdogStatus).
     VmWatchdogStatus = 83,
 
+    /// Hands in a window of a core's schedule. X1: core, X2: its place (below
+    /// [`MAX_WINDOWS`](crate::MAX_WINDOWS)), X3: tag of the VM it belongs to (0: the manager), X4:
+    /// microseconds (at least [`MIN_WINDOW_US`](crate::MIN_WINDOW_US)).
+    ScheduleSet = 88,
+    /// Installs what was handed in at the end of the frame that runs. X1: core, X2: windows (0 ends the
+    /// schedule), X3: microseconds of the frame (at most [`MAX_FRAME_US`](crate::MAX_FRAME_US), no less than
+    /// the windows together). On the core of the manager one window must be the manager's and have
+    /// [`MIN_MANAGER_WINDOW_US`](crate::MIN_MANAGER_WINDOW_US); elsewhere none may be.
+    ScheduleInstall = 89,
+    /// X1: core. -> X1..X5: [`ScheduleStatus`](crate::ScheduleStatus).
+    ScheduleStatus = 90,
+    /// A window of the table in force. X1: core, X2: its place.
+    /// -> X1..X5: [`ScheduleWindow`](crate::ScheduleWindow).
+    ScheduleWindow = 91,
+
     /// For how long a vCPU has had its core. X1: VM (0: the manager), X2: vCPU. -> X1: CNTPCT ticks since
     /// the VM was created, X2: CNTPCT now, X3: its core plus one (0: not pinned).
     VcpuTime = 96,
@@ -179,7 +194,7 @@ pub enum Call {
 
 impl Call {
     /// Every call, for tables and tests.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 54] = [
         Self::Version,
         Self::BootInfo,
         Self::BoardInfo,
@@ -224,6 +239,10 @@ impl Call {
         Self::PagingSpaceDrop,
         Self::VmWatchdog,
         Self::VmWatchdogStatus,
+        Self::ScheduleSet,
+        Self::ScheduleInstall,
+        Self::ScheduleStatus,
+        Self::ScheduleWindow,
         Self::VcpuTime,
         Self::VmLeaves,
         Self::RamSetAside,

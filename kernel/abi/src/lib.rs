@@ -15,6 +15,7 @@ mod call;
 mod error;
 mod event;
 mod paging;
+mod schedule;
 mod state;
 
 pub use call::{CALL_BASE, Call};
@@ -25,13 +26,16 @@ pub use paging::{
     PagingCounter, PagingForm, PagingMode, PagingRefusal, PagingRegion, PagingRoot, PagingSpace,
     PagingStatus, PagingSurvey, RootInstall, paging_epoch, paging_roots,
 };
+pub use schedule::{
+    MAX_FRAME_US, MAX_WINDOWS, MIN_MANAGER_WINDOW_US, MIN_WINDOW_US, ScheduleStatus, ScheduleWindow,
+};
 pub use state::{
     Backing, CONSOLE_CHUNK_BYTES, CrashCause, GicVersion, MAX_CPUS, MAX_DEVICE_BYTES,
     MAX_VCPUS_PER_VM, MAX_VMS, StopReason, VmState, VmStatus, WatchdogStatus, ZERO_CHUNK_BYTES,
 };
 
 /// Version of this interface. The manager refuses to start on another major version.
-pub const ABI_VERSION: AbiVersion = AbiVersion { major: 1, minor: 5 };
+pub const ABI_VERSION: AbiVersion = AbiVersion { major: 1, minor: 6 };
 
 /// Version of the interface between EL2 and the manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -33,6 +33,7 @@ mod memory;
 mod passthrough;
 mod pl011;
 pub mod run_loop;
+mod schedule;
 pub mod system;
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ mod lazy;
 mod residency;
 mod time;
 mod turns;
+mod windows;
 
 use penumbra_abi::MAX_VMS;
 use penumbra_vmsa::CpuIndex;
@@ -25,6 +26,7 @@ use crate::manager;
 use crate::system::{BoardState, System};
 use crate::vcpu::{Blocked, Deferred, MAX_VCPUS, Place, Vcpu, VcpuId};
 use turns::Turns;
+use windows::Windows;
 
 /// How often a core looks at a vCPU that runs without exits.
 const HEARTBEAT_MS: u64 = 1000;
@@ -68,10 +70,11 @@ pub(crate) struct RunLoop {
     /// vCPU that ran here last, for each VM.
     last: [Option<VcpuId>; MAX_VMS],
     turns: Turns,
+    windows: Windows,
     /// When vCPUs that wait want to be woken, for those in `sleepers`.
     deadlines: [u64; MAX_VCPUS],
     sleepers: u64,
-    /// The first of the deadlines and of `watch`.
+    /// The first of the deadlines, of `watch` and of the window's end.
     first_deadline: u64,
     /// When a guest's watchdog has to be looked at; the core of vCPU 0 does that.
     watch: u64,
@@ -93,6 +96,7 @@ impl RunLoop {
             debug: None,
             last: [None; MAX_VMS],
             turns: Turns::new(board.facts.counter_hz),
+            windows: Windows::new(),
             deadlines: [NEVER; MAX_VCPUS],
             sleepers: 0,
             first_deadline: NEVER,
@@ -116,6 +120,8 @@ impl RunLoop {
                     self.heartbeat = 0;
                 }
                 self.watch_guests(machine);
+                let now = machine.counter();
+                self.look_at_schedule(machine, now);
             }
             let manager = self.core.ready() & VcpuId::MANAGER.bit() != 0;
             if manager && self.system.events.is_waiting() {
@@ -137,6 +143,9 @@ impl RunLoop {
             }
             self.start_clock(now);
             self.arm(machine, now);
+            if self.windows.opened != NEVER {
+                self.note_window(machine);
+            }
             self.enter(machine);
         }
     }
@@ -151,7 +160,7 @@ impl RunLoop {
         let resident = self.resident.as_ref().map(|resident| resident.id);
         // Each round takes a vCPU that may not run off the list, so this ends.
         for _ in 0..MAX_VCPUS {
-            let ready = self.core.ready() & self.core.pinned();
+            let ready = self.core.ready() & self.core.pinned() & self.windows.allowed;
             let id = self.turns.next(ready, resident, now)?;
             if self.may_run(id) {
                 return Some(id);
@@ -304,6 +313,9 @@ impl RunLoop {
             resident.place.shared.stop_clock(now);
         }
         self.arm(machine, now);
+        if self.windows.opened != NEVER {
+            self.note_window(machine);
+        }
         machine.idle();
         match &mut self.resident {
             Some(resident) => {

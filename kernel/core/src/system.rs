@@ -16,6 +16,7 @@ use crate::hypercall::AuditProgress;
 use crate::machine::{Core, Machine, PhysicalInterrupts};
 use crate::manager::{self, Manager};
 use crate::passthrough::Passthrough;
+use crate::schedule::Schedule;
 use crate::vcpu::{MAX_VCPUS, Place, Vcpu, VcpuId, VcpuShared};
 use crate::vgic::VcpuSet;
 use crate::vm::Vm;
@@ -143,6 +144,7 @@ pub struct System {
     slots: [Mutex<Vcpu>; MAX_VCPUS],
     shared: [VcpuShared; MAX_VCPUS],
     cores: [CoreShared; MAX_CPUS],
+    schedules: [Mutex<Schedule>; MAX_CPUS],
     places: [Once<Place>; MAX_VCPUS],
     pub(crate) frames: FrameTable,
     pub(crate) passthrough: Passthrough,
@@ -164,6 +166,7 @@ impl System {
             slots: [const { Mutex::new(Vcpu::vacant()) }; MAX_VCPUS],
             shared: [const { VcpuShared::new() }; MAX_VCPUS],
             cores: [const { CoreShared::new() }; MAX_CPUS],
+            schedules: [const { Mutex::new(Schedule::new()) }; MAX_CPUS],
             places: [const { Once::new() }; MAX_VCPUS],
             frames: FrameTable::new(),
             passthrough: Passthrough::new(),
@@ -231,6 +234,11 @@ impl System {
     #[inline]
     pub(crate) fn core(&self, cpu: CpuIndex) -> Option<&CoreShared> {
         self.cores.get(cpu.get())
+    }
+
+    /// The schedule of a core.
+    pub(crate) fn schedule(&self, cpu: CpuIndex) -> Option<&Mutex<Schedule>> {
+        self.schedules.get(cpu.get())
     }
 
     /// All that a vCPU belongs to.

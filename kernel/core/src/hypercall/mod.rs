@@ -11,6 +11,7 @@ mod observe;
 mod paging;
 mod roots;
 mod samples;
+mod schedule;
 
 use penumbra_abi::{ABI_VERSION, Call, Error, MAX_VMS};
 use penumbra_vmsa::VmId;
@@ -141,6 +142,10 @@ fn answer(
         Call::PagingAudit => paging::audit(system, machine, (x1, x2)),
         Call::VmWatchdog => build::place_watchdog(system, (x1, x2, x3)),
         Call::VmWatchdogStatus => observe::watchdog(system, machine, x1),
+        Call::ScheduleSet => schedule::set_window(system, (x1, x2, x3, x4)),
+        Call::ScheduleInstall => schedule::install(system, machine, (x1, x2, x3)),
+        Call::ScheduleStatus => schedule::status(system, x1),
+        Call::ScheduleWindow => schedule::window(system, (x1, x2)),
         Call::RamSetAside => device::set_aside(system, machine, (x1, x2)),
         Call::VmMapDevice => device::map(system, machine, (x1, x2, x3)),
         Call::VmAssignSpi => device::assign_spi(system, (x1, x2, x3, x4)),

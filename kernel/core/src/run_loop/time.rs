@@ -32,10 +32,10 @@ impl RunLoop {
         }
     }
 
-    fn find_first_deadline(&mut self) {
+    pub(super) fn find_first_deadline(&mut self) {
         let all = members(self.sleepers);
         let all = all.filter_map(|id| self.deadlines.get(id.number()).copied());
-        self.first_deadline = all.fold(self.watch, u64::min);
+        self.first_deadline = all.fold(self.watch.min(self.windows.end), u64::min);
     }
 
     /// Looks at the watchdogs of the guests whose vCPU 0 is pinned here.
@@ -67,6 +67,9 @@ impl RunLoop {
             }
             if now >= self.watch {
                 self.watch_guests(machine);
+            }
+            if now >= self.windows.end {
+                self.look_at_schedule(machine, now);
             }
         }
         if now >= self.heartbeat {
@@ -127,7 +130,7 @@ impl RunLoop {
 
     /// Sets EL2's timer for what comes first, after all that was due at `now` has been done.
     pub(super) fn arm<M: Machine>(&mut self, machine: &mut M, now: u64) {
-        let ready = self.core.ready() & self.core.pinned();
+        let ready = self.core.ready() & self.core.pinned() & self.windows.allowed;
         let running = self.resident.as_ref().map(|resident| resident.id);
         // A vCPU that wakes up before the running one may be interrupted would only wait. The manager
         // does not.

@@ -9,6 +9,7 @@ mod manager;
 mod memory;
 mod psci;
 mod samples;
+mod schedule;
 mod scheduler;
 mod trapped;
 mod traps;
