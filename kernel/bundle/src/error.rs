@@ -61,6 +61,8 @@ pub enum Field {
     Devices,
     /// The watchdog and what to do when it expires.
     Watchdog,
+    /// The schedules of cores.
+    Schedule,
 }
 
 impl fmt::Display for Field {
@@ -93,6 +95,7 @@ impl fmt::Display for Field {
             Self::Dma => "dma",
             Self::Devices => "devices",
             Self::Watchdog => "watchdog",
+            Self::Schedule => "schedule",
         })
     }
 }

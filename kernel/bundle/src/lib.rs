@@ -38,6 +38,7 @@ mod error;
 mod key;
 mod manifest;
 mod paging;
+mod schedule;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "std")]
@@ -56,5 +57,9 @@ pub use paging::{
     DEFAULT_PAGING_COPY_BYTES, MAX_PAGING_COPY_BYTES, MAX_PAGING_POOL_BYTES,
     PAGING_POOL_UNIT_BYTES, Paging, PagingChanges, PagingMode,
 };
+pub use schedule::{
+    MAX_FRAME_US, MAX_SCHEDULES, MAX_WINDOWS, MIN_MANAGER_WINDOW_US, MIN_WINDOW_US, Schedule,
+    Schedules, Window, Windows,
+};
 #[cfg(feature = "std")]
-pub use write::{GuestSpec, PayloadFile, ScenarioSpec, WriteError, write_bundle};
+pub use write::{GuestSpec, PayloadFile, ScenarioSpec, ScheduleSpec, WriteError, write_bundle};

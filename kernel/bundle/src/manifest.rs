@@ -9,13 +9,15 @@
 //!   u8 [`Payload`] and u64 entry offset, u8 [`OnCrash`], u8 [`OnPowerOff`], u32 restart limit, u32 first
 //!   restart delay in milliseconds, u8 autostart (0 or 1), [`Paging`], u64 address of direct memory, u8 DMA
 //!   trusted (0 or 1), u8 number of devices, and for each u32 line and text path, u8 watchdog (0: none,
-//!   1 + [`OnWatchdog`]).
+//!   1 + [`OnWatchdog`]);
+//! - the schedules of cores ([`Schedules`]).
 
 use crate::bundle::{Bundle, PartKind};
 use crate::cursor::Cursor;
 use crate::error::{Error, Field};
 use crate::key::{Key, Lines};
 use crate::paging::Paging;
+use crate::schedule::Schedules;
 
 /// Guests at most: EL2 has room for 8 VMs and one is the manager.
 pub const MAX_GUESTS: u8 = 7;
@@ -127,6 +129,7 @@ pub struct Manifest<'a> {
     pub when_all_off_line: u32,
     guest_count: u8,
     guests: Cursor<'a>,
+    schedules: Schedules<'a>,
 }
 
 /// One guest of a scenario.
@@ -193,12 +196,13 @@ impl<'a> Manifest<'a> {
         if guest_count == 0 || guest_count > MAX_GUESTS {
             return Err(Error::ManifestValue(Field::GuestCount));
         }
-        let manifest = Self {
+        let mut manifest = Self {
             file,
             when_all_off,
             when_all_off_line,
             guest_count,
             guests: cursor,
+            schedules: Schedules::NONE,
         };
         for position in 0..guest_count {
             let guest = Guest::read(&mut cursor)?;
@@ -211,6 +215,7 @@ impl<'a> Manifest<'a> {
                 return Err(Error::DuplicateName);
             }
         }
+        manifest.schedules = Schedules::read(&mut cursor, guest_count)?;
         if !cursor.is_empty() {
             return Err(Error::ManifestLong);
         }
@@ -221,6 +226,12 @@ impl<'a> Manifest<'a> {
     #[must_use]
     pub const fn guest_count(&self) -> u8 {
         self.guest_count
+    }
+
+    /// The schedules of cores.
+    #[must_use]
+    pub const fn schedules(&self) -> Schedules<'a> {
+        self.schedules
     }
 
     /// The guests, in the order of the scenario.

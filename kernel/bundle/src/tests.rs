@@ -40,6 +40,23 @@ fn guest(name: &str) -> GuestSpec<'static> {
     }
 }
 
+fn window(guest: Option<u8>, us: u32) -> Window {
+    Window {
+        line: 12,
+        guest,
+        us,
+    }
+}
+
+fn schedule(core: u8, windows: Vec<Window>) -> ScheduleSpec {
+    ScheduleSpec {
+        line: 11,
+        core,
+        frame_us: 1000,
+        windows,
+    }
+}
+
 fn scenario() -> ScenarioSpec<'static> {
     let mut second = guest("second");
     second.backing = Backing::Thin;
@@ -65,6 +82,7 @@ fn scenario() -> ScenarioSpec<'static> {
         when_all_off: WhenAllOff::Wait,
         when_all_off_line: 2,
         guests: vec![guest("linux"), second],
+        schedules: vec![schedule(1, vec![window(Some(1), 300), window(None, 700)])],
     }
 }
 
@@ -121,13 +139,14 @@ fn a_policy_that_does_not_exist_is_refused() {
     let bytes = usize::try_from(u64::from_le_bytes(good[80..88].try_into().unwrap())).unwrap();
     // The last fields of the last guest, from the end of the manifest.
     for (from_end, field) in [
-        (1, Field::Watchdog),
-        (25, Field::Dma),
-        (50, Field::PagingChanges),
-        (51, Field::Paging),
-        (52, Field::Autostart),
-        (61, Field::OnPowerOff),
-        (62, Field::OnCrash),
+        (5, Field::Schedule),
+        (30, Field::Watchdog),
+        (54, Field::Dma),
+        (79, Field::PagingChanges),
+        (80, Field::Paging),
+        (81, Field::Autostart),
+        (90, Field::OnPowerOff),
+        (91, Field::OnCrash),
     ] {
         let mut forged = good.clone();
         forged[4096 + bytes - from_end] = 4;
@@ -136,6 +155,33 @@ fn a_policy_that_does_not_exist_is_refused() {
         reseal(&mut forged);
         let manifest = Bundle::parse(&forged).unwrap().manifest().map(|_| ());
         assert_eq!(manifest, Err(Error::ManifestValue(field)));
+    }
+}
+
+#[test]
+fn schedules_are_read_back_and_checked() {
+    let bytes = write_bundle(&scenario()).unwrap();
+    let manifest = Bundle::parse(&bytes).unwrap().manifest().unwrap();
+    let schedules: Vec<_> = manifest.schedules().collect();
+    assert_eq!(schedules.len(), 1);
+    let read = (schedules[0].line, schedules[0].core, schedules[0].frame_us);
+    assert_eq!(read, (11, 1, 1000));
+    let windows: Vec<_> = schedules[0].windows.collect();
+    assert_eq!(windows, [window(Some(1), 300), window(None, 700)]);
+    let good = || schedule(2, vec![window(None, 500)]);
+    for bad in [
+        vec![schedule(8, vec![window(None, 500)])],
+        vec![good(), good()],
+        vec![schedule(1, Vec::new())],
+        vec![schedule(1, vec![window(Some(2), 500)])],
+        vec![schedule(1, vec![window(None, 500), window(None, 501)])],
+        vec![schedule(1, vec![window(None, u32::MAX); 2])],
+        vec![schedule(1, vec![window(None, 1); MAX_WINDOWS + 1])],
+    ] {
+        let mut scenario = scenario();
+        scenario.schedules = bad;
+        let refused = WriteError::Refused(Error::ManifestValue(Field::Schedule));
+        assert_eq!(write_bundle(&scenario), Err(refused));
     }
 }
 

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::key::{Key, Lines};
 use crate::manifest::{Backing, OnCrash, OnPowerOff, OnWatchdog, Payload, WhenAllOff};
 use crate::paging::Paging;
+use crate::schedule::Window;
 
 /// A payload's file: what it is called in reports, and its content.
 #[derive(Clone, Debug)]
@@ -77,6 +78,21 @@ pub struct ScenarioSpec<'a> {
     pub when_all_off_line: u32,
     /// The guests.
     pub guests: Vec<GuestSpec<'a>>,
+    /// The schedules of cores.
+    pub schedules: Vec<ScheduleSpec>,
+}
+
+/// The schedule of a core to be written, as in [`Schedule`](crate::Schedule).
+#[derive(Clone, Debug)]
+pub struct ScheduleSpec {
+    /// Its line in the scenario.
+    pub line: u32,
+    /// The core.
+    pub core: u8,
+    /// Microseconds of its frame.
+    pub frame_us: u32,
+    /// Its windows.
+    pub windows: Vec<Window>,
 }
 
 /// Why a bundle could not be written.
@@ -131,6 +147,18 @@ fn encode_manifest<'a>(
     out.push(narrow(scenario.guests.len(), "the list of guests")?);
     for guest in &scenario.guests {
         encode_guest(&mut out, guest, parts)?;
+    }
+    out.push(narrow(scenario.schedules.len(), "the list of schedules")?);
+    for schedule in &scenario.schedules {
+        out.extend(schedule.line.to_le_bytes());
+        out.push(schedule.core);
+        out.extend(schedule.frame_us.to_le_bytes());
+        out.push(narrow(schedule.windows.len(), "the list of windows")?);
+        for window in &schedule.windows {
+            out.extend(window.line.to_le_bytes());
+            out.push(window.guest.map_or(0, |guest| guest.saturating_add(1)));
+            out.extend(window.us.to_le_bytes());
+        }
     }
     Ok(out)
 }

@@ -52,6 +52,7 @@ impl<'a> Manager<'a> {
         }
         manager.banner(hv, restarts);
         manager.start_the_new(hv, adopted)?;
+        manager.schedule_cores(hv);
         if adopted == 0 {
             manager.legend(hv, began);
         }

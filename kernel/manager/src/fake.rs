@@ -10,8 +10,8 @@ mod vm;
 use std::collections::{BTreeMap, VecDeque};
 
 use penumbra_abi::{
-    ABI_VERSION, AbiVersion, Backing, CrashCause, Error, Events, GicVersion, StopReason, VmState,
-    VmStatus, WatchdogStatus,
+    ABI_VERSION, AbiVersion, Backing, CrashCause, Error, Events, GicVersion, ScheduleStatus,
+    ScheduleWindow, StopReason, VmState, VmStatus, WatchdogStatus,
 };
 
 use crate::hypervisor::{
@@ -57,6 +57,9 @@ pub(crate) struct Fake {
     pub(crate) in_use: Option<(u64, u64)>,
     /// What an audit finds.
     pub(crate) differences: u64,
+    /// Windows of each core: those handed in, and those in force with their frame.
+    pub(crate) draft: BTreeMap<u64, Vec<(u64, u64)>>,
+    pub(crate) tables: BTreeMap<u64, (Vec<(u64, u64)>, u64)>,
     /// How the manager was made to die.
     pub(crate) deaths: Vec<Death>,
 }
@@ -90,6 +93,8 @@ impl Fake {
             aside: Vec::new(),
             in_use: None,
             differences: 0,
+            draft: BTreeMap::new(),
+            tables: BTreeMap::new(),
             deaths: Vec::new(),
         }
     }
@@ -435,6 +440,47 @@ impl Hypervisor for Fake {
 
     fn vm_resume(&mut self, vm: VmId) -> Result<()> {
         self.change(vm, VmState::Paused, VmState::Running)
+    }
+
+    fn schedule_set(&mut self, core: u64, place: u64, owner: u64, us: u64) -> Result<()> {
+        let draft = self.draft.entry(core).or_default();
+        draft.truncate(usize::try_from(place).unwrap());
+        draft.push((owner, us));
+        Ok(())
+    }
+
+    fn schedule_install(&mut self, core: u64, windows: u64, frame_us: u64) -> Result<()> {
+        self.note("ScheduleInstall", core)?;
+        if core >= self.board.cores {
+            return Err(Error::NoSuchObject);
+        }
+        let draft = self.draft.remove(&core).unwrap_or_default();
+        assert_eq!(u64::try_from(draft.len()).unwrap(), windows);
+        self.tables.insert(core, (draft, frame_us));
+        Ok(())
+    }
+
+    fn schedule_status(&mut self, core: u64) -> Result<ScheduleStatus> {
+        let table = self.tables.get(&core).ok_or(Error::NoSuchObject)?;
+        Ok(ScheduleStatus {
+            windows: u64::try_from(table.0.len()).unwrap(),
+            frame_us: table.1,
+            frames: 1000,
+            missed: 1,
+            pending: false,
+        })
+    }
+
+    fn schedule_window(&mut self, core: u64, place: u64) -> Result<ScheduleWindow> {
+        let table = self.tables.get(&core).ok_or(Error::NoSuchObject)?;
+        let (owner, us) = table.0[usize::try_from(place).unwrap()];
+        Ok(ScheduleWindow {
+            owner,
+            us,
+            starts: 999,
+            least_ticks: 2,
+            most_ticks: 30,
+        })
     }
 
     fn ram_set_aside(&mut self, base: u64, bytes: u64) -> Result<()> {

@@ -8,8 +8,8 @@ mod paging;
 use core::fmt;
 
 use penumbra_abi::{
-    AbiVersion, Backing, CONSOLE_CHUNK_BYTES, CrashCause, Error, Events, GicVersion, StopReason,
-    VmStatus, WatchdogStatus,
+    AbiVersion, Backing, CONSOLE_CHUNK_BYTES, CrashCause, Error, Events, GicVersion,
+    ScheduleStatus, ScheduleWindow, StopReason, VmStatus, WatchdogStatus,
 };
 
 use crate::report::cause_text;
@@ -276,6 +276,14 @@ pub trait Hypervisor: PagingService {
     fn vm_pause(&mut self, vm: VmId) -> Result<()>;
     /// `VmResume`.
     fn vm_resume(&mut self, vm: VmId) -> Result<()>;
+    /// `ScheduleSet`.
+    fn schedule_set(&mut self, core: u64, place: u64, owner: u64, us: u64) -> Result<()>;
+    /// `ScheduleInstall`.
+    fn schedule_install(&mut self, core: u64, windows: u64, frame_us: u64) -> Result<()>;
+    /// `ScheduleStatus`.
+    fn schedule_status(&mut self, core: u64) -> Result<ScheduleStatus>;
+    /// `ScheduleWindow`.
+    fn schedule_window(&mut self, core: u64, place: u64) -> Result<ScheduleWindow>;
     /// `RamSetAside`.
     fn ram_set_aside(&mut self, base: u64, bytes: u64) -> Result<()>;
     /// `VmMapDevice`.

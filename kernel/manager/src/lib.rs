@@ -30,6 +30,7 @@ pub mod plan;
 pub mod refusal;
 pub mod report;
 mod restart;
+mod schedule;
 mod shell;
 pub mod syndrome;
 #[cfg(test)]

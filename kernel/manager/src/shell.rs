@@ -227,6 +227,7 @@ impl Manager<'_> {
         match (command.verb, argument) {
             (Verb::Help, argument) => self.show_help(hv, argument),
             (Verb::List, _) => self.show_list(hv),
+            (Verb::Schedule, _) => self.show_schedule(hv),
             (Verb::Board, _) => self.show_board(hv),
             (Verb::Load, _) => self.show_load(hv),
             (Verb::Top, _) => {

@@ -53,6 +53,7 @@ pub fn bundle(
         when_all_off: scenario.when_all_off,
         when_all_off_line: scenario.when_all_off_line,
         guests,
+        schedules: scenario.schedules.clone(),
     };
     write_bundle(&spec)
         .map_err(|error| Problem::new(format!("the bundle cannot be written: {error}")).into())

@@ -7,6 +7,7 @@ mod devices;
 mod paging;
 mod read;
 mod restart;
+mod schedule;
 pub mod size;
 mod suggest;
 #[cfg(test)]
@@ -16,7 +17,7 @@ use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use penumbra_bundle::{
-    Backing, Lines, OnCrash, OnPowerOff, OnWatchdog, Paging, Payload, WhenAllOff,
+    Backing, Lines, OnCrash, OnPowerOff, OnWatchdog, Paging, Payload, ScheduleSpec, WhenAllOff,
 };
 
 use crate::problem::{Problem, Problems, Source};
@@ -39,6 +40,8 @@ pub struct Scenario {
     pub when_all_off_line: u32,
     /// The guests; at least one.
     pub guests: Vec<Guest>,
+    /// The schedules of cores.
+    pub schedules: Vec<ScheduleSpec>,
 }
 
 /// One guest of a scenario.

@@ -18,6 +18,7 @@ pub(crate) enum Verb {
     Load,
     Top,
     Watch,
+    Schedule,
     Board,
     Audit,
     Paging,
@@ -79,7 +80,7 @@ const fn command(
 }
 
 /// The commands that `watch` takes.
-pub(crate) const VIEWS: [&str; 4] = ["list", "stats", "load", "board"];
+pub(crate) const VIEWS: [&str; 5] = ["list", "stats", "load", "schedule", "board"];
 
 /// What `paging` does, as it is written, and in words.
 pub(crate) const PAGING: [(&str, &str, &str); 4] = [
@@ -107,7 +108,7 @@ pub(crate) const PAGING: [(&str, &str, &str); 4] = [
 
 /// Every command.
 #[rustfmt::skip]
-pub(crate) const COMMANDS: [Command; 22] = [
+pub(crate) const COMMANDS: [Command; 23] = [
     command(("help", Verb::Help, Takes::AnyCommand), "help [COMMAND]", "the commands, or one of them", "help start"),
     command(("list", Verb::List, Takes::Nothing), "list", "the guests: state, cores, memory, restarts", "list"),
     command(("start", Verb::Start, Takes::Guest), "start GUEST", "starts a guest that is off, anew from the bundle", "start linux"),
@@ -122,7 +123,8 @@ pub(crate) const COMMANDS: [Command; 22] = [
     command(("stats", Verb::Stats, Takes::AnyGuest), "stats [GUEST]", "exits by reason, memory, console", "stats linux"),
     command(("load", Verb::Load, Takes::Nothing), "load", "CPU time, exits and interrupts of each vCPU since last asked", "load"),
     command(("top", Verb::Top, Takes::Nothing), "top", "load, each second until a key", "top"),
-    command(("watch", Verb::Watch, Takes::View), "watch COMMAND", "repeats list, stats, load or board each second until a key", "watch stats linux"),
+    command(("watch", Verb::Watch, Takes::View), "watch COMMAND", "repeats a command that only shows, each second until a key", "watch stats linux"),
+    command(("schedule", Verb::Schedule, Takes::Nothing), "schedule", "windows of scheduled cores, and how late they began", "schedule"),
     command(("board", Verb::Board, Takes::Nothing), "board", "cores, interrupt controller, memory, time", "board"),
     command(("audit", Verb::Audit, Takes::Nothing), "audit", "compares the owner of every frame with all stage-2 tables", "audit"),
     command(("paging", Verb::Paging, Takes::Paging), "paging ACTION ...", "what stands for a guest's tables; `help paging` says more", "paging show linux"),

@@ -100,7 +100,8 @@ mod tests {
         completes("start l", &["linux", "linux-rt"], "inux");
         completes("start ", &["linux", "linux-rt", "bare"], "");
         completes("help watc", &["watch"], "h ");
-        completes("watch s", &["stats"], "tats ");
+        completes("watch s", &["stats", "schedule"], "");
+        completes("watch st", &["stats"], "ats ");
         completes("watch stats linux-", &["linux-rt"], "rt ");
         completes("paging ", &["show", "mode", "audit", "trace"], "");
         completes("paging mode b", &["bare"], "are ");

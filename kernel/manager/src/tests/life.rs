@@ -411,14 +411,18 @@ fn a_watchdog_restarts_its_guest_so_often_as_the_scenario_says() {
         expire(&mut fake);
         assert_eq!(settle(&mut manager, &mut fake), None);
         let said = "penumbra: guest 'linux' is stopped: it has not refreshed its watchdog for 2500 ms \
-                    (demo.toml:9)";
+                    (demo.toml, line 9)";
         assert!(fake.screen.contains(said), "{}", fake.screen);
         assert_eq!(fake.count("VmStart 1"), 1);
         assert!(fake.vm(1).watchdog.placed);
     }
     expire(&mut fake);
     assert_eq!(settle(&mut manager, &mut fake), None);
-    assert!(fake.screen.contains("(demo.toml:11)"), "{}", fake.screen);
+    assert!(
+        fake.screen.contains("(demo.toml, line 11)"),
+        "{}",
+        fake.screen
+    );
     assert_eq!(fake.vm(1).status.state, VmState::Stopped);
     assert_eq!(fake.vm(2).status.state, VmState::Running);
     assert_eq!(fake.misuse, Vec::<String>::new());
@@ -433,12 +437,16 @@ fn a_watchdog_may_leave_its_guest_or_switch_the_board_off() {
         let mut fake = Fake::new();
         let mut spec = watched(policy);
         spec.lines.set(Key::OnWatchdog, 10);
-        let bundle = bundle(vec![spec]);
+        let bundle = bundle(vec![spec, guest("other")]);
         let mut manager = booted(&mut fake, &bundle);
         fake.forget();
         expire(&mut fake);
         assert_eq!(settle(&mut manager, &mut fake), ending, "{}", fake.screen);
-        assert!(fake.screen.contains("(demo.toml:10)"), "{}", fake.screen);
+        assert!(
+            fake.screen.contains("(demo.toml, line 10)"),
+            "{}",
+            fake.screen
+        );
         assert_eq!(fake.screen.contains("penumbra: fatal: "), ending.is_some());
         assert_eq!(fake.count("VmStart"), 0);
         assert_eq!(fake.vm(1).status.state, VmState::Stopped);

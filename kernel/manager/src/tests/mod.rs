@@ -8,6 +8,7 @@ mod fuzz;
 mod life;
 mod paging;
 mod refuse;
+mod schedule;
 mod shell;
 
 use std::borrow::Cow;
@@ -83,6 +84,7 @@ fn bundle_of(guests: Vec<GuestSpec<'static>>, when_all_off: WhenAllOff) -> Vec<u
         when_all_off,
         when_all_off_line: 0,
         guests,
+        schedules: Vec::new(),
     })
     .unwrap()
 }

@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 use super::{File, Guest, MAX_BOARD_CORES, Scenario, size, suggest};
 use crate::problem::{Problem, Problems, Source};
 
-const TOP_KEYS: [&str; 2] = ["board", "guest"];
+const TOP_KEYS: [&str; 3] = ["board", "guest", "schedule"];
 pub(super) const BOARD_KEYS: [&str; 1] = ["when_all_off"];
 pub(super) const GUEST_KEYS: [&str; 25] = [
     "name",
@@ -69,7 +69,7 @@ pub(super) fn scenario(source: Source) -> Result<Scenario, Problems> {
 pub(super) type Value<'a> = Spanned<DeValue<'a>>;
 
 pub(super) struct Reader<'s> {
-    source: &'s Source,
+    pub(super) source: &'s Source,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -83,7 +83,7 @@ impl Reader<'_> {
         });
     }
 
-    fn line(&self, value: Range<usize>) -> u32 {
+    pub(super) fn line(&self, value: Range<usize>) -> u32 {
         self.source.line(value.start)
     }
 
@@ -92,15 +92,17 @@ impl Reader<'_> {
         let (when_all_off, when_all_off_line) = self.board(root);
         let guests = self.guests(root)?;
         self.somebody_starts(root, when_all_off, &guests);
+        let schedules = self.schedules(root, &guests);
         Some(Scenario {
             source: self.source.clone(),
             when_all_off,
             when_all_off_line,
             guests,
+            schedules,
         })
     }
 
-    fn unknown_keys(&mut self, table: &DeTable<'_>, known: &[&str], what: &str) {
+    pub(super) fn unknown_keys(&mut self, table: &DeTable<'_>, known: &[&str], what: &str) {
         for key in table
             .keys()
             .filter(|key| !known.contains(&key.get_ref().as_ref()))

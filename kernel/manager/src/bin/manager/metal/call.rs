@@ -6,7 +6,7 @@ use core::fmt::{self, Write};
 
 use penumbra_abi::{
     AbiVersion, Call, Error, Events, GicVersion, MANAGER_WINDOW_BYTES, MANAGER_WINDOW_IPA,
-    VmStatus, WatchdogStatus,
+    ScheduleStatus, ScheduleWindow, VmStatus, WatchdogStatus,
 };
 use penumbra_manager::hypervisor::{
     Board, Chunk, Death, Grant, Granules, Hypervisor, Leaves, RamRequest, Register, Result,
@@ -322,6 +322,22 @@ impl Hypervisor for El2 {
 
     fn vm_resume(&mut self, vm: VmId) -> Result<()> {
         call0(Call::VmResume, &[vm.0])
+    }
+
+    fn schedule_set(&mut self, core: u64, place: u64, owner: u64, us: u64) -> Result<()> {
+        call0(Call::ScheduleSet, &[core, place, owner, us])
+    }
+
+    fn schedule_install(&mut self, core: u64, windows: u64, frame_us: u64) -> Result<()> {
+        call0(Call::ScheduleInstall, &[core, windows, frame_us])
+    }
+
+    fn schedule_status(&mut self, core: u64) -> Result<ScheduleStatus> {
+        call(Call::ScheduleStatus, &[core]).map(ScheduleStatus::from_regs)
+    }
+
+    fn schedule_window(&mut self, core: u64, place: u64) -> Result<ScheduleWindow> {
+        call(Call::ScheduleWindow, &[core, place]).map(ScheduleWindow::from_regs)
     }
 
     fn ram_set_aside(&mut self, base: u64, bytes: u64) -> Result<()> {
