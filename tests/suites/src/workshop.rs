@@ -23,7 +23,9 @@ const WATCHDOG: &str = include_str!("../guest/watchdog.sh");
 const DRIVERS: [&str; 3] = ["virtio_mmio", "virtio_blk", "virtio_net"];
 
 /// Payload binaries of `tests/payloads`.
-const PAYLOADS: [&str; 6] = ["traps", "events", "crash", "twin", "device", "attack"];
+const PAYLOADS: [&str; 7] = [
+    "traps", "events", "crash", "twin", "device", "attack", "window",
+];
 
 /// Where QEMU puts an arm64 Image with text offset 0: the first MiB is kept for the loader.
 pub(crate) const LOAD_ADDRESS: u64 = 0x4020_0000;

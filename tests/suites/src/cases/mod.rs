@@ -11,6 +11,7 @@ mod paging_attack;
 mod paging_load;
 mod payload;
 mod rpi4;
+mod schedule;
 mod walls;
 
 use crate::case::Case;
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(negative::cases());
     cases.extend(payload::cases());
     cases.extend(crash::cases());
+    cases.extend(schedule::cases());
     cases.extend(devices::cases());
     cases.extend(linux::cases());
     cases.extend(operator::cases());

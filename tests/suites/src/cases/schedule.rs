@@ -1,0 +1,117 @@
+//! Guests under a fixed cyclic schedule.
+
+use std::time::Duration;
+
+use super::guest;
+use crate::case::Case;
+use crate::workshop::{Setup, Workshop};
+
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// The tests.
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for gic in [3, 2] {
+        let name = format!("schedule-hog-gicv{gic}");
+        let own = name.clone();
+        cases.push(Case::new(name, true, move |w| hog(w, &own, gic)));
+    }
+    cases.push(Case::new("schedule-linux-pair", true, |w| {
+        linux_pair(w, "schedule-linux-pair")
+    }));
+    cases
+}
+
+/// A guest that measures its windows beside one that exits all the time. The counter counts instructions.
+fn hog(w: &Workshop, name: &str, gic: u8) -> Result<(), String> {
+    let kernel = w.payload("window");
+    let keys = |cmdline: &str| {
+        format!(
+            "payload = \"flat\"\ncores = [1]\ncmdline = \"{cmdline}\"\nkernel = \"{}\"",
+            kernel.display()
+        )
+    };
+    let meter = "meter frame_us=10000 window_us=2000";
+    let meter = format!("{}\non_power_off = \"power-off\"", keys(meter));
+    let schedule = "[[schedule]]\ncore = 1\nframe_us = 10000\nwindows = [\
+                    {guest = \"hog\", us = 7500}, {guest = \"meter\", us = 2000}]\n";
+    let toml =
+        guest("meter", 1, "16 MiB", &meter) + &guest("hog", 1, "16 MiB", &keys("hog")) + schedule;
+    let setup = Setup {
+        gic,
+        cores: 2,
+        arguments: ["-icount", "shift=0,sleep=off"].map(String::from).into(),
+        ..Setup::default()
+    };
+    let console = w.boot(name, &toml, &setup)?.off(LIMIT)?;
+    let failures: Vec<&str> = console.lines().filter(|l| l.contains("FAIL ")).collect();
+    if !failures.is_empty() {
+        return Err(failures.join("; "));
+    }
+    let measured = console.lines().find(|line| line.contains("window: begins"));
+    println!("{}", measured.unwrap_or_default().trim());
+    for wanted in ["window: hog", "window: begins spread", " passed, 0 failed"] {
+        if !console.contains(wanted) {
+            return Err(format!("\"{wanted}\" is not said"));
+        }
+    }
+    Ok(())
+}
+
+/// Two Linux guests in the windows of one core, and the manager in those of core 0.
+fn linux_pair(w: &Workshop, name: &str) -> Result<(), String> {
+    let keys = format!(
+        "cores = [1]\nkernel = \"{}\"\ninitrd = \"{}\"\ncmdline = \"console=ttyAMA0 quiet\"",
+        w.cached("linux-cloud/vmlinuz").display(),
+        w.initramfs().display(),
+    );
+    let schedules = "[[schedule]]\ncore = 1\nframe_us = 10000\nwindows = [\
+                     {guest = \"busy\", us = 6000}, {guest = \"calm\", us = 3000}]\n\
+                     [[schedule]]\ncore = 0\nframe_us = 10000\nwindows = [\
+                     {guest = \"manager\", us = 5000}]\n";
+    let toml = guest("busy", 1, "256 MiB", &keys) + &guest("calm", 1, "256 MiB", &keys) + schedules;
+    let mut board = w.boot(name, &toml, &Setup::default())?;
+    for linux in ["busy", "calm"] {
+        board.send("\x1ds")?;
+        board.expect("penumbra> ", LIMIT)?;
+        board.send(&format!("console {linux}"))?;
+        board.expect("This is a busybox shell", LIMIT)?;
+        if linux == "busy" {
+            board.send("while :; do :; done &")?;
+        }
+    }
+    board.send("echo cal\"\"m-$((40 + 2))")?;
+    board.expect("calm-42", LIMIT)?;
+    board.send("\x1ds")?;
+    board.expect("penumbra> ", LIMIT)?;
+    // Since last asked: first to begin, then a while later.
+    board.send("load")?;
+    board.expect("penumbra> ", LIMIT)?;
+    std::thread::sleep(Duration::from_secs(5));
+    board.send("load")?;
+    let load = board.until("penumbra> ", LIMIT)?;
+    let share = |guest: &str| {
+        let line = load
+            .lines()
+            .find(|line| line.trim_start().starts_with(guest))?;
+        // Guest, vCPU, core, percent.
+        line.split_whitespace().nth(3)?.parse::<f64>().ok()
+    };
+    match (share("busy"), share("calm")) {
+        (Some(busy), Some(calm)) if (50.0..=62.0).contains(&busy) && calm <= 31.0 => {}
+        shares => {
+            return Err(format!(
+                "shares {shares:?} of the core, not 60 and up to 30: {load}"
+            ));
+        }
+    }
+    board.send("schedule")?;
+    board.expect("core 0: frame of 10000 us", LIMIT)?;
+    board.expect("the manager", LIMIT)?;
+    board.expect("core 1: frame of 10000 us", LIMIT)?;
+    board.expect("busy", LIMIT)?;
+    board.expect("calm", LIMIT)?;
+    board.send("poweroff now")?;
+    board.expect("the operator switches the board off", LIMIT)?;
+    board.off(LIMIT).map(drop)
+}
