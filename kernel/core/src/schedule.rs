@@ -1,4 +1,4 @@
-//! Fixed cyclic schedules: which VM has a core when, over and over (ADR 0011).
+//! Fixed cyclic schedules: which VM has a core when, over and over (ADR 0010).
 //!
 //! A *frame* of fixed length repeats. It begins with *windows*, one behind the other, each of which
 //! belongs to one VM; what is left of the frame is nobody's. The manager hands in a table window by
