@@ -278,10 +278,15 @@ impl Pager {
                 continue;
             }
             let sample = space_sample(space, &found);
-            self.policy.space(&sample);
             self.note(seen, Line::Space(sample));
+            let mut mirrored = found.shadowed;
+            if let Some(action) = self.policy.space(now_ms, &sample) {
+                let result = self.carry_out(hv, vm, action);
+                mirrored = result.is_ok();
+                let _ = self.policy.done(now_ms, action, result);
+            }
             // Below a root that is not mirrored nothing can be shadowed.
-            if found.shadowed {
+            if mirrored {
                 survey.left.push((space, found.start));
             }
         }
@@ -344,8 +349,23 @@ impl Pager {
                 Ok(_) | Err(Error::NotMapped) => Ok(Form::Nested),
                 Err(error) => Err(failure(error)),
             },
+            Action::Revive { .. } => self.revive(hv, vm),
             // The policy does not ask for these without trapped roots.
             Action::Relayout { .. } | Action::Trap(_) => Err(Failure::Unsupported),
+        }
+    }
+
+    /// Has the root mirrors made anew that EL2 gave up.
+    fn revive<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId) -> Result<Form, Failure> {
+        let status = hv.paging_status(vm).map_err(failure)?;
+        // EL2 stopped planting for good; to ask again would begin its count anew.
+        if status.refusal == PagingRefusal::Storm {
+            return Err(Failure::Storm);
+        }
+        match finish(|| hv.paging_mode(vm, status.mode)) {
+            Ok(()) => Ok(Form::Nested),
+            Err(Error::NoSlot) if self.grow(hv, vm).is_ok() => Err(Failure::Busy),
+            Err(error) => Err(failure(error)),
         }
     }
 
@@ -431,6 +451,7 @@ fn space_sample(space: u8, found: &PagingSpace) -> SpaceSample {
         space,
         half: if found.high { Half::Kernel } else { Half::User },
         root: found.root,
+        mirrored: found.shadowed,
     }
 }
 

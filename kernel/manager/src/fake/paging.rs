@@ -24,6 +24,8 @@ pub(crate) struct FakePaging {
     pub(crate) counters: BTreeMap<u64, u64>,
     pub(crate) worths: BTreeMap<u64, u16>,
     pool: u32,
+    /// The mirror of the kernel's root was given up.
+    pub(crate) root_lost: bool,
     /// What a shadow call returns instead.
     pub(crate) fails: Option<Error>,
     /// Surveys made.
@@ -67,6 +69,14 @@ impl FakePaging {
         self.regions.get_mut(&va).unwrap().form = PagingForm::Mirror;
     }
 
+    /// The guest writes to its root in a way that cannot be decoded: all of the space is nested.
+    pub(crate) fn lose_root(&mut self) {
+        self.root_lost = true;
+        for region in self.regions.values_mut() {
+            region.form = PagingForm::Nested;
+        }
+    }
+
     fn is_planted(&self) -> bool {
         let compound = self.status.mode != PagingMode::Nested;
         compound && self.status.frames > 0 && self.status.roots & paging_roots::STICKY != 0
@@ -97,7 +107,7 @@ impl Fake {
 
     fn region(&mut self, place: Place) -> Result<&mut PagingRegion> {
         let paging = self.compound(place.vm)?;
-        if place.space != KERNEL_SPACE || !paging.is_planted() {
+        if place.space != KERNEL_SPACE || !paging.is_planted() || paging.root_lost {
             return Err(Error::NoSuchObject);
         }
         paging.regions.get_mut(&place.va).ok_or(Error::NotMapped)
@@ -116,6 +126,7 @@ impl PagingService for Fake {
         paging.status.busy = busy;
         if !busy {
             paging.status.mode = mode;
+            paging.root_lost = false;
             paging.status.refusal = PagingRefusal::None;
         }
         if mode == PagingMode::Nested {
@@ -167,7 +178,7 @@ impl PagingService for Fake {
         Ok(PagingSpace {
             exists: true,
             high: true,
-            shadowed: true,
+            shadowed: !paging.root_lost,
             install: RootInstall::Sticky,
             root: 0x4120_0000,
             start: 0xffff_0000_0000_0000,

@@ -8,6 +8,7 @@
 mod judge;
 mod ledger;
 mod roots;
+mod spaces;
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -16,9 +17,10 @@ use super::cost::{self, Machine};
 use super::reason::{Decision, Deed, Failure, Reason};
 use super::record::Stores;
 pub use super::record::{Record, State};
-use super::sample::{Form, Half, RegionSample, SpaceSample, VmSample};
+use super::sample::{Form, Half, RegionSample, VmSample};
 pub use ledger::Ledger;
 use roots::Traps;
+pub use spaces::Space;
 
 /// Bytes of a region: what one level-3 table maps.
 pub const REGION_BYTES: u64 = 2 << 20;
@@ -34,6 +36,8 @@ pub const QUIET_PASSES: u8 = 2;
 pub const FIRST_EPOCH_MS: u64 = 500;
 /// Time between passes at most.
 pub const LAST_EPOCH_MS: u64 = 64_000;
+/// Time between passes at most in [`Mode::Shadow`], where tables that the guest makes are mirrored soon.
+pub const SHADOW_EPOCH_MS: u64 = 2_000;
 /// How long a guest without any address space is taken to boot.
 const BOOT_MS: u64 = 30_000;
 /// How long after its first look the layout of a VM with [`Changes::Lock`] is settled.
@@ -124,6 +128,11 @@ pub enum Action {
         /// First VA of the region.
         va: u64,
     },
+    /// Make the root mirror of a space anew, which EL2 gave up.
+    Revive {
+        /// The address space.
+        space: u8,
+    },
     /// Trap, or no longer trap, writes of translation registers.
     Trap(bool),
 }
@@ -134,7 +143,7 @@ pub struct Policy {
     config: Config,
     /// By space and VA.
     records: Vec<Record>,
-    spaces: Vec<(SpaceSample, u32)>,
+    spaces: Vec<Space>,
     pass: u32,
     began_ms: u64,
     epoch_ms: u64,
@@ -207,6 +216,7 @@ impl Policy {
     pub fn why(&self, action: Action) -> Reason {
         match action {
             Action::Trap(_) => self.traps.why(),
+            Action::Revive { .. } => Reason::TakenBack,
             Action::Shadow { space, va }
             | Action::Relayout { space, va }
             | Action::Demote { space, va } => {
@@ -239,25 +249,6 @@ impl Policy {
         self.pass = self.pass.wrapping_add(1);
         self.began_ms = now_ms;
         (self.news, self.missed) = (false, 0);
-    }
-
-    /// Notes an address space of the VM.
-    pub fn space(&mut self, sample: &SpaceSample) {
-        let pass = self.pass;
-        let mut known = self.spaces.iter_mut();
-        if let Some((known, seen)) = known.find(|(known, _)| known.space == sample.space) {
-            let other = known.root != sample.root;
-            (*known, *seen) = (*sample, pass);
-            if other {
-                // The number has been given to another one.
-                self.records
-                    .retain(|record| record.seen.space != sample.space);
-            }
-        } else if self.spaces.len() < MAX_SPACES {
-            self.spaces.push((*sample, pass));
-        } else {
-            self.missed = self.missed.saturating_add(1);
-        }
     }
 
     /// Takes a region in. What is to be done about it.
@@ -301,6 +292,10 @@ impl Policy {
                 self.trapped(now_ms, on, result.is_ok());
                 return None;
             }
+            Action::Revive { space } => {
+                self.revived(now_ms, space, result.map(drop));
+                return None;
+            }
             Action::Shadow { space, va }
             | Action::Relayout { space, va }
             | Action::Demote { space, va } => (space, va),
@@ -342,16 +337,22 @@ impl Policy {
     pub fn end(&mut self, now_ms: u64) -> Option<u64> {
         let pass = self.pass;
         self.records.retain(|record| record.pass == pass);
-        self.spaces.retain(|(_, seen)| *seen == pass);
+        self.spaces.retain(|space| space.pass == pass);
         self.untracked = self.missed;
         // A guest that boots has no root yet that could be replaced.
         let boots = self.spaces.is_empty() && now_ms < BOOT_MS;
+        let most = match self.config.mode {
+            Mode::Shadow => SHADOW_EPOCH_MS,
+            Mode::Nested | Mode::Compound => LAST_EPOCH_MS,
+        };
         self.epoch_ms = if self.news || boots {
             FIRST_EPOCH_MS
         } else {
-            self.epoch_ms.saturating_mul(2).min(LAST_EPOCH_MS)
+            self.epoch_ms.saturating_mul(2).min(most)
         };
-        let next = now_ms.saturating_add(self.epoch_ms);
+        let soonest = now_ms.saturating_add(FIRST_EPOCH_MS);
+        let revival = self.next_revival().unwrap_or(u64::MAX).max(soonest);
+        let next = now_ms.saturating_add(self.epoch_ms).min(revival);
         self.is_active(now_ms).then_some(next)
     }
 
@@ -377,7 +378,7 @@ impl Policy {
 
     fn half_of(&self, space: u8) -> Option<Half> {
         let spaces = &mut self.spaces.iter();
-        spaces.find_map(|(known, _)| (known.space == space).then_some(known.half))
+        spaces.find_map(|known| (known.seen.space == space).then_some(known.seen.half))
     }
 
     fn record_mut(&mut self, space: u8, va: u64) -> Option<&mut Record> {
@@ -389,11 +390,6 @@ impl Policy {
     #[must_use]
     pub fn records(&self) -> &[Record] {
         &self.records
-    }
-
-    /// The address spaces of the last pass.
-    pub fn spaces(&self) -> impl Iterator<Item = &SpaceSample> {
-        self.spaces.iter().map(|(space, _)| space)
     }
 
     /// The last decisions, the oldest first.

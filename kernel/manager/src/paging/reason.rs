@@ -46,6 +46,11 @@ pub enum Reason {
     Locked,
     /// EL2 refused.
     Refused(Failure),
+    /// Its root mirror was given up so often, and it has waited since.
+    Waited {
+        /// How often.
+        lost: u32,
+    },
     /// Trapped roots cost more than they save, cycles a second.
     Taxed {
         /// What the traps cost.
@@ -68,6 +73,8 @@ pub enum Failure {
     Busy,
     /// EL2 does not offer it.
     Unsupported,
+    /// The guest replaces its roots too often.
+    Storm,
 }
 
 impl fmt::Display for Reason {
@@ -93,6 +100,7 @@ impl fmt::Display for Reason {
             Self::Budget => f.write_str("`paging_pool` or `paging_copy` is used up"),
             Self::Locked => f.write_str("the layout is locked"),
             Self::Refused(failure) => write!(f, "EL2 refused: {failure}"),
+            Self::Waited { lost } => write!(f, "its mirror was given up {lost} times so far"),
             Self::Taxed { tax, gain } => {
                 write!(f, "traps cost {tax} cycles/s, shadows save {gain}")
             }
@@ -108,6 +116,7 @@ impl fmt::Display for Failure {
             Self::NotRam => "its table or a page of it may not be protected or moved",
             Self::Busy => "the vCPUs could not be brought to a stop",
             Self::Unsupported => "it does not offer this",
+            Self::Storm => "the guest replaces its roots too often",
         })
     }
 }
@@ -130,6 +139,10 @@ pub enum Deed {
     Relaid,
     /// A region went back to the guest's table.
     Demoted,
+    /// EL2 gave the mirror of a root up.
+    RootLost,
+    /// The mirror of a root was made anew.
+    Revived,
     /// Roots are trapped.
     TrapOn,
     /// Roots are no longer trapped.
@@ -145,6 +158,8 @@ impl Deed {
             Self::Mirror => "mirror",
             Self::Relaid => "re-laid",
             Self::Demoted => "nested",
+            Self::RootLost => "root lost",
+            Self::Revived => "root anew",
             Self::TrapOn => "trap roots",
             Self::TrapOff => "no traps",
         }

@@ -145,6 +145,15 @@ impl Record {
         self.postpone(now_ms);
     }
 
+    /// Forgets earlier stores: it is left alone for the shortest time.
+    pub(super) fn forgive(&mut self, now_ms: u64) {
+        self.penalty = 0;
+        self.postpone(now_ms);
+        self.why = Reason::Written {
+            until_ms: self.until_ms,
+        };
+    }
+
     fn postpone(&mut self, now_ms: u64) {
         self.until_ms = now_ms.saturating_add(self.probation_ms());
     }

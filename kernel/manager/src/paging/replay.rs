@@ -4,13 +4,13 @@
 //! trace was made; a store to a leaf makes EL2 give it up, as the real one does. What the trace does not
 //! have, nobody can know: stores to tables that were nested then show only by what they changed.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::fmt;
 
 use super::policy::{Action, Config, MAX_REGIONS, Policy};
 use super::reason::{Failure, Reason};
-use super::sample::{Form, RegionSample, VmSample};
+use super::sample::{Form, RegionSample, SpaceSample, VmSample};
 use super::trace::{BadLine, Line, form_name, parse};
 
 /// Frames for the tables above the regions of a space: one for each level.
@@ -51,6 +51,8 @@ struct Model {
     forms: BTreeMap<(u8, u64), Form>,
     counters: VmSample,
     trapped: bool,
+    /// Spaces whose root mirror this policy had made anew.
+    revived: BTreeSet<u8>,
 }
 
 impl Model {
@@ -81,6 +83,10 @@ impl Model {
         let (key, form) = match action {
             Action::Trap(on) => {
                 self.trapped = on;
+                return Ok(Form::Nested);
+            }
+            Action::Revive { space } => {
+                self.revived.insert(space);
                 return Ok(Form::Nested);
             }
             Action::Shadow { space, va } if sample.uniform => ((space, va), Form::Leaf),
@@ -135,7 +141,7 @@ impl Replay {
                     }
                     replay.begin(at_ms, due, &counters);
                 }
-                Line::Space(space) => replay.policy.space(&space),
+                Line::Space(space) => replay.space(now.unwrap_or(0), space),
                 Line::Region(region) => replay.region(now.unwrap_or(0), region),
             }
         }
@@ -157,6 +163,17 @@ impl Replay {
             ours.traps = counters.traps;
         }
         self.policy.begin(at_ms, ours);
+    }
+
+    fn space(&mut self, now_ms: u64, mut space: SpaceSample) {
+        // A root that this policy revived stays so until the trace has it mirrored and lost again.
+        if space.mirrored {
+            self.model.revived.remove(&space.space);
+        }
+        space.mirrored |= self.model.revived.contains(&space.space);
+        if let Some(action) = self.policy.space(now_ms, &space) {
+            let _ = self.carry_out(now_ms, action, &RegionSample::default());
+        }
     }
 
     fn region(&mut self, now_ms: u64, region: RegionSample) {
@@ -212,6 +229,9 @@ impl fmt::Display for Step {
             Action::Shadow { space, va } => write!(f, "shadow   {space:>2} {va:#018x}")?,
             Action::Relayout { space, va } => write!(f, "relayout {space:>2} {va:#018x}")?,
             Action::Demote { space, va } => write!(f, "demote   {space:>2} {va:#018x}")?,
+            Action::Revive { space } => {
+                return write!(f, "root     {space:>2} {:<18}  {}", "", self.why);
+            }
             Action::Trap(on) => {
                 let on = if on { "on" } else { "off" };
                 return write!(f, "traps    {on:<21}  {}", self.why);

@@ -57,6 +57,8 @@ pub struct SpaceSample {
     pub half: Half,
     /// The guest's root.
     pub root: u64,
+    /// Its root is mirrored, so that regions can be shadowed.
+    pub mirrored: bool,
 }
 
 /// Counters of a VM, all since it was created.

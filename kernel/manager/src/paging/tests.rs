@@ -50,12 +50,12 @@ impl Script {
     fn pass(&mut self, ms: u64) {
         let (now, traps) = (self.now_ms, self.traps);
         writeln!(self.text, "pass {now} {traps} 0 0 0 0 512").unwrap();
-        writeln!(self.text, "space 0 kernel 0x41000000").unwrap();
+        writeln!(self.text, "space 0 kernel 0x41000000 mirrored").unwrap();
         self.now_ms += ms;
     }
 
     fn user(&mut self, space: u8, root: u64) {
-        writeln!(self.text, "space {space} user {root:#x}").unwrap();
+        writeln!(self.text, "space {space} user {root:#x} mirrored").unwrap();
     }
 
     /// The kernel's linear map: so many regions, their tables side by side.
@@ -275,4 +275,26 @@ fn shadow_mode_mirrors_everything_at_once() {
         (10, 1)
     );
     assert_eq!(replay.done(|_| true), 11, "once each");
+}
+
+#[test]
+fn shadow_mode_mirrors_again_what_a_store_took_and_what_is_new() {
+    let mut all = config(false);
+    all.mode = Mode::Shadow;
+    let mut script = Script::new(false);
+    for pass in 0..60_u64 {
+        script.pass(1_000);
+        // Every fourth pass a store; in compound mode the wait for it would have doubled.
+        let writes = u64::from(pass % 4 == 0);
+        script.region(0, KERNEL, &format!("512 32 uniform nested {writes} -"));
+        if pass >= 30 {
+            script.region(0, KERNEL + REGION_BYTES, "3 0 partial nested 0 -");
+        }
+    }
+    let replay = script.run(all);
+    let made =
+        |wanted| replay.done(|action| matches!(action, Action::Shadow { va, .. } if va == wanted));
+    assert!(made(KERNEL) >= 14, "{} of 15", made(KERNEL));
+    assert_eq!(made(KERNEL + REGION_BYTES), 1);
+    assert_eq!(replay.count(Form::Mirror), 1);
 }

@@ -6,7 +6,7 @@
 //! ```text
 //! machine reserved|thin VCPUS
 //! pass MS TRAPS SAMPLES MIRRORED DEMOTED FRAMES_USED FRAMES
-//! space NUMBER user|kernel ROOT
+//! space NUMBER user|kernel ROOT mirrored|lost
 //! region SPACE VA TABLE VALID RUNS uniform|full|partial nested|mirror|leaf|relaid WRITES -|0|1
 //! ```
 //!
@@ -70,7 +70,8 @@ impl fmt::Display for Line {
                     Half::User => "user",
                     Half::Kernel => "kernel",
                 };
-                write!(f, "space {} {half} {:#x}", space.space, space.root)
+                let state = if space.mirrored { "mirrored" } else { "lost" };
+                write!(f, "space {} {half} {:#x} {state}", space.space, space.root)
             }
             Self::Region(region) => {
                 let shape = match (region.uniform, region.full) {
@@ -148,6 +149,7 @@ fn read(line: &str) -> Option<Line> {
                 &[("user", Half::User), ("kernel", Half::Kernel)],
             )?,
             root: number(&mut words)?,
+            mirrored: one_of(&mut words, &[("mirrored", true), ("lost", false)])?,
         }),
         "region" => Line::Region(region(&mut words)?),
         _ => return None,
@@ -232,6 +234,7 @@ mod tests {
                 space: 3,
                 half: Half::Kernel,
                 root: 0x4123_4000,
+                mirrored: true,
             }),
             Line::Region(region),
             Line::Region(RegionSample::default()),
@@ -254,7 +257,8 @@ mod tests {
             "pass 1 2 3 4 5 6",
             "pass 1 2 3 4 5 6 7 8",
             "machine fat 1",
-            "space 256 user 0x0",
+            "space 256 user 0x0 lost",
+            "space 1 user 0x0",
             "region 0 0x0 0x0 512 32 round leaf 0 -",
             "something",
         ] {

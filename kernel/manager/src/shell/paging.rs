@@ -11,8 +11,8 @@ use super::command::PAGING;
 use crate::hypervisor::{Hypervisor, VmId};
 use crate::manager::{Manager, Phase};
 use crate::pager::{Pager, RefusalText};
-use crate::paging::policy::{Mode, Policy, REGION_BYTES, Record};
-use crate::paging::sample::{Form, Half, SpaceSample};
+use crate::paging::policy::{Mode, Policy, REGION_BYTES, Record, Space};
+use crate::paging::sample::{Form, Half};
 use crate::paging::trace::{self, Line};
 use crate::refusal::{self, ErrorText, Size};
 
@@ -182,7 +182,7 @@ impl Manager<'_> {
         }
         let nested = pager.policy.config().mode == Mode::Nested;
         for space in pager.policy.spaces().filter(|_| !nested) {
-            let found = hv.paging_space(vm, space.space).unwrap_or_default();
+            let found = hv.paging_space(vm, space.seen.space).unwrap_or_default();
             show_space(&mut lines, &pager.policy, space, &found);
         }
         if !nested {
@@ -303,25 +303,48 @@ fn leaf_sizes(record: &Record) -> String {
     }
 }
 
-fn show_space(lines: &mut Vec<String>, policy: &Policy, space: &SpaceSample, found: &PagingSpace) {
+/// Why a space without a root mirror waits, and how long.
+fn lost(space: &Space) -> String {
+    let (lost, retry) = (space.lost, Seconds(space.retry_ms));
+    let refused = match space.refused {
+        Some(failure) => format!("; the last time EL2 refused: {failure}"),
+        None => String::new(),
+    };
+    format!("    its mirror was given up {lost} times: tried again at {retry}{refused}")
+}
+
+fn show_space(lines: &mut Vec<String>, policy: &Policy, space: &Space, found: &PagingSpace) {
     let installed = match found.install {
-        _ if !found.shadowed => "its mirror was given up: nested until the mode is set again",
+        _ if !found.shadowed => "nested",
         RootInstall::Nested => "its own root in place: nested",
         RootInstall::Sticky => "compound root planted, no traps",
         RootInstall::Trapped => "compound root by trapped writes",
     };
-    let half = match space.half {
+    let half = match space.seen.half {
         Half::Kernel => "kernel",
         Half::User => "user",
     };
-    let (number, root) = (space.space, space.root);
+    let (number, root) = (space.seen.space, space.seen.root);
     lines.push(format!(
         "  space {number}: {half}, root {root:#x}; {installed}"
     ));
+    if !found.shadowed {
+        return lines.push(lost(space));
+    }
+    if space.lost > 0 {
+        let lost = space.lost;
+        lines.push(format!("    its mirror was given up {lost} times"));
+    }
     let of_space = || {
         let records = policy.records().iter();
         records.filter(|record| record.seen.space == number)
     };
+    let shadowed = of_space().filter(|record| record.seen.form != Form::Nested);
+    lines.push(format!(
+        "    regions shadowed: {} of {}",
+        shadowed.count(),
+        of_space().count()
+    ));
     let coalescable = of_space().filter(|record| record.seen.uniform);
     let could = u64::try_from(coalescable.count()).unwrap_or(u64::MAX);
     let leaves = of_space().filter(|r| matches!(r.seen.form, Form::Leaf | Form::Relaid));

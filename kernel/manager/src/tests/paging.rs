@@ -132,6 +132,65 @@ fn a_mirror_that_is_uniform_again_becomes_a_leaf_again() {
 }
 
 #[test]
+fn a_root_mirror_that_was_given_up_is_made_anew_later_and_later() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![compound("linux")]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(20);
+    work(&mut manager, &mut fake, 3000);
+    fake.forget();
+    fake.vm(1).paging.lose_root();
+    // The loss shows at the next look; 2 s later the mirror is made, and then the leaves.
+    work(&mut manager, &mut fake, 2000);
+    let screen = typed(&mut manager, &mut fake, "\x1dspaging show linux\r");
+    shows(
+        &screen,
+        &["its mirror was given up 1 times: tried again at"],
+    );
+    work(&mut manager, &mut fake, 6000);
+    assert_eq!(fake.count("PagingMode compound"), 1);
+    assert_eq!(fake.vm(1).paging.leaves(), 20);
+    let screen = typed(&mut manager, &mut fake, "paging show linux\r");
+    shows(
+        &screen,
+        &[
+            "its mirror was given up 1 times\r\n",
+            "root lost",
+            "root anew",
+        ],
+    );
+    // A guest that does it again at once is left alone longer each time.
+    fake.forget();
+    for _ in 0..600 {
+        fake.vm(1).paging.lose_root();
+        work(&mut manager, &mut fake, 1000);
+    }
+    let policy = &manager.slots[0].pager.as_ref().unwrap().policy;
+    let lost = policy.spaces().next().unwrap().lost;
+    assert!((8..=10).contains(&lost), "{lost} in ten minutes");
+    assert_eq!(fake.misuse, Vec::<String>::new());
+}
+
+#[test]
+fn roots_that_are_replaced_too_often_stay_as_they_are() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![compound("linux")]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(20);
+    work(&mut manager, &mut fake, 3000);
+    fake.forget();
+    fake.vm(1).paging.lose_root();
+    fake.vm(1).paging.status.refusal = PagingRefusal::Storm;
+    work(&mut manager, &mut fake, 60_000);
+    assert_eq!(fake.count("PagingMode"), 0);
+    let screen = typed(&mut manager, &mut fake, "\x1dspaging show linux\r");
+    shows(
+        &screen,
+        &["EL2 refused: the guest replaces its roots too often"],
+    );
+}
+
+#[test]
 fn trouble_leaves_a_guest_nested_and_is_told() {
     let mut fake = Fake::new();
     fake.failures.insert("Paging", Error::NotSupported);

@@ -13,6 +13,10 @@ impl Policy {
         let compound = self.config.mode == Mode::Compound;
         let record = self.records.get_mut(at)?;
         let again = record.written(stores, now_ms);
+        if !compound {
+            // What is to be mirrored whether it pays or not does not wait longer and longer.
+            record.forgive(now_ms);
+        }
         let (space, va) = record.key();
         let form = record.seen.form;
         let demote = again && compound && !locked && form != Form::Nested;

@@ -73,13 +73,15 @@ impl Ledger {
     pub(super) fn deed(&mut self, deed: Deed, machine: &Machine) {
         let once = machine.leaf(0, 0).once;
         match deed {
-            Deed::Leaf | Deed::Mirror => self.shadow = self.shadow.saturating_add(once),
+            Deed::Leaf | Deed::Mirror | Deed::Revived => {
+                self.shadow = self.shadow.saturating_add(once)
+            }
             Deed::Relaid => {
                 self.shadow = self.shadow.saturating_add(once);
                 self.moves = self.moves.saturating_add(machine.relayout_once());
             }
             // EL2 counts demotions and traps.
-            Deed::Demoted | Deed::TrapOn | Deed::TrapOff => {}
+            Deed::Demoted | Deed::RootLost | Deed::TrapOn | Deed::TrapOff => {}
         }
     }
 }

@@ -36,11 +36,13 @@ impl One {
             ..VmSample::default()
         };
         self.policy.begin(self.now_ms, &counters);
-        self.policy.space(&SpaceSample {
+        let known = SpaceSample {
             space: 0,
             half: Half::Kernel,
             root: 0x4100_0000,
-        });
+            mirrored: true,
+        };
+        assert_eq!(self.policy.space(self.now_ms, &known), None);
         if self.neighbour {
             let neighbour = RegionSample {
                 va: KERNEL + REGION_BYTES,
@@ -183,11 +185,13 @@ fn room_is_taken_from_what_is_worth_half() {
                 ..VmSample::default()
             },
         );
-        policy.space(&SpaceSample {
+        let known = SpaceSample {
             space: 0,
             half: Half::Kernel,
             root: 0,
-        });
+            mirrored: true,
+        };
+        assert_eq!(policy.space(now, &known), None);
         if let Some(action) = policy.region(now, &idle) {
             assert_eq!(policy.done(now, action, Ok(Form::Leaf)), None);
             idle.form = Form::Leaf;
@@ -210,6 +214,37 @@ fn room_is_taken_from_what_is_worth_half() {
 }
 
 #[test]
+fn a_root_mirror_that_stood_for_long_starts_from_the_shortest_wait() {
+    let mut policy = Policy::new(config(false));
+    let mut now = 0;
+    let mut known = SpaceSample {
+        space: 0,
+        half: Half::Kernel,
+        root: 0,
+        mirrored: true,
+    };
+    let mut waits = Vec::new();
+    for stands_ms in [1_000, 1_000, 1_000, 100_000, 1_000] {
+        assert_eq!(policy.space(now, &known), None);
+        now += stands_ms;
+        known.mirrored = false;
+        assert_eq!(policy.space(now, &known), None, "not at once");
+        let lost = now;
+        let action = loop {
+            now += 100;
+            if let Some(action) = policy.space(now, &known) {
+                break action;
+            }
+        };
+        assert_eq!(action, Action::Revive { space: 0 });
+        assert_eq!(policy.done(now, action, Ok(Form::Nested)), None);
+        waits.push(now - lost);
+        known.mirrored = true;
+    }
+    assert_eq!(waits, [2_000, 4_000, 8_000, 2_000, 4_000]);
+}
+
+#[test]
 fn nested_mode_never_looks() {
     let mut none = config(false);
     none.mode = Mode::Nested;
@@ -224,11 +259,13 @@ fn memory_is_bounded_whatever_a_guest_maps() {
     let mut policy = Policy::new(config(false));
     policy.begin(0, &VmSample::default());
     for space in 0..=255 {
-        policy.space(&SpaceSample {
+        let known = SpaceSample {
             space,
             half: Half::Kernel,
             root: 0,
-        });
+            mirrored: true,
+        };
+        assert_eq!(policy.space(0, &known), None);
         for n in 0..100 {
             let sample = RegionSample {
                 space,
@@ -261,7 +298,12 @@ proptest::proptest! {
             now += wait;
             policy.begin(now, &VmSample { traps: now, frames: n, ..VmSample::default() });
             let half = if space % 2 == 0 { Half::Kernel } else { Half::User };
-            policy.space(&SpaceSample { space, half, root: n });
+            let mirrored = valid % 2 == 0;
+            if let Some(action) = policy.space(now, &SpaceSample { space, half, root: n, mirrored }) {
+                proptest::prop_assert_eq!(action, Action::Revive { space });
+                let result = if outcome > 1 { Ok(Form::Nested) } else { Err(Failure::Storm) };
+                let _ = policy.done(now, action, result);
+            }
             let forms = [Form::Nested, Form::Mirror, Form::Leaf, Form::Relaid];
             let sample = RegionSample {
                 space,
@@ -282,7 +324,9 @@ proptest::proptest! {
                 match asked {
                     Action::Shadow { space, va } | Action::Relayout { space, va }
                     | Action::Demote { space, va } => proptest::prop_assert!(known(space, va)),
-                    Action::Trap(_) => {}
+                    Action::Trap(_) | Action::Revive { .. } => {
+                        proptest::prop_assert!(false, "not for a region");
+                    }
                 }
                 let result = match outcome {
                     0 => Err(Failure::Full),
