@@ -14,7 +14,7 @@ use penumbra_abi::{
 
 use crate::report::cause_text;
 
-pub use paging::{PagingService, Place};
+pub use paging::{PagingService, Place, Sampled, Shadowed};
 
 /// Number of a VM, as `VmCreate` returned it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

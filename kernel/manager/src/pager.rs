@@ -3,23 +3,25 @@
 //!
 //! A guest that is nested has no deadline here and costs nothing.
 
+mod text;
+mod work;
+
 use alloc::vec::Vec;
-use core::fmt;
 
 use penumbra_abi::{
-    Error, PAGING_SPACES, PagingCounter, PagingForm, PagingMode, PagingRefusal, PagingRegion,
-    PagingSpace, PagingSurvey, paging_roots,
+    Error, PAGING_SPACES, PagingCounter, PagingMode, PagingRefusal, PagingRegion, PagingSpace,
+    PagingSurvey, paging_roots,
 };
 use penumbra_bundle::{Backing, Guest, Key, PagingChanges};
 
 use crate::hypervisor::{Hypervisor, Place, VmId, finish};
 use crate::manager::{Manager, Phase};
 use crate::paging::cost::Machine;
-use crate::paging::policy::{Action, Changes, Config, LOCK_AFTER_MS, Mode, Policy};
-use crate::paging::reason::Failure;
-use crate::paging::sample::{Form, Half, RegionSample, SpaceSample, VmSample};
+use crate::paging::policy::{Changes, Config, LOCK_AFTER_MS, Mode, Policy};
+use crate::paging::sample::{Half, RegionSample, SpaceSample, VmSample};
 use crate::paging::trace::Line;
-use crate::refusal::ErrorText;
+pub(crate) use text::RefusalText;
+use work::{Batch, form_of};
 
 /// Frames of a block of table memory.
 const BLOCK_FRAMES: u64 = 512;
@@ -60,6 +62,8 @@ pub(crate) struct Pager {
     next: Option<u64>,
     /// What is left of the survey under way.
     survey: Option<Survey>,
+    /// Regions that are about to be shadowed together.
+    batch: Option<Batch>,
     blocks: u64,
 }
 
@@ -110,6 +114,7 @@ impl Pager {
             hz,
             next: None,
             survey: None,
+            batch: None,
             blocks: 0,
         }
     }
@@ -142,7 +147,8 @@ impl Pager {
 
     /// Changes the mode. On failure the VM is nested and [`Self::trouble`] says why.
     pub(crate) fn set_mode<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId, mode: Mode) {
-        (self.survey, self.next, self.trouble) = (None, None, None);
+        (self.survey, self.batch) = (None, None);
+        (self.next, self.trouble) = (None, None);
         if let Err(trouble) = self.tell_el2(hv, vm, mode) {
             self.policy.set_mode(Mode::Nested);
             self.trouble = Some(trouble);
@@ -170,6 +176,7 @@ impl Pager {
         }
         hv.paging_roots(vm, paging_roots::STICKY)
             .map_err(failed("allow the kernel's root"))
+            .map(drop)
     }
 
     /// Gives the VM another block of table memory.
@@ -201,6 +208,12 @@ impl Pager {
         self.offset_ms.saturating_add(ms)
     }
 
+    /// Counter ticks in microseconds.
+    pub(crate) fn us(&self, ticks: u64) -> u64 {
+        let us = ticks.saturating_mul(1_000_000);
+        us.checked_div(self.hz).unwrap_or(0)
+    }
+
     fn counter(&self, ms: u64) -> u64 {
         let ms = ms.saturating_sub(self.offset_ms);
         self.base.saturating_add(ms.saturating_mul(self.hz) / 1000)
@@ -228,6 +241,7 @@ impl Pager {
         for _ in 0..TICK_STEPS {
             let spent = survey.steps >= SURVEY_STEPS;
             let Some((space, va)) = survey.left.pop().filter(|_| !spent) else {
+                self.flush(hv, vm, now_ms);
                 self.next = self.policy.end(now_ms).map(|ms| self.counter(ms));
                 return Ok(());
             };
@@ -239,6 +253,7 @@ impl Pager {
                 break;
             }
         }
+        self.flush(hv, vm, now_ms);
         self.survey = Some(survey);
         let end = hv.now();
         let took = end.saturating_sub(now).saturating_mul(PAUSE_FACTOR);
@@ -309,70 +324,16 @@ impl Pager {
         };
         let sample = region_sample(from.space, &region);
         self.note(seen, Line::Region(sample));
-        let mut action = self.policy.region(now_ms, &sample);
-        let acts = action.is_some();
-        // The answer to a failure for want of room is an eviction, and that is all.
-        for _ in 0..2 {
-            let Some(wanted) = action else { break };
-            let result = self.carry_out(hv, from.vm, wanted);
-            action = self.policy.done(now_ms, wanted, result);
-        }
+        let action = self.policy.region(now_ms, &sample);
+        let acts = action.is_some_and(|action| self.act(hv, from.vm, now_ms, (action, &sample)));
         (on, acts)
-    }
-
-    fn carry_out<H: Hypervisor>(
-        &mut self,
-        hv: &mut H,
-        vm: VmId,
-        action: Action,
-    ) -> Result<Form, Failure> {
-        match action {
-            Action::Shadow { space, va } => {
-                let place = Place { vm, space, va };
-                let form = match hv.paging_shadow(place) {
-                    // A mirror that has become uniform: made anew, it is a leaf.
-                    Err(Error::AlreadyMapped) => hv
-                        .paging_demote(place)
-                        .and_then(|_| hv.paging_shadow(place))
-                        .map_err(failure)?,
-                    // With more memory it may work the next time.
-                    Err(Error::NoSlot) if self.grow(hv, vm).is_ok() => return Err(Failure::Busy),
-                    result => result.map_err(failure)?,
-                };
-                let worth = self.policy.worth_of(space, va);
-                // It is a hint.
-                let _ = hv.paging_worth(place, worth);
-                Ok(form_of(form))
-            }
-            Action::Demote { space, va } => match hv.paging_demote(Place { vm, space, va }) {
-                // Not shadowed (any more) is what was wanted.
-                Ok(_) | Err(Error::NotMapped) => Ok(Form::Nested),
-                Err(error) => Err(failure(error)),
-            },
-            Action::Revive { .. } => self.revive(hv, vm),
-            // The policy does not ask for these without trapped roots.
-            Action::Relayout { .. } | Action::Trap(_) => Err(Failure::Unsupported),
-        }
-    }
-
-    /// Has the root mirrors made anew that EL2 gave up.
-    fn revive<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId) -> Result<Form, Failure> {
-        let status = hv.paging_status(vm).map_err(failure)?;
-        // EL2 stopped planting for good; to ask again would begin its count anew.
-        if status.refusal == PagingRefusal::Storm {
-            return Err(Failure::Storm);
-        }
-        match finish(|| hv.paging_mode(vm, status.mode)) {
-            Ok(()) => Ok(Form::Nested),
-            Err(Error::NoSlot) if self.grow(hv, vm).is_ok() => Err(Failure::Busy),
-            Err(error) => Err(failure(error)),
-        }
     }
 
     /// The VM is nested and stays so until somebody says otherwise.
     fn fall(&mut self, trouble: Trouble) {
         self.policy.set_mode(Mode::Nested);
-        (self.survey, self.next, self.trouble) = (None, None, Some(trouble));
+        (self.survey, self.batch) = (None, None);
+        (self.next, self.trouble) = (None, Some(trouble));
     }
 
     fn note(&self, seen: &mut Vec<Line>, line: Line) {
@@ -468,59 +429,5 @@ fn region_sample(space: u8, region: &PagingRegion) -> RegionSample {
         writes: region.writes,
         // No epoch of samples was begun.
         walked: None,
-    }
-}
-
-const fn form_of(form: PagingForm) -> Form {
-    match form {
-        PagingForm::Nested => Form::Nested,
-        PagingForm::Mirror => Form::Mirror,
-        PagingForm::Leaf => Form::Leaf,
-    }
-}
-
-const fn failure(error: Error) -> Failure {
-    match error {
-        Error::NoSlot | Error::NoMemory | Error::QuotaExceeded => Failure::Full,
-        Error::BadState => Failure::Busy,
-        Error::InvalidParameter => Failure::NotRam,
-        Error::NotSupported => Failure::Unsupported,
-        _ => Failure::Changed,
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Call(what, error) => {
-                write!(f, "the hypervisor would not {what}: {}", ErrorText(error))
-            }
-            Self::Fallen(refusal) => write!(f, "{}", RefusalText(refusal)),
-        }
-    }
-}
-
-/// Why a root is not replaced, in words.
-pub(crate) struct RefusalText(pub(crate) PagingRefusal);
-
-impl fmt::Display for RefusalText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            PagingRefusal::None => "the hypervisor made it nested",
-            PagingRefusal::Off => "its MMU or caches are off",
-            PagingRefusal::BigEndian => "its walks are big-endian",
-            PagingRefusal::Granule => "it does not use the 4 KiB granule",
-            PagingRefusal::RootSize => "its root does not fill a page",
-            PagingRefusal::OutputSize => "its walks give less than 40 bits of address",
-            PagingRefusal::Uncached => "its walks are not cached",
-            PagingRefusal::HardwareFlags => "hardware updates its descriptors",
-            PagingRefusal::CommonNotPrivate => "it shares translations between cores (CnP)",
-            PagingRefusal::RootAddress => "its root lies too high",
-            PagingRefusal::Geometry => "it uses one root in two ways",
-            PagingRefusal::Full => "there is no room for its root",
-            PagingRefusal::NotRam => "its root cannot be write-protected",
-            PagingRefusal::Storm => "it replaces its root too often",
-            PagingRefusal::Violation => "it broke what shadowing relies on",
-        })
     }
 }

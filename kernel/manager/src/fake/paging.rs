@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use penumbra_abi::{
-    Error, PAGING_BLOCKS, PAGING_SPACES, PagingCounter, PagingForm, PagingMode, PagingRefusal,
-    PagingRegion, PagingSpace, PagingStatus, PagingSurvey, RootInstall, paging_roots,
+    Error, PAGING_BLOCKS, PAGING_RANGE, PAGING_SPACES, PagingCounter, PagingForm, PagingMode,
+    PagingRefusal, PagingRegion, PagingRoot, PagingSpace, PagingStatus, PagingSurvey, RootInstall,
+    paging_roots,
 };
 
 use super::Fake;
-use crate::hypervisor::{PagingService, Place, Result, VmId};
+use crate::hypervisor::{PagingService, Place, Result, Sampled, Shadowed, VmId};
 
 /// Frames of a block.
 const FRAMES: u32 = 512;
@@ -28,6 +29,10 @@ pub(crate) struct FakePaging {
     pub(crate) root_lost: bool,
     /// What a shadow call returns instead.
     pub(crate) fails: Option<Error>,
+    /// Regions of a range that find room at most.
+    pub(crate) room: Option<u64>,
+    /// Calls that held the vCPUs to shadow.
+    pub(crate) holds: u32,
     /// Surveys made.
     pub(crate) surveys: u32,
 }
@@ -88,6 +93,14 @@ impl FakePaging {
     }
 }
 
+const fn shadow_of(region: &PagingRegion) -> PagingForm {
+    if region.uniform {
+        PagingForm::Leaf
+    } else {
+        PagingForm::Mirror
+    }
+}
+
 impl Fake {
     fn paging(&mut self, vm: VmId) -> Result<&mut FakePaging> {
         if let Some(error) = self.failures.get("Paging") {
@@ -142,14 +155,30 @@ impl PagingService for Fake {
         Ok(self.paging(vm)?.status)
     }
 
-    fn paging_roots(&mut self, vm: VmId, roots: u64) -> Result<()> {
+    fn paging_roots(&mut self, vm: VmId, roots: u64) -> Result<bool> {
         self.note("PagingRoots", vm.0)?;
         let paging = self.compound(vm)?;
         if roots & !paging_roots::STICKY != 0 {
             return Err(Error::NotSupported);
         }
         (paging.status.roots, paging.status.planted) = (roots, 0b11);
-        Ok(())
+        Ok(true)
+    }
+
+    fn paging_root(&mut self, _vm: VmId, _number: u8) -> Result<PagingRoot> {
+        Err(Error::NotSupported)
+    }
+
+    fn paging_space_add(&mut self, _vm: VmId, _root: u64) -> Result<bool> {
+        Err(Error::NotSupported)
+    }
+
+    fn paging_space_drop(&mut self, _vm: VmId, _root: u64) -> Result<bool> {
+        Err(Error::NotSupported)
+    }
+
+    fn paging_epoch(&mut self, _from: Place, _bits: u64) -> Result<Sampled> {
+        Err(Error::NotSupported)
     }
 
     fn paging_pool(&mut self, vm: VmId) -> Result<bool> {
@@ -203,6 +232,7 @@ impl PagingService for Fake {
 
     fn paging_shadow(&mut self, place: Place) -> Result<PagingForm> {
         self.note("PagingShadow", place.vm.0)?;
+        self.paging(place.vm)?.holds += 1;
         if let Some(error) = self.paging(place.vm)?.fails {
             return Err(error);
         }
@@ -210,12 +240,51 @@ impl PagingService for Fake {
         if region.form != PagingForm::Nested {
             return Err(Error::AlreadyMapped);
         }
-        region.form = if region.uniform {
-            PagingForm::Leaf
-        } else {
-            PagingForm::Mirror
-        };
+        region.form = shadow_of(region);
         Ok(region.form)
+    }
+
+    fn paging_shadow_range(&mut self, first: Place, count: u64) -> Result<Shadowed> {
+        self.note("PagingShadowRange", first.vm.0)?;
+        if !(2..=PAGING_RANGE).contains(&count) {
+            return self.refuse(
+                "PagingShadow: a range of that length",
+                Error::InvalidParameter,
+            );
+        }
+        let paging = self.compound(first.vm)?;
+        paging.holds += 1;
+        let (fails, room) = (paging.fails, paging.room);
+        let mut made = Shadowed::default();
+        for number in 0..count {
+            let place = Place {
+                va: first.va + number * (2 << 20),
+                ..first
+            };
+            if fails == Some(Error::NoSlot) || room.is_some_and(|room| made.tables >= room) {
+                made.full = true;
+                break;
+            }
+            made.looked += 1;
+            let Ok(region) = self.region(place) else {
+                continue;
+            };
+            if fails.is_some() || region.form != PagingForm::Nested {
+                continue;
+            }
+            region.form = shadow_of(region);
+            made.tables += 1;
+            made.leaves += u64::from(region.form == PagingForm::Leaf);
+        }
+        Ok(made)
+    }
+
+    fn paging_relayout(&mut self, _place: Place, _partner: u64) -> Result<bool> {
+        Err(Error::NotSupported)
+    }
+
+    fn paging_settle(&mut self, _vm: VmId, _ipa: u64) -> Result<bool> {
+        Err(Error::NotSupported)
     }
 
     fn paging_demote(&mut self, place: Place) -> Result<u64> {

@@ -1,7 +1,7 @@
 //! The calls of the compound page table.
 
 use penumbra_abi::{
-    PagingCounter, PagingForm, PagingMode, PagingSpace, PagingStatus, PagingSurvey,
+    PagingCounter, PagingForm, PagingMode, PagingRoot, PagingSpace, PagingStatus, PagingSurvey,
 };
 
 use super::{Result, VmId};
@@ -17,6 +17,30 @@ pub struct Place {
     pub va: u64,
 }
 
+/// What came of shadowing several regions in a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shadowed {
+    /// Regions shadowed.
+    pub tables: u64,
+    /// Of these, as one leaf.
+    pub leaves: u64,
+    /// Regions looked at.
+    pub looked: u64,
+    /// Room was short at the next one.
+    pub full: bool,
+}
+
+/// What came of sampling regions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sampled {
+    /// Regions sampled by this call.
+    pub armed: u64,
+    /// Where to go on.
+    pub next: Option<u64>,
+    /// Samples that are still free.
+    pub free: u64,
+}
+
 /// The service of the compound page table; a part of [`Hypervisor`](super::Hypervisor).
 #[expect(
     clippy::missing_errors_doc,
@@ -27,8 +51,16 @@ pub trait PagingService {
     fn paging_mode(&mut self, vm: VmId, mode: PagingMode) -> Result<bool>;
     /// `PagingStatus`.
     fn paging_status(&mut self, vm: VmId) -> Result<PagingStatus>;
-    /// `PagingRoots`, with bits of [`penumbra_abi::paging_roots`].
-    fn paging_roots(&mut self, vm: VmId, roots: u64) -> Result<()>;
+    /// `PagingRoots`, with bits of [`penumbra_abi::paging_roots`]; whether it is done.
+    fn paging_roots(&mut self, vm: VmId, roots: u64) -> Result<bool>;
+    /// `PagingRoot`.
+    fn paging_root(&mut self, vm: VmId, number: u8) -> Result<PagingRoot>;
+    /// `PagingSpaceAdd`; whether there is such a space already.
+    fn paging_space_add(&mut self, vm: VmId, root: u64) -> Result<bool>;
+    /// `PagingSpaceDrop`; whether it is done.
+    fn paging_space_drop(&mut self, vm: VmId, root: u64) -> Result<bool>;
+    /// `PagingEpoch` from the place on, with bits of [`penumbra_abi::paging_epoch`].
+    fn paging_epoch(&mut self, from: Place, bits: u64) -> Result<Sampled>;
     /// `PagingPool`; whether the block is there.
     fn paging_pool(&mut self, vm: VmId) -> Result<bool>;
     /// `PagingSpace`.
@@ -37,6 +69,12 @@ pub trait PagingService {
     fn paging_survey(&mut self, from: Place) -> Result<PagingSurvey>;
     /// `PagingShadow` of the level-3 table.
     fn paging_shadow(&mut self, place: Place) -> Result<PagingForm>;
+    /// `PagingShadow` of so many level-3 tables in a row (two at least), in one hold.
+    fn paging_shadow_range(&mut self, first: Place, count: u64) -> Result<Shadowed>;
+    /// `PagingRelayout` with the frame behind `partner`, of what EL0 may access; whether it is done.
+    fn paging_relayout(&mut self, place: Place, partner: u64) -> Result<bool>;
+    /// `PagingSettle`; whether the 2 MiB are a block now.
+    fn paging_settle(&mut self, vm: VmId, ipa: u64) -> Result<bool>;
     /// `PagingDemote` of the level-3 table; how many tables were given up.
     fn paging_demote(&mut self, place: Place) -> Result<u64>;
     /// `PagingWorth` of the level-3 table.

@@ -201,6 +201,11 @@ impl Manager<'_> {
                 .collect();
             lines.push(format!("  {}", row.join("   ").trim_end()));
         }
+        if !nested {
+            let mut value = |counter| hv.paging_counter(vm, counter).unwrap_or(0);
+            let (holds, ticks) = (value(PagingCounter::Holds), value(PagingCounter::HoldTicks));
+            lines.push(held(holds, pager.us(ticks)));
+        }
         tail(&mut lines, &pager.policy);
         for line in lines {
             self.console.print(hv, format_args!("{line}"));
@@ -255,6 +260,13 @@ impl core::fmt::Display for Seconds {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "{}.{:03} s", self.0 / 1000, self.0 % 1000)
     }
+}
+
+/// How often and how long the vCPUs were held.
+fn held(holds: u64, us: u64) -> String {
+    let (ms, rest) = (us / 1000, us % 1000);
+    let each = us.checked_div(holds).unwrap_or(0);
+    format!("  its vCPUs were held {holds} times, {ms}.{rest:03} ms in all, {each} us each")
 }
 
 /// A run of regions that are alike.

@@ -89,6 +89,36 @@ fn work_comes_in_pieces_between_which_events_are_answered() {
 }
 
 #[test]
+fn regions_in_a_row_are_shadowed_in_one_hold() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![compound("linux")]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(200);
+    work(&mut manager, &mut fake, 3000);
+    let paging = &fake.vm(1).paging;
+    assert_eq!(paging.leaves(), 200);
+    // 64 steps of a survey a tick: four ranges of 16 each, the last tick's apart.
+    assert!(
+        (13..=15).contains(&paging.holds),
+        "{} holds for 200 regions",
+        paging.holds
+    );
+    // A range that finds room for its beginning only.
+    fake.vm(1).paging.linear_map(40);
+    fake.vm(1).paging.room = Some(5);
+    work(&mut manager, &mut fake, 3000);
+    fake.vm(1).paging.room = None;
+    work(&mut manager, &mut fake, 60_000);
+    assert_eq!(fake.vm(1).paging.leaves(), 199);
+    let policy = &manager.slots[0].pager.as_ref().unwrap().policy;
+    let knows = policy
+        .records()
+        .iter()
+        .filter(|r| r.seen.form == crate::paging::sample::Form::Leaf);
+    assert_eq!(knows.count(), 199);
+}
+
+#[test]
 fn an_endless_table_ends() {
     let mut fake = Fake::new();
     let bundle = bundle(vec![compound("linux")]);

@@ -1,9 +1,10 @@
 //! The hypercalls of the compound page table.
 
 use penumbra_abi::{
-    Call, Error, PagingCounter, PagingForm, PagingMode, PagingSpace, PagingStatus, PagingSurvey,
+    Call, Error, PagingCounter, PagingForm, PagingMode, PagingRoot, PagingSpace, PagingStatus,
+    PagingSurvey,
 };
-use penumbra_manager::hypervisor::{PagingService, Place, Result, VmId};
+use penumbra_manager::hypervisor::{PagingService, Place, Result, Sampled, Shadowed, VmId};
 
 use super::call::{El2, call, call0, call1};
 
@@ -25,8 +26,30 @@ impl PagingService for El2 {
         PagingStatus::from_regs(regs).ok_or(Error::NotSupported)
     }
 
-    fn paging_roots(&mut self, vm: VmId, roots: u64) -> Result<()> {
-        call0(Call::PagingRoots, &[vm.0, roots])
+    fn paging_roots(&mut self, vm: VmId, roots: u64) -> Result<bool> {
+        call1(Call::PagingRoots, &[vm.0, roots]).map(|done| done != 0)
+    }
+
+    fn paging_root(&mut self, vm: VmId, number: u8) -> Result<PagingRoot> {
+        let regs = call(Call::PagingRoot, &[vm.0, u64::from(number)])?;
+        PagingRoot::from_regs(regs).ok_or(Error::NotSupported)
+    }
+
+    fn paging_space_add(&mut self, vm: VmId, root: u64) -> Result<bool> {
+        call1(Call::PagingSpaceAdd, &[vm.0, root]).map(|there| there != 0)
+    }
+
+    fn paging_space_drop(&mut self, vm: VmId, root: u64) -> Result<bool> {
+        call1(Call::PagingSpaceDrop, &[vm.0, root]).map(|done| done != 0)
+    }
+
+    fn paging_epoch(&mut self, from: Place, bits: u64) -> Result<Sampled> {
+        let args = [from.vm.0, u64::from(from.space), from.va, bits];
+        call(Call::PagingEpoch, &args).map(|[armed, next, more, free, ..]| Sampled {
+            armed,
+            next: (more != 0).then_some(next),
+            free,
+        })
     }
 
     fn paging_pool(&mut self, vm: VmId) -> Result<bool> {
@@ -47,6 +70,27 @@ impl PagingService for El2 {
     fn paging_shadow(&mut self, place: Place) -> Result<PagingForm> {
         let form = call1(Call::PagingShadow, &table(place))?;
         PagingForm::from_bits(form).ok_or(Error::NotSupported)
+    }
+
+    fn paging_shadow_range(&mut self, first: Place, count: u64) -> Result<Shadowed> {
+        let [vm, space, va, level] = table(first);
+        let regs = call(Call::PagingShadow, &[vm, space, va, level, count])?;
+        let [tables, leaves, looked, full, ..] = regs;
+        Ok(Shadowed {
+            tables,
+            leaves,
+            looked,
+            full: full != 0,
+        })
+    }
+
+    fn paging_relayout(&mut self, place: Place, partner: u64) -> Result<bool> {
+        let args = [place.vm.0, u64::from(place.space), place.va, partner, 0];
+        call1(Call::PagingRelayout, &args).map(|done| done != 0)
+    }
+
+    fn paging_settle(&mut self, vm: VmId, ipa: u64) -> Result<bool> {
+        call1(Call::PagingSettle, &[vm.0, ipa]).map(|whole| whole != 0)
     }
 
     fn paging_demote(&mut self, place: Place) -> Result<u64> {
