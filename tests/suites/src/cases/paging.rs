@@ -1,4 +1,5 @@
-//! Debian's kernels under the compound page table: what the default policy makes of them.
+//! Debian's kernels under the compound page table: what the default policy makes of them, and the mode
+//! that mirrors everything.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -21,27 +22,54 @@ struct Point {
     gic: u8,
     vcpus: u8,
     backing: &'static str,
+    mode: Mode,
+}
+
+/// How the guest is paged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// What pays.
+    Compound,
+    /// Everything, for comparison.
+    Shadow,
+}
+
+impl Mode {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Compound => "compound",
+            Self::Shadow => "shadow",
+        }
+    }
 }
 
 /// The tests.
 pub(super) fn cases() -> Vec<Case> {
+    let compound = Mode::Compound;
     let points = [
-        (true, "linux-cloud", 3, 2, "reserved"),
-        (false, "linux", 3, 2, "reserved"),
-        (false, "linux", 3, 4, "thin"),
-        (false, "linux", 2, 1, "reserved"),
-        (false, "linux-backports", 3, 2, "reserved"),
+        (true, "linux-cloud", 3, 2, "reserved", compound),
+        (false, "linux", 3, 2, "reserved", compound),
+        (false, "linux", 3, 4, "thin", compound),
+        (false, "linux", 2, 1, "reserved", compound),
+        (false, "linux-backports", 3, 2, "reserved", compound),
+        (false, "linux-cloud", 3, 2, "reserved", Mode::Shadow),
+        (false, "linux", 3, 2, "thin", Mode::Shadow),
     ];
     points
         .into_iter()
-        .map(|(quick, kernel, gic, vcpus, backing)| {
+        .map(|(quick, kernel, gic, vcpus, backing, mode)| {
             let point = Point {
                 kernel,
                 gic,
                 vcpus,
                 backing,
+                mode,
             };
-            let name = format!("compound-{kernel}-gicv{gic}-{vcpus}vcpu-{backing}");
+            let family = match mode {
+                Mode::Compound => "compound",
+                Mode::Shadow => "compound-shadow",
+            };
+            let name = format!("{family}-{kernel}-gicv{gic}-{vcpus}vcpu-{backing}");
             let own = name.clone();
             Case::new(name, quick, move |w| kernel_map(w, &own, point))
         })
@@ -56,10 +84,12 @@ fn kernel_map(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
         gic,
         vcpus,
         backing,
+        mode,
     } = point;
     let more = format!(
-        "backing = \"{backing}\"\npaging = \"compound\"\nkernel = \"{}\"\ninitrd = \"{}\"\n\
+        "backing = \"{backing}\"\npaging = \"{}\"\nkernel = \"{}\"\ninitrd = \"{}\"\n\
          cmdline = \"console=ttyAMA0 quiet\"",
+        mode.name(),
         w.cached(&format!("{kernel}/vmlinuz")).display(),
         w.initramfs().display(),
     );
@@ -74,7 +104,7 @@ fn kernel_map(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
     board.expect("# ", LIMIT)?;
     board.send("\x1ds")?;
     board.expect("penumbra> ", LIMIT)?;
-    await_leaves(&mut board)?;
+    await_shadows(&mut board, mode)?;
     for (command, answers) in [
         (
             "paging audit linux",
@@ -94,7 +124,7 @@ fn kernel_map(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
     ] {
         ask(&mut board, command, answers)?;
     }
-    judge(&show(&mut board)?)?;
+    await_shadows(&mut board, mode)?;
     for (command, answers) in [
         (
             "paging mode linux nested",
@@ -129,10 +159,10 @@ fn show(board: &mut Board) -> Result<String, String> {
 }
 
 /// Waits until the policy has done what it has to do. A busy host makes each stop of the vCPUs long.
-fn await_leaves(board: &mut Board) -> Result<(), String> {
+fn await_shadows(board: &mut Board, mode: Mode) -> Result<(), String> {
     let mut why = String::new();
     for _ in 0..LOOKS {
-        match judge(&show(board)?) {
+        match judge(&show(board)?, mode) {
             Ok(()) => return Ok(()),
             Err(sentence) => why = sentence,
         }
@@ -142,14 +172,15 @@ fn await_leaves(board: &mut Board) -> Result<(), String> {
 }
 
 /// Judges what `paging show` shows.
-fn judge(shown: &str) -> Result<(), String> {
-    if !shown.contains("compound; kernel root in place on vCPU 0") {
+fn judge(shown: &str, mode: Mode) -> Result<(), String> {
+    let head = format!("{}; kernel root in place on vCPU 0", mode.name());
+    if !shown.contains(&head) {
         return Err("no root is in place on vCPU 0".into());
     }
-    let share = shown.lines().find_map(share);
-    let share = share.ok_or("nothing can be coalesced")?;
+    let share = shown.lines().find_map(|line| share(line, mode));
+    let share = share.ok_or("nothing can be shadowed")?;
     if share < LEAST_PERCENT {
-        return Err(format!("{share} % under leaves, not {LEAST_PERCENT}"));
+        return Err(format!("{share} % shadowed, not {LEAST_PERCENT}"));
     }
     if !shown.contains("trapped root writes              0 ") {
         return Err("roots were trapped".into());
@@ -157,11 +188,21 @@ fn judge(shown: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The percentage in a line about leaves.
-fn share(line: &str) -> Option<f64> {
-    let (_, rest) = line.split_once("under 2 MiB leaves: ")?;
-    let (_, percent) = rest.split_once('(')?;
-    percent.split_once(" %")?.0.parse().ok()
+/// The percentage in the line about the kernel's leaves, or its shadowed regions.
+fn share(line: &str, mode: Mode) -> Option<f64> {
+    match mode {
+        Mode::Compound => {
+            let (_, rest) = line.split_once("under 2 MiB leaves: ")?;
+            let (_, percent) = rest.split_once('(')?;
+            percent.split_once(" %")?.0.parse().ok()
+        }
+        Mode::Shadow => {
+            let (_, rest) = line.split_once("regions shadowed: ")?;
+            let (are, all) = rest.trim_end().split_once(" of ")?;
+            let (are, all): (f64, f64) = (are.parse().ok()?, all.parse().ok()?);
+            (all > 0.0).then(|| are * 100.0 / all)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -171,11 +212,22 @@ mod tests {
     #[test]
     fn shares_are_read_and_judged() {
         let line = "    under 2 MiB leaves: 500 MiB of 510 MiB that can be coalesced (98.0 %)\r\n";
-        assert_eq!(share(line), Some(98.0));
-        assert_eq!(share("under 2 MiB"), None);
+        assert_eq!(share(line, Mode::Compound), Some(98.0));
+        assert_eq!(share("under 2 MiB", Mode::Compound), None);
+        let all = "    regions shadowed: 266 of 270\r\n";
+        assert_eq!(share(all, Mode::Shadow), Some(26_600.0 / 270.0));
+        assert_eq!(
+            share("    regions shadowed: 0 of 0\r\n", Mode::Shadow),
+            None
+        );
         let counter = "  trapped root writes              0   roots planted 2\n";
-        let good = format!("compound; kernel root in place on vCPU 0, 1\r\n{line}{counter}");
-        assert_eq!(judge(&good), Ok(()));
+        let good = format!("compound; kernel root in place on vCPU 0, 1\r\n{line}{all}{counter}");
+        assert_eq!(judge(&good, Mode::Compound), Ok(()));
+        assert!(judge(&good, Mode::Shadow).is_err());
+        let shadow = good.replace("compound;", "shadow;");
+        assert_eq!(judge(&shadow, Mode::Shadow), Ok(()));
+        assert!(judge(&shadow.replace("266", "250"), Mode::Shadow).is_err());
+        let judge = |text: &str| judge(text, Mode::Compound);
         assert!(judge(&good.replace("98.0", "94.9")).is_err());
         assert!(judge(&good.replace("0   roots", "1   roots")).is_err());
         assert!(judge(&good.replace("vCPU 0, 1", "vCPU 1")).is_err());
