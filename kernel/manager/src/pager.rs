@@ -4,8 +4,10 @@
 //! A guest that is nested has no deadline here and costs nothing.
 
 mod text;
+mod users;
 mod work;
 
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use penumbra_abi::{
@@ -21,6 +23,7 @@ use crate::paging::policy::{Changes, Config, LOCK_AFTER_MS, Mode, Policy};
 use crate::paging::sample::{Half, RegionSample, SpaceSample, VmSample};
 use crate::paging::trace::Line;
 pub(crate) use text::RefusalText;
+use users::{Move, Partners};
 use work::{Batch, form_of};
 
 /// Frames of a block of table memory.
@@ -35,6 +38,8 @@ const TICK_MS: u64 = 1;
 /// The pause is so many times as long as what the tick took: a guest is held for a quarter of the time
 /// at most.
 const PAUSE_FACTOR: u64 = 3;
+/// Time between two looks at how busy a guest is for which roots may be trapped.
+const GLANCE_MS: u64 = 2_000;
 /// Steps of a whole survey at most: a guest can make its tables look endless.
 const SURVEY_STEPS: u32 = 4096;
 
@@ -64,6 +69,15 @@ pub(crate) struct Pager {
     survey: Option<Survey>,
     /// Regions that are about to be shadowed together.
     batch: Option<Batch>,
+    /// The re-layout under way, and the regions that wait for theirs.
+    moving: Option<Move>,
+    queue: VecDeque<(u8, u64)>,
+    partners: Partners,
+    /// Space and VA at which the next samples begin.
+    sampled: (u8, u64),
+    /// Counter value at which the policy wants its next pass.
+    due: Option<u64>,
+    vcpus: u64,
     blocks: u64,
 }
 
@@ -94,8 +108,8 @@ fn config(guest: &Guest<'_>, mode: Mode) -> Config {
         },
         pool_frames: paging.pool_bytes / PAGE_BYTES,
         copy_pages_per_s: paging.copy_bytes / PAGE_BYTES,
-        // EL2 does not trap roots yet.
-        may_trap: false,
+        // Without re-layout user memory seldom has anything to gain.
+        may_trap: paging.copy_bytes > 0,
         machine: Machine {
             thin: guest.backing == Backing::Thin,
             vcpus: u64::try_from(guest.vcpus()).unwrap_or(1),
@@ -115,6 +129,12 @@ impl Pager {
             next: None,
             survey: None,
             batch: None,
+            moving: None,
+            queue: VecDeque::new(),
+            partners: Partners::new(guest.memory_bytes),
+            sampled: (0, 0),
+            due: None,
+            vcpus: u64::try_from(guest.vcpus()).unwrap_or(1),
             blocks: 0,
         }
     }
@@ -139,6 +159,10 @@ impl Pager {
         };
         let mut pager = Self::new(guest, mode, hv.now(), hz);
         pager.blocks = u64::from(status.frames) / BLOCK_FRAMES;
+        if status.roots & paging_roots::TRAPPED != 0 {
+            // What the manager before this one had learned of user spaces is lost: from the start.
+            let _ = finish(|| hv.paging_roots(vm, paging_roots::STICKY));
+        }
         // Its start is over: a layout that was to be locked is.
         pager.offset_ms = LOCK_AFTER_MS;
         pager.look_soon(hv);
@@ -147,7 +171,8 @@ impl Pager {
 
     /// Changes the mode. On failure the VM is nested and [`Self::trouble`] says why.
     pub(crate) fn set_mode<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId, mode: Mode) {
-        (self.survey, self.batch) = (None, None);
+        (self.survey, self.batch, self.moving) = (None, None, None);
+        self.queue.clear();
         (self.next, self.trouble) = (None, None);
         if let Err(trouble) = self.tell_el2(hv, vm, mode) {
             self.policy.set_mode(Mode::Nested);
@@ -174,8 +199,12 @@ impl Pager {
         if self.blocks == 0 {
             self.grow(hv, vm).map_err(failed("give table memory"))?;
         }
+        let allow = failed("allow the kernel's root");
+        if self.policy.traps_roots() {
+            return finish(|| hv.paging_roots(vm, paging_roots::STICKY)).map_err(allow);
+        }
         hv.paging_roots(vm, paging_roots::STICKY)
-            .map_err(failed("allow the kernel's root"))
+            .map_err(allow)
             .map(drop)
     }
 
@@ -193,7 +222,8 @@ impl Pager {
     /// Makes the next tick come at once, if there is anything to do.
     pub(crate) fn look_soon<H: Hypervisor>(&mut self, hv: &mut H) {
         let now = hv.now();
-        self.next = self.policy.is_active(self.ms(now)).then_some(now);
+        self.due = self.policy.is_active(self.ms(now)).then_some(now);
+        self.next = self.due;
     }
 
     /// When it wants to be called.
@@ -234,6 +264,18 @@ impl Pager {
             return Ok(());
         }
         let now_ms = self.ms(now);
+        if self.go_on_moving(hv, vm, now_ms) {
+            let end = hv.now();
+            self.pause(hv, end);
+            return Ok(());
+        }
+        if self.survey.is_none() && self.due.is_some_and(|due| due > now) {
+            let busy_ms = self.busy_ms(hv, vm);
+            if !self.policy.load(now_ms, busy_ms) {
+                self.next = self.due.map(|due| due.min(self.glance(now)));
+                return Ok(());
+            }
+        }
         let mut survey = match self.survey.take() {
             Some(survey) => survey,
             None => self.begin(hv, vm, now_ms, seen)?,
@@ -242,7 +284,7 @@ impl Pager {
             let spent = survey.steps >= SURVEY_STEPS;
             let Some((space, va)) = survey.left.pop().filter(|_| !spent) else {
                 self.flush(hv, vm, now_ms);
-                self.next = self.policy.end(now_ms).map(|ms| self.counter(ms));
+                self.end_pass(hv, vm, now_ms);
                 return Ok(());
             };
             survey.steps = survey.steps.saturating_add(1);
@@ -255,11 +297,45 @@ impl Pager {
         }
         self.flush(hv, vm, now_ms);
         self.survey = Some(survey);
+        self.pause(hv, now);
+        Ok(())
+    }
+
+    /// Lets the guests run before the next tick.
+    fn pause<H: Hypervisor>(&mut self, hv: &mut H, began: u64) {
         let end = hv.now();
-        let took = end.saturating_sub(now).saturating_mul(PAUSE_FACTOR);
+        let took = end.saturating_sub(began).saturating_mul(PAUSE_FACTOR);
         let least = TICK_PAUSE_MS.saturating_mul(self.hz) / 1000;
         self.next = Some(end.saturating_add(took.max(least)));
-        Ok(())
+    }
+
+    fn end_pass<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId, now_ms: u64) {
+        if let Some(action) = self.policy.trap_roots(now_ms) {
+            let result = self.carry_out(hv, vm, action);
+            let _ = self.policy.done(now_ms, action, result);
+        }
+        self.sample_walks(hv, vm);
+        self.due = self.policy.end(now_ms).map(|ms| self.counter(ms));
+        let glance = self.glance(hv.now());
+        self.next = match self.due {
+            Some(due) if self.policy.may_trap(now_ms) => Some(due.min(glance)),
+            due => due,
+        };
+        if self.is_moving() {
+            self.next = Some(hv.now());
+        }
+    }
+
+    /// When to see how busy the guest is, counted from a time.
+    const fn glance(&self, from: u64) -> u64 {
+        from.saturating_add(GLANCE_MS.saturating_mul(self.hz) / 1000)
+    }
+
+    /// For how many ms the guest's vCPUs have run, added up.
+    fn busy_ms<H: Hypervisor>(&self, hv: &mut H, vm: VmId) -> u64 {
+        let ran = |vcpu| hv.vcpu_time(vm, vcpu).map_or(0, |time| time.ran);
+        let ticks = (0..self.vcpus).map(ran).fold(0, u64::saturating_add);
+        self.us(ticks) / 1000
     }
 
     fn begin<H: Hypervisor>(
@@ -275,6 +351,7 @@ impl Pager {
         if status.mode == PagingMode::Nested {
             return Err(Trouble::Fallen(status.refusal));
         }
+        let busy_ms = self.busy_ms(hv, vm);
         let mut count = |counter| hv.paging_counter(vm, counter).unwrap_or(0);
         let counters = VmSample {
             traps: count(PagingCounter::RootTraps),
@@ -283,9 +360,11 @@ impl Pager {
             demoted: count(PagingCounter::Demoted),
             frames_used: u64::from(status.frames_used),
             frames: u64::from(status.frames),
+            busy_ms,
         };
         self.policy.begin(now_ms, &counters);
         self.note(seen, Line::Pass(now_ms, counters));
+        self.look_at_roots(hv, vm, (now_ms, &status), seen);
         let mut survey = Survey::default();
         for space in (0..=u8::MAX).take(PAGING_SPACES) {
             let found = hv.paging_space(vm, space).unwrap_or_default();
@@ -332,7 +411,8 @@ impl Pager {
     /// The VM is nested and stays so until somebody says otherwise.
     fn fall(&mut self, trouble: Trouble) {
         self.policy.set_mode(Mode::Nested);
-        (self.survey, self.batch) = (None, None);
+        (self.survey, self.batch, self.moving) = (None, None, None);
+        self.queue.clear();
         (self.next, self.trouble) = (None, Some(trouble));
     }
 
@@ -427,7 +507,6 @@ fn region_sample(space: u8, region: &PagingRegion) -> RegionSample {
         full: region.full,
         form: form_of(region.form),
         writes: region.writes,
-        // No epoch of samples was begun.
-        walked: None,
+        walked: region.walks_known.then_some(region.walks > 0),
     }
 }

@@ -71,6 +71,15 @@ fn show(replay: &Replay) -> String {
         replay.done(|action| matches!(action, Action::Demote { .. })),
         replay.taken_back
     );
+    let _ = writeln!(
+        out,
+        "{} trials of trapped roots, {} ended; {} user spaces added, {} dropped; {} root mirrors made anew",
+        replay.done(|action| action == Action::Trap(true)),
+        replay.done(|action| action == Action::Trap(false)),
+        replay.done(|action| matches!(action, Action::AddSpace { .. })),
+        replay.done(|action| matches!(action, Action::DropSpace { .. })),
+        replay.done(|action| matches!(action, Action::Revive { .. })),
+    );
     for form in [Form::Nested, Form::Mirror, Form::Leaf, Form::Relaid] {
         let count = u64::try_from(replay.count(form)).unwrap_or(u64::MAX);
         let bytes = size::show(count.saturating_mul(REGION_BYTES));
@@ -113,8 +122,8 @@ mod tests {
     fn a_console_with_a_trace_in_it_is_replayed() {
         let mut text = String::from("boot\npenumbra: trace machine reserved 2\r\n");
         for pass in 0..4 {
-            let _ = writeln!(text, "penumbra: trace pass {} 0 0 0 0 3 512", pass * 500);
-            text += "penumbra: trace space 0 kernel 0x41000000\nlinux | hello\n";
+            let _ = writeln!(text, "penumbra: trace pass {} 0 0 0 0 3 512 0", pass * 500);
+            text += "penumbra: trace space 0 kernel 0x41000000 mirrored\nlinux | hello\n";
             for n in 0..8_u64 {
                 let (va, table) = (
                     0xffff_0000_4000_0000 + n * REGION_BYTES,

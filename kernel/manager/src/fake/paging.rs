@@ -9,6 +9,7 @@ use penumbra_abi::{
 };
 
 use super::Fake;
+use super::users::{FakeUsers, USER_SPACE};
 use crate::hypervisor::{PagingService, Place, Result, Sampled, Shadowed, VmId};
 
 /// Frames of a block.
@@ -25,6 +26,8 @@ pub(crate) struct FakePaging {
     pub(crate) counters: BTreeMap<u64, u64>,
     pub(crate) worths: BTreeMap<u64, u16>,
     pool: u32,
+    /// A process of the guest.
+    pub(crate) users: FakeUsers,
     /// The mirror of the kernel's root was given up.
     pub(crate) root_lost: bool,
     /// What a shadow call returns instead.
@@ -120,6 +123,10 @@ impl Fake {
 
     fn region(&mut self, place: Place) -> Result<&mut PagingRegion> {
         let paging = self.compound(place.vm)?;
+        if place.space == USER_SPACE && paging.users.spaced {
+            let region = paging.users.regions.get_mut(&place.va);
+            return region.ok_or(Error::NotMapped);
+        }
         if place.space != KERNEL_SPACE || !paging.is_planted() || paging.root_lost {
             return Err(Error::NoSuchObject);
         }
@@ -157,28 +164,30 @@ impl PagingService for Fake {
 
     fn paging_roots(&mut self, vm: VmId, roots: u64) -> Result<bool> {
         self.note("PagingRoots", vm.0)?;
-        let paging = self.compound(vm)?;
-        if roots & !paging_roots::STICKY != 0 {
-            return Err(Error::NotSupported);
-        }
-        (paging.status.roots, paging.status.planted) = (roots, 0b11);
+        self.compound(vm)?.allow(roots)
+    }
+
+    fn paging_root(&mut self, vm: VmId, number: u8) -> Result<PagingRoot> {
+        Ok(self.compound(vm)?.user_root(number))
+    }
+
+    fn paging_space_add(&mut self, vm: VmId, _root: u64) -> Result<bool> {
+        self.note("PagingSpaceAdd", vm.0)?;
+        Ok(self.compound(vm)?.users.want())
+    }
+
+    fn paging_space_drop(&mut self, vm: VmId, _root: u64) -> Result<bool> {
+        self.note("PagingSpaceDrop", vm.0)?;
+        self.compound(vm)?.users.drop_space();
         Ok(true)
     }
 
-    fn paging_root(&mut self, _vm: VmId, _number: u8) -> Result<PagingRoot> {
-        Err(Error::NotSupported)
-    }
-
-    fn paging_space_add(&mut self, _vm: VmId, _root: u64) -> Result<bool> {
-        Err(Error::NotSupported)
-    }
-
-    fn paging_space_drop(&mut self, _vm: VmId, _root: u64) -> Result<bool> {
-        Err(Error::NotSupported)
-    }
-
-    fn paging_epoch(&mut self, _from: Place, _bits: u64) -> Result<Sampled> {
-        Err(Error::NotSupported)
+    fn paging_epoch(&mut self, from: Place, bits: u64) -> Result<Sampled> {
+        let paging = self.compound(from.vm)?;
+        if from.space != USER_SPACE || !paging.users.spaced {
+            return Err(Error::NoSuchObject);
+        }
+        Ok(paging.users.sample(from.va, bits))
     }
 
     fn paging_pool(&mut self, vm: VmId) -> Result<bool> {
@@ -201,6 +210,9 @@ impl PagingService for Fake {
         if usize::from(space) >= PAGING_SPACES {
             return self.refuse("PagingSpace: no such number", Error::InvalidParameter);
         }
+        if space == USER_SPACE && paging.users.spaced {
+            return Ok(paging.user_space());
+        }
         if space != KERNEL_SPACE || !paging.is_planted() || paging.regions.is_empty() {
             return Ok(PagingSpace::default());
         }
@@ -219,6 +231,14 @@ impl PagingService for Fake {
         paging.surveys += 1;
         if from.va == 0xffff_0000_0000_0000 {
             return Ok(PagingSurvey::Skipped(0xffff_0000_4000_0000));
+        }
+        if from.space == USER_SPACE {
+            let mut rest = paging.users.regions.range(from.va..);
+            let Some((_, region)) = rest.next() else {
+                return Ok(PagingSurvey::End);
+            };
+            let next = rest.next().map(|(va, _)| *va);
+            return Ok(PagingSurvey::Found(paging.users.found(region), next));
         }
         let mut rest = paging.regions.range_mut(from.va..);
         let Some((_, region)) = rest.next() else {
@@ -279,12 +299,16 @@ impl PagingService for Fake {
         Ok(made)
     }
 
-    fn paging_relayout(&mut self, _place: Place, _partner: u64) -> Result<bool> {
-        Err(Error::NotSupported)
+    fn paging_relayout(&mut self, place: Place, partner: u64) -> Result<bool> {
+        if place.space != USER_SPACE {
+            return self.refuse("PagingRelayout: of the kernel", Error::NotRequired);
+        }
+        self.compound(place.vm)?.users.relayout(place.va, partner)
     }
 
-    fn paging_settle(&mut self, _vm: VmId, _ipa: u64) -> Result<bool> {
-        Err(Error::NotSupported)
+    fn paging_settle(&mut self, vm: VmId, ipa: u64) -> Result<bool> {
+        self.compound(vm)?.users.settled.push(ipa);
+        Ok(true)
     }
 
     fn paging_demote(&mut self, place: Place) -> Result<u64> {

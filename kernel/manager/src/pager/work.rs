@@ -71,6 +71,10 @@ impl Pager {
         now_ms: u64,
         (action, sample): (Action, &RegionSample),
     ) -> bool {
+        if let Action::Relayout { space, va } = action {
+            self.queue.push_back((space, va));
+            return false;
+        }
         let Action::Shadow { space, va } = action else {
             self.carry_through(hv, vm, now_ms, action);
             return true;
@@ -186,8 +190,17 @@ impl Pager {
                 Err(error) => Err(failure(error)),
             },
             Action::Revive { .. } => self.revive(hv, vm),
-            // The policy does not ask for these without trapped roots.
-            Action::Relayout { .. } | Action::Trap(_) => Err(Failure::Unsupported),
+            Action::AddSpace { root } => match hv.paging_space_add(vm, root) {
+                Ok(_) => Ok(Form::Nested),
+                Err(error) => Err(failure(error)),
+            },
+            Action::DropSpace { root } => match finish(|| hv.paging_space_drop(vm, root)) {
+                Ok(()) => Ok(Form::Nested),
+                Err(error) => Err(failure(error)),
+            },
+            Action::Trap(on) => self.trap(hv, vm, on),
+            // It takes many calls: `go_on_moving`.
+            Action::Relayout { .. } => Err(Failure::Unsupported),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The policy for one VM.
 //!
 //! It works in *passes*: [`Policy::begin`], then [`Policy::space`] and [`Policy::region`] for what a survey
-//! finds, [`Policy::roots`], [`Policy::end`]. An [`Action`] that it returns is to be carried out, and
+//! finds, [`Policy::trap_roots`], [`Policy::end`]. An [`Action`] that it returns is to be carried out, and
 //! [`Policy::done`] told how that went. Passes come at intervals that double while there is nothing to
 //! learn. All times are milliseconds since the VM was first looked at.
 
@@ -19,7 +19,8 @@ use super::record::Stores;
 pub use super::record::{Record, State};
 use super::sample::{Form, Half, RegionSample, VmSample};
 pub use ledger::Ledger;
-use roots::Traps;
+use roots::{Load, Traps};
+pub use roots::{MAX_ROOTS, Root};
 pub use spaces::Space;
 
 /// Bytes of a region: what one level-3 table maps.
@@ -36,8 +37,9 @@ pub const QUIET_PASSES: u8 = 2;
 pub const FIRST_EPOCH_MS: u64 = 500;
 /// Time between passes at most.
 pub const LAST_EPOCH_MS: u64 = 64_000;
-/// Time between passes at most in [`Mode::Shadow`], where tables that the guest makes are mirrored soon.
-pub const SHADOW_EPOCH_MS: u64 = 2_000;
+/// Time between passes at most in [`Mode::Shadow`], where tables that the guest makes are mirrored
+/// soon, and while roots are trapped, because walks are sampled then.
+pub const BUSY_EPOCH_MS: u64 = 2_000;
 /// How long a guest without any address space is taken to boot.
 const BOOT_MS: u64 = 30_000;
 /// How long after its first look the layout of a VM with [`Changes::Lock`] is settled.
@@ -133,6 +135,16 @@ pub enum Action {
         /// The address space.
         space: u8,
     },
+    /// Have the next write of a user root make a space for it.
+    AddSpace {
+        /// IPA of the root.
+        root: u64,
+    },
+    /// Let a user root be nested again.
+    DropSpace {
+        /// IPA of the root.
+        root: u64,
+    },
     /// Trap, or no longer trap, writes of translation registers.
     Trap(bool),
 }
@@ -152,7 +164,10 @@ pub struct Policy {
     counters: VmSample,
     /// Pages that may still be moved.
     copy_tokens: u64,
+    elapsed_ms: u64,
     traps: Traps,
+    load: Load,
+    roots: Vec<Root>,
     log: VecDeque<Decision>,
     ledger: Ledger,
     missed: u32,
@@ -173,7 +188,10 @@ impl Policy {
             news: false,
             counters: VmSample::default(),
             copy_tokens: 0,
+            elapsed_ms: 0,
             traps: Traps::default(),
+            load: Load::default(),
+            roots: Vec::new(),
             log: VecDeque::new(),
             ledger: Ledger::default(),
             missed: 0,
@@ -192,6 +210,10 @@ impl Policy {
         self.config.mode = mode;
         self.epoch_ms = FIRST_EPOCH_MS;
         self.traps = Traps::default();
+        self.roots.clear();
+        for record in &mut self.records {
+            record.moving = false;
+        }
         if mode == Mode::Nested {
             for record in &mut self.records {
                 (record.seen.form, record.quiet, record.why) = (Form::Nested, 0, Reason::Mode);
@@ -217,6 +239,11 @@ impl Policy {
         match action {
             Action::Trap(_) => self.traps.why(),
             Action::Revive { .. } => Reason::TakenBack,
+            Action::AddSpace { root } | Action::DropSpace { root } => {
+                let mut roots = self.roots.iter();
+                let known = roots.find(|known| known.seen.root == root);
+                known.map_or(Reason::New, |known| known.why)
+            }
             Action::Shadow { space, va }
             | Action::Relayout { space, va }
             | Action::Demote { space, va } => {
@@ -247,7 +274,8 @@ impl Policy {
             _ => self.copy_tokens.saturating_add(earned).min(most),
         };
         self.pass = self.pass.wrapping_add(1);
-        self.began_ms = now_ms;
+        (self.began_ms, self.elapsed_ms) = (now_ms, elapsed);
+        self.load(now_ms, counters.busy_ms);
         (self.news, self.missed) = (false, 0);
     }
 
@@ -292,6 +320,11 @@ impl Policy {
                 self.trapped(now_ms, on, result.is_ok());
                 return None;
             }
+            Action::AddSpace { root } | Action::DropSpace { root } => {
+                let add = matches!(action, Action::AddSpace { .. });
+                self.spaced(now_ms, root, add, result.map(drop));
+                return None;
+            }
             Action::Revive { space } => {
                 self.revived(now_ms, space, result.map(drop));
                 return None;
@@ -301,11 +334,8 @@ impl Policy {
             | Action::Demote { space, va } => (space, va),
         };
         let machine = self.config.machine;
-        let relayout = matches!(action, Action::Relayout { .. });
-        if relayout {
-            self.copy_tokens = self.copy_tokens.saturating_sub(cost::PAGES);
-        }
         let record = self.record_mut(space, va)?;
+        record.moving &= !matches!(action, Action::Relayout { .. });
         match result {
             Ok(form) => {
                 let why = record.why;
@@ -338,14 +368,13 @@ impl Policy {
         let pass = self.pass;
         self.records.retain(|record| record.pass == pass);
         self.spaces.retain(|space| space.pass == pass);
+        self.roots.retain(|root| root.pass == pass);
         self.untracked = self.missed;
         // A guest that boots has no root yet that could be replaced.
         let boots = self.spaces.is_empty() && now_ms < BOOT_MS;
-        let most = match self.config.mode {
-            Mode::Shadow => SHADOW_EPOCH_MS,
-            Mode::Nested | Mode::Compound => LAST_EPOCH_MS,
-        };
-        self.epoch_ms = if self.news || boots {
+        let soon = self.traps.on || self.config.mode == Mode::Shadow;
+        let most = if soon { BUSY_EPOCH_MS } else { LAST_EPOCH_MS };
+        self.epoch_ms = if self.news || boots || self.is_trial(now_ms) {
             FIRST_EPOCH_MS
         } else {
             self.epoch_ms.saturating_mul(2).min(most)

@@ -51,6 +51,13 @@ pub enum Reason {
         /// How often.
         lost: u32,
     },
+    /// The guest is busy: traps are tried, to see what they would save.
+    Trial,
+    /// Roots were written too often for traps.
+    Storm {
+        /// Writes a second, as measured last.
+        rate: u64,
+    },
     /// Trapped roots cost more than they save, cycles a second.
     Taxed {
         /// What the traps cost.
@@ -75,6 +82,8 @@ pub enum Failure {
     Unsupported,
     /// The guest replaces its roots too often.
     Storm,
+    /// No 2 MiB of the guest's RAM is left that could give its frame.
+    NoPartner,
 }
 
 impl fmt::Display for Reason {
@@ -101,6 +110,8 @@ impl fmt::Display for Reason {
             Self::Locked => f.write_str("the layout is locked"),
             Self::Refused(failure) => write!(f, "EL2 refused: {failure}"),
             Self::Waited { lost } => write!(f, "its mirror was given up {lost} times so far"),
+            Self::Trial => f.write_str("the guest is busy: a trial, to see what traps would save"),
+            Self::Storm { rate } => write!(f, "a storm of root writes: {rate}/s"),
             Self::Taxed { tax, gain } => {
                 write!(f, "traps cost {tax} cycles/s, shadows save {gain}")
             }
@@ -117,6 +128,7 @@ impl fmt::Display for Failure {
             Self::Busy => "the vCPUs could not be brought to a stop",
             Self::Unsupported => "it does not offer this",
             Self::Storm => "the guest replaces its roots too often",
+            Self::NoPartner => "no 2 MiB of its RAM are left that could give their frame",
         })
     }
 }
@@ -143,6 +155,8 @@ pub enum Deed {
     RootLost,
     /// The mirror of a root was made anew.
     Revived,
+    /// A user root lost its space.
+    SpaceDropped,
     /// Roots are trapped.
     TrapOn,
     /// Roots are no longer trapped.
@@ -160,6 +174,7 @@ impl Deed {
             Self::Demoted => "nested",
             Self::RootLost => "root lost",
             Self::Revived => "root anew",
+            Self::SpaceDropped => "no space",
             Self::TrapOn => "trap roots",
             Self::TrapOff => "no traps",
         }

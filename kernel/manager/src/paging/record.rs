@@ -35,6 +35,8 @@ pub struct Record {
     pub quiet: u8,
     /// Walks a second, where they are sampled.
     pub walks: Option<u64>,
+    /// Its pages are being put in order, or wait for that.
+    pub(super) moving: bool,
     /// Why it is as it is.
     pub why: Reason,
     /// Not to be touched before this time.
@@ -51,6 +53,7 @@ impl Record {
             half,
             quiet: 0,
             walks: None,
+            moving: false,
             why: Reason::New,
             until_ms: 0,
             penalty: 0,

@@ -10,7 +10,7 @@ use core::fmt;
 
 use super::policy::{Action, Config, MAX_REGIONS, Policy};
 use super::reason::{Failure, Reason};
-use super::sample::{Form, RegionSample, SpaceSample, VmSample};
+use super::sample::{Form, Half, RegionSample, RootSample, SpaceSample, VmSample};
 use super::trace::{BadLine, Line, form_name, parse};
 
 /// Frames for the tables above the regions of a space: one for each level.
@@ -51,6 +51,11 @@ struct Model {
     forms: BTreeMap<(u8, u64), Form>,
     counters: VmSample,
     trapped: bool,
+    /// Traps and samples of the trace so far.
+    traps_seen: u64,
+    samples_seen: u64,
+    /// User roots that have a space.
+    spaced: BTreeSet<u64>,
     /// Spaces whose root mirror this policy had made anew.
     revived: BTreeSet<u8>,
 }
@@ -81,8 +86,17 @@ impl Model {
 
     fn act(&mut self, action: Action, sample: &RegionSample) -> Result<Form, Failure> {
         let (key, form) = match action {
+            Action::AddSpace { root } => {
+                self.spaced.insert(root);
+                return Ok(Form::Nested);
+            }
+            Action::DropSpace { root } => {
+                self.spaced.remove(&root);
+                return Ok(Form::Nested);
+            }
             Action::Trap(on) => {
                 self.trapped = on;
+                self.spaced.clear();
                 return Ok(Form::Nested);
             }
             Action::Revive { space } => {
@@ -141,6 +155,7 @@ impl Replay {
                     }
                     replay.begin(at_ms, due, &counters);
                 }
+                Line::Root(root) => replay.root(now.unwrap_or(0), root),
                 Line::Space(space) => replay.space(now.unwrap_or(0), space),
                 Line::Region(region) => replay.region(now.unwrap_or(0), region),
             }
@@ -158,14 +173,34 @@ impl Replay {
         }
         // Traps and samples happen only if this policy wants them.
         let ours = &mut self.model.counters;
-        ours.samples = counters.samples;
+        ours.busy_ms = counters.busy_ms;
         if self.model.trapped {
-            ours.traps = counters.traps;
+            // What happened while nothing was trapped would have been none.
+            let since = counters.traps.saturating_sub(self.model.traps_seen);
+            ours.traps = ours.traps.saturating_add(since);
+            let sampled = counters.samples.saturating_sub(self.model.samples_seen);
+            ours.samples = ours.samples.saturating_add(sampled);
         }
+        (self.model.traps_seen, self.model.samples_seen) = (counters.traps, counters.samples);
+        let ours = &self.model.counters;
         self.policy.begin(at_ms, ours);
     }
 
+    /// Whether a root has a space is up to this policy.
+    fn root(&mut self, now_ms: u64, mut root: RootSample) {
+        if !self.model.trapped {
+            return;
+        }
+        root.space = self.model.spaced.contains(&root.root);
+        if let Some(action) = self.policy.root(now_ms, &root) {
+            let _ = self.carry_out(now_ms, action, &RegionSample::default());
+        }
+    }
+
     fn space(&mut self, now_ms: u64, mut space: SpaceSample) {
+        if space.half == Half::User && !self.model.spaced.contains(&space.root) {
+            return;
+        }
         // A root that this policy revived stays so until the trace has it mirrored and lost again.
         if space.mirrored {
             self.model.revived.remove(&space.space);
@@ -197,7 +232,7 @@ impl Replay {
     }
 
     fn end(&mut self, now_ms: u64) -> Option<u64> {
-        if let Some(action) = self.policy.roots(now_ms) {
+        if let Some(action) = self.policy.trap_roots(now_ms) {
             let none = RegionSample::default();
             let _ = self.carry_out(now_ms, action, &none);
         }
@@ -231,6 +266,12 @@ impl fmt::Display for Step {
             Action::Demote { space, va } => write!(f, "demote   {space:>2} {va:#018x}")?,
             Action::Revive { space } => {
                 return write!(f, "root     {space:>2} {:<18}  {}", "", self.why);
+            }
+            Action::AddSpace { root } => {
+                return write!(f, "space    add  {root:#018x}  {}", self.why);
+            }
+            Action::DropSpace { root } => {
+                return write!(f, "space    drop {root:#018x}  {}", self.why);
             }
             Action::Trap(on) => {
                 let on = if on { "on" } else { "off" };

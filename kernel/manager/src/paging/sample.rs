@@ -61,6 +61,19 @@ pub struct SpaceSample {
     pub mirrored: bool,
 }
 
+/// A root of the lower half that trapped writes have shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RootSample {
+    /// Its IPA.
+    pub root: u64,
+    /// Writes of it so far.
+    pub writes: u64,
+    /// It has a space.
+    pub space: bool,
+    /// Its next write makes a space.
+    pub wanted: bool,
+}
+
 /// Counters of a VM, all since it was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VmSample {
@@ -76,4 +89,6 @@ pub struct VmSample {
     pub frames_used: u64,
     /// Table frames in all.
     pub frames: u64,
+    /// For how many ms its vCPUs have run, added up.
+    pub busy_ms: u64,
 }

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! machine reserved|thin VCPUS
-//! pass MS TRAPS SAMPLES MIRRORED DEMOTED FRAMES_USED FRAMES
+//! pass MS TRAPS SAMPLES MIRRORED DEMOTED FRAMES_USED FRAMES BUSY_MS
+//! root ROOT WRITES
 //! space NUMBER user|kernel ROOT mirrored|lost
 //! region SPACE VA TABLE VALID RUNS uniform|full|partial nested|mirror|leaf|relaid WRITES -|0|1
 //! ```
@@ -18,7 +19,7 @@ use core::fmt;
 use core::str::SplitWhitespace;
 
 use super::cost::Machine;
-use super::sample::{Form, Half, RegionSample, SpaceSample, VmSample};
+use super::sample::{Form, Half, RegionSample, RootSample, SpaceSample, VmSample};
 
 /// What stands before a line of a trace on a console.
 pub const MARK: &str = "penumbra: trace ";
@@ -30,6 +31,8 @@ pub enum Line {
     Machine(Machine),
     /// A pass begins, at this time.
     Pass(u64, VmSample),
+    /// A user root that trapped writes have shown.
+    Root(RootSample),
     /// An address space.
     Space(SpaceSample),
     /// A region.
@@ -59,12 +62,14 @@ impl fmt::Display for Line {
             }
             Self::Pass(at_ms, vm) => {
                 let (traps, samples, mirrored) = (vm.traps, vm.samples, vm.mirrored);
+                let busy = vm.busy_ms;
                 let (demoted, used, frames) = (vm.demoted, vm.frames_used, vm.frames);
                 write!(
                     f,
-                    "pass {at_ms} {traps} {samples} {mirrored} {demoted} {used} {frames}"
+                    "pass {at_ms} {traps} {samples} {mirrored} {demoted} {used} {frames} {busy}"
                 )
             }
+            Self::Root(root) => write!(f, "root {:#x} {}", root.root, root.writes),
             Self::Space(space) => {
                 let half = match space.half {
                     Half::User => "user",
@@ -140,8 +145,14 @@ fn read(line: &str) -> Option<Line> {
                 demoted: number(&mut words)?,
                 frames_used: number(&mut words)?,
                 frames: number(&mut words)?,
+                busy_ms: number(&mut words)?,
             },
         ),
+        "root" => Line::Root(RootSample {
+            root: number(&mut words)?,
+            writes: number(&mut words)?,
+            ..RootSample::default()
+        }),
         "space" => Line::Space(SpaceSample {
             space: number(&mut words)?,
             half: one_of(
@@ -228,8 +239,14 @@ mod tests {
                     demoted: 4,
                     frames_used: 5,
                     frames: 512,
+                    busy_ms: 6,
                 },
             ),
+            Line::Root(RootSample {
+                root: 0x4987_6000,
+                writes: 77,
+                ..RootSample::default()
+            }),
             Line::Space(SpaceSample {
                 space: 3,
                 half: Half::Kernel,
@@ -255,7 +272,8 @@ mod tests {
         for bad in [
             "pass",
             "pass 1 2 3 4 5 6",
-            "pass 1 2 3 4 5 6 7 8",
+            "pass 1 2 3 4 5 6 7 8 9",
+            "root 0x1",
             "machine fat 1",
             "space 256 user 0x0 lost",
             "space 1 user 0x0",

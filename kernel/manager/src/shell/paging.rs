@@ -12,6 +12,7 @@ use crate::hypervisor::{Hypervisor, VmId};
 use crate::manager::{Manager, Phase};
 use crate::pager::{Pager, RefusalText};
 use crate::paging::policy::{Mode, Policy, REGION_BYTES, Record, Space};
+use crate::paging::reason::Reason;
 use crate::paging::sample::{Form, Half};
 use crate::paging::trace::{self, Line};
 use crate::refusal::{self, ErrorText, Size};
@@ -186,7 +187,7 @@ impl Manager<'_> {
             show_space(&mut lines, &pager.policy, space, &found);
         }
         if !nested {
-            lines.push("  user spaces: nested, because their roots are not trapped".into());
+            show_roots(&mut lines, &pager.policy, pager.ms(now));
         }
         let counted = COUNTERS.map(|(counter, what)| {
             let value = hv.paging_counter(vm, counter).unwrap_or(0);
@@ -262,6 +263,41 @@ impl core::fmt::Display for Seconds {
     }
 }
 
+/// Whether user roots are trapped, and which of them have a space.
+fn show_roots(lines: &mut Vec<String>, policy: &Policy, now_ms: u64) {
+    let (on, at_ms, rate, why) = policy.trap_state();
+    if !on {
+        let when = if policy.may_trap(now_ms) {
+            format!(
+                "tried when the guest is busy, not before {}",
+                Seconds(at_ms)
+            )
+        } else {
+            String::from("`paging_copy` is 0, or the layout is fixed")
+        };
+        let why = match why {
+            Reason::New => String::new(),
+            why => format!("; the last time: {why}"),
+        };
+        return lines.push(format!("  user roots: nested; traps are {when}{why}"));
+    }
+    let (since, rate) = (Seconds(at_ms), rate.unwrap_or(0));
+    lines.push(format!(
+        "  user roots: trapped since {since}, {rate} writes/s; {why}"
+    ));
+    for root in policy.user_roots() {
+        let state = match (root.seen.space, root.seen.wanted) {
+            (true, _) => "has a space",
+            (false, true) => "gets a space",
+            (false, false) => "nested",
+        };
+        let (number, rate, why) = (root.seen.root, root.rate, root.why);
+        lines.push(format!(
+            "    root {number:#x}: {state}, {rate} writes/s; {why}"
+        ));
+    }
+}
+
 /// How often and how long the vCPUs were held.
 fn held(holds: u64, us: u64) -> String {
     let (ms, rest) = (us / 1000, us % 1000);
@@ -282,7 +318,7 @@ impl Range {
     }
 
     fn takes(&self, record: &Record) -> bool {
-        let kind = core::mem::discriminant::<crate::paging::reason::Reason>;
+        let kind = core::mem::discriminant::<Reason>;
         let alike = self.first.seen.form == record.seen.form
             && kind(&self.first.why) == kind(&record.why)
             && (record.seen.form != Form::Mirror || self.first.seen.runs == record.seen.runs);

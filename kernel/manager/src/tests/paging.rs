@@ -221,6 +221,59 @@ fn roots_that_are_replaced_too_often_stay_as_they_are() {
 }
 
 #[test]
+fn a_busy_reader_of_scattered_pages_ends_under_leaves_by_trapped_roots() {
+    let mut fake = Fake::new();
+    let mut spec = compound("linux");
+    spec.backing = Backing::Thin;
+    spec.quota_bytes = Some(64 << 20);
+    spec.paging.copy_bytes = 64 << 20;
+    let bundle = bundle(vec![spec]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(20);
+    work(&mut manager, &mut fake, 20_000);
+    assert_eq!(fake.vm(1).paging.status.roots, paging_roots::STICKY);
+    fake.vm(1).paging.random_reader(10);
+    fake.vm(1).paging.users.switches = 10;
+    let ram = crate::map::RAM_IPA;
+    let middle = ram + fake.vm(1).ram.unwrap().bytes / 2;
+    fake.vm(1).paging.users.bad_partners.insert(middle);
+    work(&mut manager, &mut fake, 15_000);
+    let users = &fake.vm(1).paging.users;
+    let leaves = users
+        .regions
+        .values()
+        .filter(|r| r.form == PagingForm::Leaf);
+    assert_eq!(leaves.count(), 10);
+    assert_eq!(users.partners.len(), 10);
+    assert!(users.partners.iter().all(|partner| *partner > middle));
+    let screen = typed(&mut manager, &mut fake, "\x1dspaging show linux\r");
+    shows(
+        &screen,
+        &[
+            "space 3: user, root 0x49900000; compound root by trapped writes",
+            "relaid  2 MiB      pays",
+            "user roots: trapped since",
+            "root 0x49900000: has a space",
+            "the guest is busy: a trial",
+        ],
+    );
+    assert_eq!(fake.misuse, Vec::<String>::new());
+    // The process switches so often now that it does not pay: its root is nested again, and
+    // then nothing is trapped.
+    fake.vm(1).paging.users.switches = 100_000;
+    work(&mut manager, &mut fake, 8_000);
+    let screen = typed(&mut manager, &mut fake, "paging show linux\r");
+    assert_eq!(
+        fake.vm(1).paging.status.roots,
+        paging_roots::STICKY,
+        "{screen}"
+    );
+    shows(&screen, &["user roots: nested", "no traps"]);
+    let settled = &fake.vm(1).paging.users.settled;
+    assert!(settled.is_empty() || settled.iter().all(|ipa| ipa % (2 << 20) == 0));
+}
+
+#[test]
 fn trouble_leaves_a_guest_nested_and_is_told() {
     let mut fake = Fake::new();
     fake.failures.insert("Paging", Error::NotSupported);

@@ -40,7 +40,7 @@ impl Policy {
         let eager = self.config.mode == Mode::Shadow;
         let record = self.records.get_mut(at)?;
         record.quiet = record.quiet.saturating_add(1);
-        if matches!(record.seen.form, Form::Leaf | Form::Relaid) {
+        if record.moving || matches!(record.seen.form, Form::Leaf | Form::Relaid) {
             return None;
         }
         let (quiet, until_ms) = (record.quiet, record.until_ms);
@@ -78,6 +78,10 @@ impl Policy {
         if no_frame || no_copy {
             record.why = Reason::Budget;
             return None;
+        }
+        if copies {
+            record.moving = true;
+            self.copy_tokens = self.copy_tokens.saturating_sub(cost::PAGES);
         }
         // A region that has its form keeps the reason for it.
         if action.is_some() || seen.form == Form::Nested {

@@ -81,7 +81,7 @@ impl Ledger {
                 self.moves = self.moves.saturating_add(machine.relayout_once());
             }
             // EL2 counts demotions and traps.
-            Deed::Demoted | Deed::RootLost | Deed::TrapOn | Deed::TrapOff => {}
+            Deed::Demoted | Deed::RootLost | Deed::SpaceDropped | Deed::TrapOn | Deed::TrapOff => {}
         }
     }
 }

@@ -1,21 +1,37 @@
-//! Whether the roots of user spaces are trapped: a tax on every process switch, for what their
-//! shadows save.
+//! The roots of user spaces: whether their writes are trapped, a tax on every process switch, and which
+//! of them have a space.
+//!
+//! What a user space would gain shows only in samples of its walks, and those need a space, and that a
+//! trap. So a guest that is busy is given a *trial*. One that does not earn its tax waits twice as
+//! long for the next.
 
 use super::super::cost::{self, HORIZON_S};
-use super::super::reason::{Deed, Reason};
-use super::super::sample::{Half, VmSample};
+use super::super::reason::{Deed, Failure, Reason};
+use super::super::sample::{Half, RootSample, VmSample};
 use super::{Action, Mode, Policy};
 
-/// Traps a second that are assumed while nothing is trapped: 25 process switches, four writes each.
-const ASSUMED_TRAPS: u64 = 100;
-/// Traps a second that end the attempt at once: a kernel that writes its roots at each entry.
+/// Roots that are remembered of a VM at most.
+pub const MAX_ROOTS: usize = 16;
+/// Spaces of user roots at a time: the kernel's need numbers too.
+const MAX_USER_SPACES: usize = 8;
+/// Traps a second that end a trial at once: a kernel that writes its roots at each entry.
 const STORM: u64 = 20_000;
-/// How long a trial has to run before it is judged.
-const TRIAL_MS: u64 = 2_000;
+/// How long a trial has to run before it is judged: two passes until a root has a space, and some
+/// epochs of samples.
+const TRIAL_MS: u64 = 6_000;
+/// How long after its first look a guest is left to boot.
+const TRIAL_AFTER_MS: u64 = 15_000;
 /// How long after a failure the next trial may begin, at first.
 const RETRY_MS: u64 = 10_000;
-/// Retries double so often at most.
+/// Retries double so often at most: to three hours.
 const MAX_PENALTY: u8 = 10;
+/// Share of one core, in permille, from which a guest counts as busy: one vCPU that computes without
+/// a pause.
+const BUSY_PERMILLE: u64 = 800;
+/// Looks in a row at which it has to be.
+const BUSY_LOOKS: u8 = 2;
+/// Looks closer to each other than this say nothing of a load.
+const LOOK_MS: u64 = 400;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Traps {
@@ -27,6 +43,52 @@ pub(super) struct Traps {
     rate: Option<u64>,
     /// Why it is as it is going to be.
     why: Reason,
+}
+
+/// How busy the guest is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Load {
+    at_ms: u64,
+    busy_ms: u64,
+    /// Looks in a row at which it was busy.
+    looks: u8,
+}
+
+/// A root that trapped writes have shown, and its history.
+#[derive(Clone, Copy, Debug)]
+pub struct Root {
+    /// As it was seen last.
+    pub seen: RootSample,
+    /// Writes a second.
+    pub rate: u64,
+    /// Why it has its space, or not.
+    pub why: Reason,
+    /// Passes in which it was seen.
+    passes: u8,
+    spaced_ms: Option<u64>,
+    retry_ms: u64,
+    penalty: u8,
+    pub(super) pass: u32,
+}
+
+impl Root {
+    const fn new(sample: &RootSample, pass: u32) -> Self {
+        Self {
+            seen: *sample,
+            rate: 0,
+            why: Reason::New,
+            passes: 1,
+            spaced_ms: None,
+            retry_ms: 0,
+            penalty: 0,
+            pass,
+        }
+    }
+
+    fn postpone(&mut self, now_ms: u64) {
+        self.retry_ms = now_ms.saturating_add(RETRY_MS << self.penalty);
+        self.penalty = self.penalty.saturating_add(1).min(MAX_PENALTY);
+    }
 }
 
 impl Traps {
@@ -41,34 +103,147 @@ impl Traps {
             self.rate = traps.checked_div(elapsed_ms).or(self.rate);
         }
     }
+
+    fn end(&mut self, now_ms: u64) {
+        self.on = false;
+        self.rate = None;
+        self.retry_ms = now_ms.saturating_add(RETRY_MS << self.penalty);
+        self.penalty = self.penalty.saturating_add(1).min(MAX_PENALTY);
+    }
 }
 
 impl Policy {
-    /// Decides on trapped roots, behind the regions of a pass.
-    pub fn roots(&mut self, now_ms: u64) -> Option<Action> {
-        if !self.config.may_trap || !self.is_active(now_ms) {
-            return None;
-        }
-        let rate = self.traps.rate.unwrap_or(ASSUMED_TRAPS);
-        let tax = rate.saturating_mul(cost::TRAP);
-        let gain = self.user_gain();
-        self.traps.why = Reason::Taxed { tax, gain };
-        let eager = self.config.mode == Mode::Shadow;
-        if !self.traps.on {
-            let due = now_ms >= self.traps.retry_ms;
-            return (due && (eager || gain > tax)).then_some(Action::Trap(true));
-        }
-        let tried = now_ms.saturating_sub(self.traps.since_ms) >= TRIAL_MS;
-        let loses = tried && !eager && tax > gain;
-        (loses || rate > STORM).then_some(Action::Trap(false))
+    /// Whether writes of roots may be trapped for this VM.
+    #[must_use]
+    pub fn may_trap(&self, now_ms: u64) -> bool {
+        let wanted = self.config.may_trap || self.config.mode == Mode::Shadow;
+        wanted && self.is_active(now_ms)
     }
 
-    /// What all user regions would save each second if they were shadowed as well as it pays.
-    fn user_gain(&self) -> u64 {
+    /// Hears for how many ms the guest's vCPUs have run. Whether a trial is due.
+    pub fn load(&mut self, now_ms: u64, busy_ms: u64) -> bool {
+        let Load {
+            at_ms,
+            busy_ms: before,
+            ..
+        } = self.load;
+        let elapsed = now_ms.saturating_sub(at_ms);
+        if elapsed >= LOOK_MS {
+            let ran = busy_ms.saturating_sub(before).saturating_mul(1000);
+            let busy = ran.checked_div(elapsed).unwrap_or(0) >= BUSY_PERMILLE;
+            let looks = if busy {
+                self.load.looks.saturating_add(1)
+            } else {
+                0
+            };
+            self.load = Load {
+                at_ms: now_ms,
+                busy_ms,
+                looks,
+            };
+        }
+        self.trial_is_due(now_ms)
+    }
+
+    /// Whether traps are being tried: there is something to learn in each pass.
+    pub(super) const fn is_trial(&self, now_ms: u64) -> bool {
+        self.traps.on && now_ms.saturating_sub(self.traps.since_ms) < TRIAL_MS
+    }
+
+    fn trial_is_due(&self, now_ms: u64) -> bool {
+        if self.traps.on || !self.may_trap(now_ms) || now_ms < self.traps.retry_ms {
+            return false;
+        }
+        let busy = self.load.looks >= BUSY_LOOKS && now_ms >= TRIAL_AFTER_MS;
+        busy || self.config.mode == Mode::Shadow
+    }
+
+    /// Takes in a root of the lower half. What is to be done about it.
+    pub fn root(&mut self, now_ms: u64, sample: &RootSample) -> Option<Action> {
+        let (pass, elapsed) = (self.pass, self.elapsed_ms);
+        let gain = self.gain_of(|root| root == sample.root);
+        let eager = self.config.mode == Mode::Shadow;
+        let spaces = self.roots.iter().filter(|root| root.seen.space);
+        let room = spaces.count() < MAX_USER_SPACES;
+        let Some(root) = self.roots.iter_mut().find(|r| r.seen.root == sample.root) else {
+            if self.roots.len() < MAX_ROOTS {
+                self.roots.push(Root::new(sample, pass));
+            }
+            return None;
+        };
+        let writes = sample.writes.saturating_sub(root.seen.writes);
+        root.rate = writes
+            .saturating_mul(1000)
+            .checked_div(elapsed)
+            .unwrap_or(0);
+        (root.seen, root.pass) = (*sample, pass);
+        root.passes = root.passes.saturating_add(1);
+        if !self.traps.on {
+            return None;
+        }
+        let number = sample.root;
+        if !sample.space {
+            root.spaced_ms = None;
+            let due = !sample.wanted && root.passes >= 2 && now_ms >= root.retry_ms;
+            if due && !room {
+                root.why = Reason::Budget;
+            }
+            return (due && room).then_some(Action::AddSpace { root: number });
+        }
+        let since = *root.spaced_ms.get_or_insert(now_ms);
+        let tax = root.rate.saturating_mul(cost::TRAP);
+        root.why = if eager {
+            Reason::Mode
+        } else {
+            Reason::Taxed { tax, gain }
+        };
+        let tried = now_ms.saturating_sub(since) >= TRIAL_MS;
+        (tried && !eager && gain <= tax).then_some(Action::DropSpace { root: number })
+    }
+
+    /// Decides on trapped roots, behind the regions of a pass.
+    pub fn trap_roots(&mut self, now_ms: u64) -> Option<Action> {
+        if !self.traps.on {
+            if !self.trial_is_due(now_ms) {
+                return None;
+            }
+            let eager = self.config.mode == Mode::Shadow;
+            self.traps.why = if eager { Reason::Mode } else { Reason::Trial };
+            return Some(Action::Trap(true));
+        }
+        let rate = self.traps.rate.unwrap_or(0);
+        let (tax, gain) = (rate.saturating_mul(cost::TRAP), self.gain_of(|_| true));
+        if rate > STORM {
+            self.traps.why = Reason::Storm { rate };
+            return Some(Action::Trap(false));
+        }
+        self.traps.why = Reason::Taxed { tax, gain };
+        let tried = now_ms.saturating_sub(self.traps.since_ms) >= TRIAL_MS;
+        let loses = tried && self.config.mode != Mode::Shadow && tax >= gain;
+        loses.then_some(Action::Trap(false))
+    }
+
+    /// EL2 took the permission to trap back by itself.
+    pub fn stormed(&mut self, now_ms: u64) {
+        if self.traps.on {
+            let rate = self.traps.rate.unwrap_or(0);
+            self.traps.why = Reason::Storm { rate };
+            self.trapped(now_ms, false, true);
+        }
+    }
+
+    /// What the user regions of the chosen roots would save each second if they were shadowed as well
+    /// as it pays.
+    fn gain_of(&self, chosen: impl Fn(u64) -> bool) -> u64 {
         let machine = &self.config.machine;
         let may_move = self.config.copy_pages_per_s > 0;
-        let users = self.records.iter().filter(|r| r.half == Half::User);
-        let gains = users.map(|record| {
+        let mut gain = 0_u64;
+        for record in self.records.iter().filter(|r| r.half == Half::User) {
+            let mut spaces = self.spaces.iter().map(|space| &space.seen);
+            let root = spaces.find(|space| space.space == record.seen.space);
+            if !root.is_some_and(|space| chosen(space.root)) {
+                continue;
+            }
             let walks = record.walks_per_s();
             let balance = if record.seen.uniform {
                 machine.leaf(walks, 0)
@@ -77,24 +252,73 @@ impl Policy {
             } else {
                 machine.mirror(walks, 0)
             };
-            balance.worth().saturating_sub(balance.once / HORIZON_S)
-        });
-        gains.fold(0, u64::saturating_add)
+            let net = balance.worth().saturating_sub(balance.once / HORIZON_S);
+            gain = gain.saturating_add(net);
+        }
+        gain
     }
 
     pub(super) fn trapped(&mut self, now_ms: u64, on: bool, ok: bool) {
         let why = self.traps.why;
         if ok {
-            self.traps.on = on;
-            self.traps.since_ms = now_ms;
             let deed = if on { Deed::TrapOn } else { Deed::TrapOff };
             self.note(now_ms, deed, 0, why);
             self.news = true;
         }
-        if !on || !ok {
-            let wait = RETRY_MS << self.traps.penalty.min(MAX_PENALTY);
-            self.traps.retry_ms = now_ms.saturating_add(wait);
-            self.traps.penalty = self.traps.penalty.saturating_add(1).min(MAX_PENALTY);
+        if on && ok {
+            (self.traps.on, self.traps.since_ms) = (true, now_ms);
+        } else {
+            self.traps.end(now_ms);
+            self.roots.clear();
         }
+    }
+
+    /// Hears how adding or dropping a space went.
+    pub(super) fn spaced(
+        &mut self,
+        now_ms: u64,
+        number: u64,
+        add: bool,
+        result: Result<(), Failure>,
+    ) {
+        let Some(root) = self.roots.iter_mut().find(|r| r.seen.root == number) else {
+            return;
+        };
+        match (add, result) {
+            (true, Ok(())) => {
+                root.seen.wanted = true;
+                self.news = true;
+            }
+            (false, Ok(())) => {
+                (root.seen.space, root.seen.wanted) = (false, false);
+                root.postpone(now_ms);
+                let why = root.why;
+                self.note(now_ms, Deed::SpaceDropped, number, why);
+            }
+            (_, Err(failure)) => {
+                root.why = Reason::Refused(failure);
+                root.postpone(now_ms);
+            }
+        }
+    }
+
+    /// The roots that trapped writes have shown.
+    pub fn user_roots(&self) -> impl Iterator<Item = &Root> {
+        self.roots.iter()
+    }
+
+    /// Whether roots are trapped: since when, traps a second, and why; or when that may be tried
+    /// again, and why not.
+    #[must_use]
+    pub const fn trap_state(&self) -> (bool, u64, Option<u64>, Reason) {
+        let Traps {
+            on,
+            since_ms,
+            retry_ms,
+            rate,
+            why,
+            ..
+        } = self.traps;
+        (on, if on { since_ms } else { retry_ms }, rate, why)
     }
 }

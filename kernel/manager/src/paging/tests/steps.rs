@@ -324,7 +324,7 @@ proptest::proptest! {
                 match asked {
                     Action::Shadow { space, va } | Action::Relayout { space, va }
                     | Action::Demote { space, va } => proptest::prop_assert!(known(space, va)),
-                    Action::Trap(_) | Action::Revive { .. } => {
+                    _ => {
                         proptest::prop_assert!(false, "not for a region");
                     }
                 }
@@ -336,7 +336,7 @@ proptest::proptest! {
                 action = policy.done(now, asked, result);
             }
             proptest::prop_assert!(action.is_none(), "an answer to an answer");
-            if let Some(action) = policy.roots(now) {
+            if let Some(action) = policy.trap_roots(now) {
                 let _ = policy.done(now, action, Ok(Form::Nested));
             }
             if let Some(next) = policy.end(now) {

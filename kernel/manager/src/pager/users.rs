@@ -1,0 +1,268 @@
+//! The user half: roots that trapped writes have shown, samples of walks, and regions whose pages are
+//! put in order.
+
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+use penumbra_abi::{Error, PAGING_ROOTS, PagingForm, PagingStatus, paging_epoch, paging_roots};
+
+use super::Pager;
+use super::work::{failure, form_of};
+use crate::hypervisor::{Hypervisor, Place, VmId, finish};
+use crate::map::RAM_IPA;
+use crate::paging::policy::{Action, REGION_BYTES};
+use crate::paging::reason::Failure;
+use crate::paging::sample::{Form, Half, RootSample};
+use crate::paging::trace::Line;
+
+/// Time after which pages are moved no further before other events had their turn. Moving holds
+/// nobody.
+const MOVE_MS: u64 = 4;
+/// Partners that are tried for one region.
+const MAX_PARTNERS: u8 = 4;
+/// Calls that begin samples in one pass: what EL2 can hold, and one more for each space.
+const SAMPLE_CALLS: u32 = 16;
+/// Blocks of stage 2 that are merged again at the end of a trial, at most.
+const MAX_SETTLED: usize = 64;
+
+/// A re-layout under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Move {
+    space: u8,
+    va: u64,
+    partner: u64,
+    tried: u8,
+}
+
+/// The 2 MiB of guest RAM that give their frames to regions. A partner's pages lie scattered afterwards,
+/// so each serves once. Which the guest uses least nobody knows: the search begins in the middle of
+/// RAM, behind the kernel's image and before what Linux allocates from the top while it boots.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Partners {
+    blocks: u64,
+    next: u64,
+    used: BTreeSet<u64>,
+}
+
+impl Partners {
+    pub(super) const fn new(memory_bytes: u64) -> Self {
+        let blocks = memory_bytes / REGION_BYTES;
+        Self {
+            blocks,
+            next: blocks / 2,
+            used: BTreeSet::new(),
+        }
+    }
+
+    /// A block that was not used and in which none of the tables lies.
+    fn take(&mut self, tables: &BTreeSet<u64>) -> Option<u64> {
+        for _ in 0..self.blocks {
+            let number = self.next;
+            self.next = number.saturating_add(1).checked_rem(self.blocks)?;
+            let ipa = RAM_IPA.saturating_add(number.saturating_mul(REGION_BYTES));
+            let known = tables.contains(&(ipa / REGION_BYTES));
+            if !known && self.used.insert(number) {
+                return Some(ipa);
+            }
+        }
+        None
+    }
+}
+
+impl Pager {
+    /// Tells the policy of the roots that trapped writes have shown.
+    pub(super) fn look_at_roots<H: Hypervisor>(
+        &mut self,
+        hv: &mut H,
+        vm: VmId,
+        (now_ms, status): (u64, &PagingStatus),
+        seen: &mut Vec<Line>,
+    ) {
+        if !self.policy.traps_roots() {
+            return;
+        }
+        if status.roots & paging_roots::TRAPPED == 0 {
+            return self.policy.stormed(now_ms);
+        }
+        for number in (0..=u8::MAX).take(PAGING_ROOTS) {
+            let found = hv.paging_root(vm, number).unwrap_or_default();
+            if !found.exists {
+                continue;
+            }
+            let sample = RootSample {
+                root: found.root,
+                writes: found.writes,
+                space: found.space,
+                wanted: found.wanted,
+            };
+            self.note(seen, Line::Root(sample));
+            if let Some(action) = self.policy.root(now_ms, &sample) {
+                let result = self.carry_out(hv, vm, action);
+                let _ = self.policy.done(now_ms, action, result);
+            }
+        }
+    }
+
+    /// Begins or ends to trap writes of roots.
+    pub(super) fn trap<H: Hypervisor>(
+        &mut self,
+        hv: &mut H,
+        vm: VmId,
+        on: bool,
+    ) -> Result<Form, Failure> {
+        if on {
+            let roots = paging_roots::STICKY | paging_roots::TRAPPED;
+            hv.paging_roots(vm, roots).map_err(failure)?;
+            return Ok(Form::Nested);
+        }
+        finish(|| hv.paging_roots(vm, paging_roots::STICKY)).map_err(failure)?;
+        // Tables were protected and sampled by pages of their own in stage 2.
+        let records = self.policy.records().iter();
+        let users = records.filter(|record| record.half == Half::User);
+        let blocks: BTreeSet<u64> = users
+            .map(|record| record.seen.table / REGION_BYTES)
+            .take(MAX_SETTLED)
+            .collect();
+        for block in blocks {
+            // What cannot be merged stays as it is.
+            let _ = hv.paging_settle(vm, block.saturating_mul(REGION_BYTES));
+        }
+        Ok(Form::Nested)
+    }
+
+    /// Begins an epoch of walk samples in the user spaces, where the last one ended.
+    pub(super) fn sample_walks<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId) {
+        if !self.policy.traps_roots() {
+            return;
+        }
+        let spaces = self.policy.spaces().map(|space| space.seen);
+        let users = spaces.filter(|space| space.half == Half::User && space.mirrored);
+        let mut left: Vec<(u8, u64)> = users.map(|space| (space.space, 0)).collect();
+        // The one at which the last epoch ended comes first, at its place, and last from its start.
+        if let Some(at) = left.iter().position(|(space, _)| *space == self.sampled.0) {
+            left.rotate_left(at);
+            left.push((self.sampled.0, 0));
+            if let Some(first) = left.first_mut() {
+                *first = self.sampled;
+            }
+        }
+        let mut bits = paging_epoch::SPLIT | paging_epoch::FRESH;
+        let mut left = left.into_iter();
+        let mut at = left.next();
+        for _ in 0..SAMPLE_CALLS {
+            let Some((space, va)) = at else { break };
+            let Ok(sampled) = hv.paging_epoch(Place { vm, space, va }, bits) else {
+                at = left.next();
+                continue;
+            };
+            bits &= !paging_epoch::FRESH;
+            at = match sampled.next {
+                Some(va) => Some((space, va)),
+                None => left.next(),
+            };
+            if sampled.free == 0 {
+                break;
+            }
+        }
+        self.sampled = at.unwrap_or_default();
+    }
+
+    pub(super) fn is_moving(&self) -> bool {
+        self.moving.is_some() || !self.queue.is_empty()
+    }
+
+    /// Begins to put the pages of a region in order: only what has a mirror can be moved.
+    fn begin_move<H: Hypervisor>(
+        &mut self,
+        hv: &mut H,
+        vm: VmId,
+        (space, va): (u8, u64),
+    ) -> Result<Move, Result<Form, Failure>> {
+        match hv.paging_shadow(Place { vm, space, va }) {
+            Ok(PagingForm::Mirror) | Err(Error::AlreadyMapped) => {
+                let partner = self.partner().ok_or(Err(Failure::NoPartner))?;
+                Ok(Move {
+                    space,
+                    va,
+                    partner,
+                    tried: 1,
+                })
+            }
+            Ok(form) => Err(Ok(form_of(form))),
+            Err(Error::NoSlot) if self.grow(hv, vm).is_ok() => Err(Err(Failure::Busy)),
+            Err(error) => Err(Err(failure(error))),
+        }
+    }
+
+    fn partner(&mut self) -> Option<u64> {
+        let records = self.policy.records().iter();
+        let tables = records.map(|record| record.seen.table / REGION_BYTES);
+        self.partners.take(&tables.collect())
+    }
+
+    /// Moves pages for a moment. Whether there were any to move.
+    pub(super) fn go_on_moving<H: Hypervisor>(
+        &mut self,
+        hv: &mut H,
+        vm: VmId,
+        now_ms: u64,
+    ) -> bool {
+        let began = hv.now();
+        let most = MOVE_MS.saturating_mul(self.hz) / 1000;
+        let begun = match (self.moving.take(), self.queue.front().copied()) {
+            (Some(work), _) => Ok(work),
+            (None, Some(region)) => {
+                self.queue.pop_front();
+                self.begin_move(hv, vm, region)
+                    .map_err(|result| (region, result))
+            }
+            (None, None) => return false,
+        };
+        let ((space, va), result) = match begun {
+            Ok(mut work) => {
+                let ended = loop {
+                    match self.move_page(hv, vm, &mut work) {
+                        Some(result) => break result,
+                        None if hv.now().saturating_sub(began) < most => {}
+                        None => {
+                            self.moving = Some(work);
+                            return true;
+                        }
+                    }
+                };
+                ((work.space, work.va), ended)
+            }
+            Err(ended) => ended,
+        };
+        let action = Action::Relayout { space, va };
+        if let Some(next) = self.policy.done(now_ms, action, result) {
+            let result = self.carry_out(hv, vm, next);
+            let _ = self.policy.done(now_ms, next, result);
+        }
+        true
+    }
+
+    /// Moves one page. How the whole work ended, if it did.
+    fn move_page<H: Hypervisor>(
+        &mut self,
+        hv: &mut H,
+        vm: VmId,
+        work: &mut Move,
+    ) -> Option<Result<Form, Failure>> {
+        let (space, va) = (work.space, work.va);
+        match hv.paging_relayout(Place { vm, space, va }, work.partner) {
+            Ok(true) => Some(Ok(Form::Relaid)),
+            Ok(false) => None,
+            // The partner may be what does not serve: tables of the guest lie in it.
+            Err(Error::InvalidParameter) if work.tried < MAX_PARTNERS => {
+                let Some(partner) = self.partner() else {
+                    return Some(Err(Failure::NoPartner));
+                };
+                work.partner = partner;
+                work.tried = work.tried.saturating_add(1);
+                None
+            }
+            Err(error) => Some(Err(failure(error))),
+        }
+    }
+}
