@@ -99,6 +99,11 @@ fn mode_of(guest: &Guest<'_>) -> Mode {
 
 fn config(guest: &Guest<'_>, mode: Mode) -> Config {
     let paging = guest.paging;
+    // Frames that devices may know by their addresses are never moved.
+    let copy_bytes = match guest.backing {
+        Backing::Direct => 0,
+        Backing::Reserved | Backing::Thin => paging.copy_bytes,
+    };
     Config {
         mode,
         changes: match paging.changes {
@@ -107,9 +112,9 @@ fn config(guest: &Guest<'_>, mode: Mode) -> Config {
             PagingChanges::Never => Changes::Never,
         },
         pool_frames: paging.pool_bytes / PAGE_BYTES,
-        copy_pages_per_s: paging.copy_bytes / PAGE_BYTES,
+        copy_pages_per_s: copy_bytes / PAGE_BYTES,
         // Without re-layout user memory seldom has anything to gain.
-        may_trap: paging.copy_bytes > 0,
+        may_trap: copy_bytes > 0,
         machine: Machine {
             thin: guest.backing == Backing::Thin,
             vcpus: u64::try_from(guest.vcpus()).unwrap_or(1),

@@ -20,6 +20,8 @@ use crate::paging::trace::Line;
 const MOVE_MS: u64 = 4;
 /// Partners that are tried for one region.
 const MAX_PARTNERS: u8 = 4;
+/// Blocks that are looked at in one search for a partner.
+const MAX_PROBES: u64 = 256;
 /// Calls that begin samples in one pass: what EL2 can hold, and one more for each space.
 const SAMPLE_CALLS: u32 = 16;
 /// Blocks of stage 2 that are merged again at the end of a trial, at most.
@@ -54,14 +56,15 @@ impl Partners {
         }
     }
 
-    /// A block that was not used and in which none of the tables lies.
-    fn take(&mut self, tables: &BTreeSet<u64>) -> Option<u64> {
-        for _ in 0..self.blocks {
+    /// A block that was not used, in which none of the tables lies, and which serves.
+    fn take(&mut self, tables: &BTreeSet<u64>, mut serves: impl FnMut(u64) -> bool) -> Option<u64> {
+        for _ in 0..self.blocks.min(MAX_PROBES) {
             let number = self.next;
             self.next = number.saturating_add(1).checked_rem(self.blocks)?;
             let ipa = RAM_IPA.saturating_add(number.saturating_mul(REGION_BYTES));
             let known = tables.contains(&(ipa / REGION_BYTES));
-            if !known && self.used.insert(number) {
+            if !known && !self.used.contains(&number) && serves(ipa) {
+                self.used.insert(number);
                 return Some(ipa);
             }
         }
@@ -180,7 +183,7 @@ impl Pager {
     ) -> Result<Move, Result<Form, Failure>> {
         match hv.paging_shadow(Place { vm, space, va }) {
             Ok(PagingForm::Mirror) | Err(Error::AlreadyMapped) => {
-                let partner = self.partner().ok_or(Err(Failure::NoPartner))?;
+                let partner = self.partner(hv, vm).ok_or(Err(Failure::NoPartner))?;
                 Ok(Move {
                     space,
                     va,
@@ -194,10 +197,12 @@ impl Pager {
         }
     }
 
-    fn partner(&mut self) -> Option<u64> {
+    /// A partner that stage 2 maps by one block: of thin memory only what is whole.
+    fn partner<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId) -> Option<u64> {
         let records = self.policy.records().iter();
         let tables = records.map(|record| record.seen.table / REGION_BYTES);
-        self.partners.take(&tables.collect())
+        let whole = |ipa| hv.paging_settle(vm, ipa) == Ok(true);
+        self.partners.take(&tables.collect(), whole)
     }
 
     /// Moves pages for a moment. Whether there were any to move.
@@ -255,7 +260,7 @@ impl Pager {
             Ok(false) => None,
             // The partner may be what does not serve: tables of the guest lie in it.
             Err(Error::InvalidParameter) if work.tried < MAX_PARTNERS => {
-                let Some(partner) = self.partner() else {
+                let Some(partner) = self.partner(hv, vm) else {
                     return Some(Err(Failure::NoPartner));
                 };
                 work.partner = partner;
