@@ -3,6 +3,7 @@
 //!
 //! A guest that is nested has no deadline here and costs nothing.
 
+mod seen;
 mod text;
 mod users;
 mod work;
@@ -11,8 +12,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use penumbra_abi::{
-    Error, PAGING_SPACES, PagingCounter, PagingMode, PagingRefusal, PagingRegion, PagingSpace,
-    PagingSurvey, paging_roots,
+    Error, PAGING_SPACES, PagingCounter, PagingMode, PagingRefusal, PagingSurvey, paging_roots,
 };
 use penumbra_bundle::{Backing, Guest, Key, PagingChanges};
 
@@ -20,11 +20,12 @@ use crate::hypervisor::{Hypervisor, Place, VmId, finish};
 use crate::manager::{Manager, Phase};
 use crate::paging::cost::Machine;
 use crate::paging::policy::{Changes, Config, LOCK_AFTER_MS, Mode, Policy};
-use crate::paging::sample::{Half, RegionSample, SpaceSample, VmSample};
+use crate::paging::sample::VmSample;
 use crate::paging::trace::Line;
+use seen::{region_sample, space_sample};
 pub(crate) use text::RefusalText;
 use users::{Move, Partners};
-use work::{Batch, form_of};
+use work::Batch;
 
 /// Frames of a block of table memory.
 const BLOCK_FRAMES: u64 = 512;
@@ -489,29 +490,5 @@ impl Manager<'_> {
         let line = crate::refusal::Line::of(self.manifest.file, &guest, Key::Paging);
         let text = format_args!("guest '{}' is paged nested: {trouble} {line}", guest.name);
         self.tell(hv, index, text);
-    }
-}
-
-fn space_sample(space: u8, found: &PagingSpace) -> SpaceSample {
-    SpaceSample {
-        space,
-        half: if found.high { Half::Kernel } else { Half::User },
-        root: found.root,
-        mirrored: found.shadowed,
-    }
-}
-
-fn region_sample(space: u8, region: &PagingRegion) -> RegionSample {
-    RegionSample {
-        space,
-        va: region.va,
-        table: region.table,
-        valid: region.valid,
-        runs: u16::from(region.runs),
-        uniform: region.uniform,
-        full: region.full,
-        form: form_of(region.form),
-        writes: region.writes,
-        walked: region.walks_known.then_some(region.walks > 0),
     }
 }

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use penumbra_abi::{Error, PAGING_ROOTS, PagingForm, PagingStatus, paging_epoch, paging_roots};
 
 use super::Pager;
-use super::work::{failure, form_of};
+use super::seen::{failure, form_of};
 use crate::hypervisor::{Hypervisor, Place, VmId, finish};
 use crate::map::RAM_IPA;
 use crate::paging::policy::{Action, REGION_BYTES};

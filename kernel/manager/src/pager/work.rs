@@ -1,9 +1,10 @@
 //! Does what the policy says. Regions in a row are shadowed together, so that the guest's vCPUs are
 //! held once for all of them.
 
-use penumbra_abi::{Error, PAGING_RANGE, PagingForm, PagingRefusal, PagingSurvey};
+use penumbra_abi::{Error, PAGING_RANGE, PagingRefusal, PagingSurvey};
 
 use super::Pager;
+use super::seen::{failure, form_of};
 use crate::hypervisor::{Hypervisor, Place, Shadowed, VmId, finish};
 use crate::paging::policy::{Action, REGION_BYTES};
 use crate::paging::reason::Failure;
@@ -219,28 +220,10 @@ impl Pager {
     }
 }
 
-pub(super) const fn form_of(form: PagingForm) -> Form {
-    match form {
-        PagingForm::Nested => Form::Nested,
-        PagingForm::Mirror => Form::Mirror,
-        PagingForm::Leaf => Form::Leaf,
-    }
-}
-
 /// What stands for a region now.
 fn form_at<H: Hypervisor>(hv: &mut H, place: Place) -> Form {
     match hv.paging_survey(place) {
         Ok(PagingSurvey::Found(region, _)) if region.va == place.va => form_of(region.form),
         _ => Form::Nested,
-    }
-}
-
-pub(super) const fn failure(error: Error) -> Failure {
-    match error {
-        Error::NoSlot | Error::NoMemory | Error::QuotaExceeded => Failure::Full,
-        Error::BadState => Failure::Busy,
-        Error::InvalidParameter => Failure::NotRam,
-        Error::NotSupported => Failure::Unsupported,
-        _ => Failure::Changed,
     }
 }

@@ -1,0 +1,115 @@
+//! Root mirrors that are given up, and user spaces.
+
+use super::*;
+
+#[test]
+fn a_root_mirror_that_was_given_up_is_made_anew_later_and_later() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![compound("linux")]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(20);
+    work(&mut manager, &mut fake, 3000);
+    fake.forget();
+    fake.vm(1).paging.lose_root();
+    // The loss shows at the next look; 2 s later the mirror is made, and then the leaves.
+    work(&mut manager, &mut fake, 2000);
+    let screen = typed(&mut manager, &mut fake, "\x1dspaging show linux\r");
+    shows(
+        &screen,
+        &["its mirror was given up 1 times: tried again at"],
+    );
+    work(&mut manager, &mut fake, 6000);
+    assert_eq!(fake.count("PagingMode compound"), 1);
+    assert_eq!(fake.vm(1).paging.leaves(), 20);
+    let screen = typed(&mut manager, &mut fake, "paging show linux\r");
+    shows(
+        &screen,
+        &[
+            "its mirror was given up 1 times\r\n",
+            "root lost",
+            "root anew",
+        ],
+    );
+    // A guest that does it again at once is left alone longer each time.
+    fake.forget();
+    for _ in 0..600 {
+        fake.vm(1).paging.lose_root();
+        work(&mut manager, &mut fake, 1000);
+    }
+    let policy = &manager.slots[0].pager.as_ref().unwrap().policy;
+    let lost = policy.spaces().next().unwrap().lost;
+    assert!((8..=10).contains(&lost), "{lost} in ten minutes");
+    assert_eq!(fake.misuse, Vec::<String>::new());
+}
+
+#[test]
+fn roots_that_are_replaced_too_often_stay_as_they_are() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![compound("linux")]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(20);
+    work(&mut manager, &mut fake, 3000);
+    fake.forget();
+    fake.vm(1).paging.lose_root();
+    fake.vm(1).paging.status.refusal = PagingRefusal::Storm;
+    work(&mut manager, &mut fake, 60_000);
+    assert_eq!(fake.count("PagingMode"), 0);
+    let screen = typed(&mut manager, &mut fake, "\x1dspaging show linux\r");
+    shows(
+        &screen,
+        &["EL2 refused: the guest replaces its roots too often"],
+    );
+}
+
+#[test]
+fn a_busy_reader_of_scattered_pages_ends_under_leaves_by_trapped_roots() {
+    let mut fake = Fake::new();
+    let mut spec = compound("linux");
+    spec.backing = Backing::Thin;
+    spec.quota_bytes = Some(64 << 20);
+    spec.paging.copy_bytes = 64 << 20;
+    let bundle = bundle(vec![spec]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(20);
+    work(&mut manager, &mut fake, 20_000);
+    assert_eq!(fake.vm(1).paging.status.roots, paging_roots::STICKY);
+    fake.vm(1).paging.random_reader(10);
+    fake.vm(1).paging.users.switches = 10;
+    let ram = crate::map::RAM_IPA;
+    let middle = ram + fake.vm(1).ram.unwrap().bytes / 2;
+    fake.vm(1).paging.users.bad_partners.insert(middle);
+    work(&mut manager, &mut fake, 15_000);
+    let users = &fake.vm(1).paging.users;
+    let leaves = users
+        .regions
+        .values()
+        .filter(|r| r.form == PagingForm::Leaf);
+    assert_eq!(leaves.count(), 10);
+    assert_eq!(users.partners.len(), 10);
+    assert!(users.partners.iter().all(|partner| *partner > middle));
+    let screen = typed(&mut manager, &mut fake, "\x1dspaging show linux\r");
+    shows(
+        &screen,
+        &[
+            "space 3: user, root 0x49900000; compound root by trapped writes",
+            "relaid  2 MiB      pays",
+            "user roots: trapped since",
+            "root 0x49900000: has a space",
+            "the guest is busy: a trial",
+        ],
+    );
+    assert_eq!(fake.misuse, Vec::<String>::new());
+    // The process switches so often now that it does not pay: its root is nested again, and
+    // then nothing is trapped.
+    fake.vm(1).paging.users.switches = 100_000;
+    work(&mut manager, &mut fake, 8_000);
+    let screen = typed(&mut manager, &mut fake, "paging show linux\r");
+    assert_eq!(
+        fake.vm(1).paging.status.roots,
+        paging_roots::STICKY,
+        "{screen}"
+    );
+    shows(&screen, &["user roots: nested", "no traps"]);
+    let settled = &fake.vm(1).paging.users.settled;
+    assert!(settled.is_empty() || settled.iter().all(|ipa| ipa % (2 << 20) == 0));
+}
