@@ -87,7 +87,10 @@ impl FakePaging {
 
     fn is_planted(&self) -> bool {
         let compound = self.status.mode != PagingMode::Nested;
-        compound && self.status.frames > 0 && self.status.roots & paging_roots::STICKY != 0
+        let sticky = self.status.roots & paging_roots::STICKY != 0;
+        // A space outlives the permission to plant.
+        let had = sticky || self.status.refusal == PagingRefusal::Storm;
+        compound && self.status.frames > 0 && had
     }
 
     pub(crate) fn leaves(&self) -> usize {

@@ -85,6 +85,8 @@ impl Pager {
             return;
         }
         if status.roots & paging_roots::TRAPPED == 0 {
+            // What is left is allowed anew, or the kernel's root would bear the blame.
+            let _ = hv.paging_roots(vm, status.roots & paging_roots::STICKY);
             return self.policy.stormed(now_ms);
         }
         for number in (0..=u8::MAX).take(PAGING_ROOTS) {
@@ -113,12 +115,14 @@ impl Pager {
         vm: VmId,
         on: bool,
     ) -> Result<Form, Failure> {
+        // A kernel's root that EL2 no longer plants stays so.
+        let sticky = hv.paging_status(vm).map_err(failure)?.roots & paging_roots::STICKY;
         if on {
-            let roots = paging_roots::STICKY | paging_roots::TRAPPED;
-            hv.paging_roots(vm, roots).map_err(failure)?;
+            hv.paging_roots(vm, sticky | paging_roots::TRAPPED)
+                .map_err(failure)?;
             return Ok(Form::Nested);
         }
-        finish(|| hv.paging_roots(vm, paging_roots::STICKY)).map_err(failure)?;
+        finish(|| hv.paging_roots(vm, sticky)).map_err(failure)?;
         // Tables were protected and sampled by pages of their own in stage 2.
         let records = self.policy.records().iter();
         let users = records.filter(|record| record.half == Half::User);

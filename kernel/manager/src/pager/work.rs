@@ -1,7 +1,7 @@
 //! Does what the policy says. Regions in a row are shadowed together, so that the guest's vCPUs are
 //! held once for all of them.
 
-use penumbra_abi::{Error, PAGING_RANGE, PagingRefusal, PagingSurvey};
+use penumbra_abi::{Error, PAGING_RANGE, PagingRefusal, PagingSurvey, paging_roots};
 
 use super::Pager;
 use super::seen::{failure, form_of};
@@ -209,7 +209,8 @@ impl Pager {
     fn revive<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId) -> Result<Form, Failure> {
         let status = hv.paging_status(vm).map_err(failure)?;
         // EL2 stopped planting for good; to ask again would begin its count anew.
-        if status.refusal == PagingRefusal::Storm {
+        let sticky = status.roots & paging_roots::STICKY != 0;
+        if status.refusal == PagingRefusal::Storm && !sticky {
             return Err(Failure::Storm);
         }
         match finish(|| hv.paging_mode(vm, status.mode)) {

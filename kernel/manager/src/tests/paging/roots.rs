@@ -52,6 +52,7 @@ fn roots_that_are_replaced_too_often_stay_as_they_are() {
     fake.forget();
     fake.vm(1).paging.lose_root();
     fake.vm(1).paging.status.refusal = PagingRefusal::Storm;
+    fake.vm(1).paging.status.roots = 0;
     work(&mut manager, &mut fake, 60_000);
     assert_eq!(fake.count("PagingMode"), 0);
     let screen = typed(&mut manager, &mut fake, "\x1dspaging show linux\r");
@@ -112,4 +113,30 @@ fn a_busy_reader_of_scattered_pages_ends_under_leaves_by_trapped_roots() {
     shows(&screen, &["user roots: nested", "no traps"]);
     let settled = &fake.vm(1).paging.users.settled;
     assert!(settled.is_empty() || settled.iter().all(|ipa| ipa % (2 << 20) == 0));
+}
+
+#[test]
+fn a_storm_that_ended_traps_is_not_the_kernel_roots() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![compound("linux")]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(20);
+    fake.vm(1).paging.random_reader(3);
+    let both = paging_roots::STICKY | paging_roots::TRAPPED;
+    work(&mut manager, &mut fake, 19_000);
+    let screen = typed(&mut manager, &mut fake, "\x1dspaging show linux\r");
+    assert_eq!(fake.vm(1).paging.status.roots, both, "{screen}");
+    fake.vm(1).paging.status.roots = paging_roots::STICKY;
+    fake.vm(1).paging.status.refusal = PagingRefusal::Storm;
+    work(&mut manager, &mut fake, 3000);
+    assert_eq!(fake.vm(1).paging.status.roots, paging_roots::STICKY);
+    let screen = typed(&mut manager, &mut fake, "paging show linux\r");
+    shows(&screen, &["user roots: nested", "a storm of root writes"]);
+    // A root mirror is still made anew, and traps are tried again.
+    fake.forget();
+    fake.vm(1).paging.status.refusal = PagingRefusal::None;
+    fake.vm(1).paging.lose_root();
+    work(&mut manager, &mut fake, 13_000);
+    assert_eq!(fake.vm(1).paging.leaves(), 20);
+    assert_eq!(fake.vm(1).paging.status.roots, both);
 }
