@@ -118,13 +118,7 @@ fn register(vcpu: &mut Vcpu, machine: &mut impl Machine, access: SysRegAccess) -
         if vcpu.gic.is_direct() && register == SysReg::ICC_SGI1R_EL1 {
             return sgi(vcpu, machine, place, vcpu.gpr.get(rt));
         }
-        let half = match register {
-            SysReg::TTBR0_EL1 => Half::Low,
-            SysReg::TTBR1_EL1 => Half::High,
-            _ => return Next::Fast,
-        };
-        let value = vcpu.gpr.get(rt);
-        return root(vcpu, place, machine, (half, value));
+        return root(vcpu, machine, place, access);
     }
     let value = if let Some(id) = IdReg::from_sysreg(register) {
         place.board.id.get(id.index()).copied().unwrap_or(0)
@@ -155,13 +149,20 @@ fn sgi(vcpu: &mut Vcpu, machine: &mut impl Machine, place: &'static Place, value
 }
 
 /// A root that is trapped, and known.
+// Not part of the decision above: the compiler would put its comparisons before that of SGIs.
 #[inline(never)]
 fn root(
     vcpu: &mut Vcpu,
-    place: &'static Place,
     machine: &mut impl Machine,
-    (half, value): (Half, u64),
+    place: &'static Place,
+    access: SysRegAccess,
 ) -> Next {
+    let half = match access.register() {
+        SysReg::TTBR0_EL1 => Half::Low,
+        SysReg::TTBR1_EL1 => Half::High,
+        _ => return Next::Fast,
+    };
+    let value = vcpu.gpr.get(access.rt());
     if !compound::known(vcpu, place, machine, half, value) {
         return Next::Fast;
     }
