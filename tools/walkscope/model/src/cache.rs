@@ -190,8 +190,11 @@ fn touch(set: &mut [Option<Entry>], condition: impl Fn(&Tag) -> bool) -> Option<
         .iter()
         .position(|slot| slot.as_ref().is_some_and(|entry| condition(&entry.tag)))?;
     let entry = set.get(place).copied().flatten();
-    if let Some(head) = set.get_mut(..=place) {
-        head.rotate_right(1);
+    if place > 0 {
+        set.copy_within(..place, 1);
+        if let Some(first) = set.first_mut() {
+            *first = entry;
+        }
     }
     entry
 }

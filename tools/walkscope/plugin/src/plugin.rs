@@ -28,17 +28,53 @@ struct State {
     ram: Ram,
     totals: Totals,
     vmids: [u16; CORES],
-    levels: [u8; CORES],
     open: Vec<Option<Totals>>,
     windows: Vec<Window>,
     out: String,
 }
 
 static STATE: Mutex<Option<State>> = Mutex::new(None);
-/// The registers of a core may have changed since they were read.
-static CHANGED: [AtomicBool; CORES] = [const { AtomicBool::new(true) }; CORES];
-/// Page of each core's last data access, so that most callbacks end without the lock.
-static LAST_PAGE: [AtomicU64; CORES] = [const { AtomicU64::new(u64::MAX) }; CORES];
+static FRONTS: [Front; CORES] = [const { Front::new() }; CORES];
+
+/// What lets most callbacks of a core end without the lock. Only the core's own thread writes it (with `-icount` one
+/// thread runs all), so plain loads and stores do: an atomic exchange for each access took a fifth of the time.
+struct Front {
+    /// The registers may have changed since they were read.
+    changed: AtomicBool,
+    /// Exception level of the block before.
+    level: AtomicU8,
+    /// Page of the last fetch that went to the models; none at EL2.
+    fetch_page: AtomicU64,
+    /// Page of the last data access.
+    data_page: AtomicU64,
+    /// Instructions at EL0, at EL1 and above that are not in the totals yet.
+    pending: [AtomicU64; 3],
+}
+
+impl Front {
+    const fn new() -> Self {
+        Self {
+            changed: AtomicBool::new(true),
+            level: AtomicU8::new(UNKNOWN),
+            fetch_page: AtomicU64::new(u64::MAX),
+            data_page: AtomicU64::new(u64::MAX),
+            pending: [const { AtomicU64::new(0) }; 3],
+        }
+    }
+
+    fn forget(&self) {
+        self.fetch_page.store(u64::MAX, Ordering::Relaxed);
+        self.data_page.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// Notes instructions; whoever looks at the totals takes them.
+    fn add(&self, level: u8, instructions: u64) {
+        if let Some(count) = self.pending.get(usize::from(level.min(2))) {
+            let sum = count.load(Ordering::Relaxed) + instructions;
+            count.store(sum, Ordering::Relaxed);
+        }
+    }
+}
 
 /// What the plugin knows of a translation block.
 struct Block {
@@ -101,7 +137,6 @@ fn prepare(words: &[String]) -> Result<(), String> {
         ram,
         totals: Totals::new(),
         vmids: [0; CORES],
-        levels: [UNKNOWN; CORES],
         open,
         windows: Vec::new(),
         out: options.out,
@@ -171,79 +206,98 @@ fn block(data: *mut c_void) -> &'static Block {
 /// Before a block runs.
 extern "C" fn entered(core: c_uint, data: *mut c_void) {
     let (core, block) = (core as usize, block(data));
+    let Some(front) = FRONTS.get(core) else {
+        return;
+    };
     let mut level = block.level.load(Ordering::Relaxed);
     if level == UNKNOWN {
         level = u8::try_from(registers::read(core, registers::CPSR) >> 2 & 3).unwrap_or(0);
         block.level.store(level, Ordering::Relaxed);
     }
+    // Blocks are shared between virtual addresses of one frame, so the address at run time counts.
+    // The kernel's upper half has no such aliases, and of EL2 no address is wanted.
+    let start = if level >= 2 || level == 1 && block.start >> 55 & 1 != 0 {
+        block.start
+    } else {
+        registers::read(core, registers::PC)
+    };
+    let last = start + block.bytes.saturating_sub(4);
+    let same = |page: u64| start / PAGE == page && last / PAGE == page;
+    let known = !front.changed.load(Ordering::Relaxed)
+        && front.level.load(Ordering::Relaxed) == level
+        && (level >= 2 || same(front.fetch_page.load(Ordering::Relaxed)));
+    if known {
+        front.add(level, block.instructions);
+        return;
+    }
     let Some(mut guard) = state() else { return };
     let Some(state) = guard.as_mut() else { return };
-    if CHANGED
-        .get(core)
-        .is_some_and(|flag| flag.swap(false, Ordering::Relaxed))
-    {
+    if front.changed.load(Ordering::Relaxed) {
+        front.changed.store(false, Ordering::Relaxed);
+        state.settle(core);
         let regime = registers::regime(core);
         state.scope.set_regime(core, regime);
         if let Some(vmid) = state.vmids.get_mut(core) {
             *vmid = regime.space().vmid;
         }
-        forget(core);
+        front.forget();
     }
-    state.count(core, level, block);
+    let before = front.level.load(Ordering::Relaxed);
+    if level >= 2 && before < 2 {
+        state.exit(core, block);
+    }
+    front.level.store(level, Ordering::Relaxed);
+    front.add(level, block.instructions);
     if level >= 2 {
         return;
     }
-    // Blocks are shared between virtual addresses of one frame, so the address at run time counts.
-    // The kernel's upper half has no such aliases.
-    let start = if level == 1 && block.start >> 55 & 1 != 0 {
-        block.start
-    } else {
-        registers::read(core, registers::PC)
-    };
     state.scope.access(core, start, Access::Fetch, &state.ram);
-    let last = start + block.bytes.saturating_sub(4);
     if start / PAGE != last / PAGE {
         state.scope.access(core, last, Access::Fetch, &state.ram);
     }
+    front.fetch_page.store(last / PAGE, Ordering::Relaxed);
 }
 
 impl State {
-    /// Counts a block's instructions, and an exit if the core came from a guest.
-    fn count(&mut self, core: usize, level: u8, block: &Block) {
-        let vmid = self.vmids.get(core).copied().unwrap_or(0);
-        let before = self
-            .levels
-            .get_mut(core)
-            .map_or(UNKNOWN, |slot| std::mem::replace(slot, level));
-        match level {
-            0 | 1 => {
-                let guest = self.totals.guests.entry(vmid).or_default();
-                let slot = if level == 0 {
-                    &mut guest.el0
-                } else {
-                    &mut guest.el1
-                };
-                *slot += block.instructions;
-            }
-            _ => {
-                if let Some(count) = self.totals.el2.get_mut(core) {
-                    *count += block.instructions;
-                }
-                if before < 2 {
-                    // The vector says what it is; the syndrome says more of what is synchronous.
-                    let reason = match block.start & 0x780 {
-                        0x400 => registers::read(core, registers::ESR_EL2) >> 26 & 63,
-                        0x480 | 0x500 => INTERRUPT as u64,
-                        _ => INTERRUPT as u64 + 1,
-                    };
-                    self.totals.exit(core, usize::try_from(reason).unwrap_or(0));
-                }
-            }
+    /// Adds what a core's front has counted to the totals.
+    fn settle(&mut self, core: usize) {
+        let Some(front) = FRONTS.get(core) else {
+            return;
+        };
+        let [el0, el1, el2] = front
+            .pending
+            .each_ref()
+            .map(|count| count.swap(0, Ordering::Relaxed));
+        if el0 + el1 > 0 {
+            let vmid = self.vmids.get(core).copied().unwrap_or(0);
+            let guest = self.totals.guests.entry(vmid).or_default();
+            guest.el0 += el0;
+            guest.el1 += el1;
+        }
+        if let Some(count) = self.totals.el2.get_mut(core) {
+            *count += el2;
         }
     }
 
+    /// Counts an exit of a guest, at the first block of EL2.
+    fn exit(&mut self, core: usize, block: &Block) {
+        // The vector says what it is; the syndrome says more of what is synchronous.
+        let reason = match block.start & 0x780 {
+            0x400 => registers::read(core, registers::ESR_EL2) >> 26 & 63,
+            0x480 | 0x500 => INTERRUPT as u64,
+            _ => INTERRUPT as u64 + 1,
+        };
+        self.totals.exit(core, usize::try_from(reason).unwrap_or(0));
+    }
+
+    /// The totals as they stand.
+    fn now(&mut self) -> Totals {
+        (0..CORES).for_each(|core| self.settle(core));
+        self.totals.with(&self.scope)
+    }
+
     fn mark(&mut self, core: usize, test: usize, opens: bool) {
-        let now = self.totals.with(&self.scope);
+        let now = self.now();
         let Some(slot) = self.open.get_mut(test) else {
             return;
         };
@@ -262,24 +316,19 @@ impl State {
     }
 }
 
-fn forget(core: usize) {
-    if let Some(page) = LAST_PAGE.get(core) {
-        page.store(u64::MAX, Ordering::Relaxed);
-    }
-}
-
 /// After a load or store.
 extern "C" fn accessed(core: c_uint, _facts: u32, va: u64, data: *mut c_void) {
     let core = core as usize;
     if block(data).level.load(Ordering::Relaxed) >= 2 {
         return;
     }
-    let Some(last) = LAST_PAGE.get(core) else {
+    let Some(front) = FRONTS.get(core) else {
         return;
     };
-    if last.swap(va / PAGE, Ordering::Relaxed) == va / PAGE {
+    if front.data_page.load(Ordering::Relaxed) == va / PAGE {
         return;
     }
+    front.data_page.store(va / PAGE, Ordering::Relaxed);
     let Some(mut guard) = state() else { return };
     let Some(state) = guard.as_mut() else { return };
     state.scope.access(core, va, Access::Data, &state.ram);
@@ -296,9 +345,9 @@ extern "C" fn executed(core: c_uint, data: *mut c_void) {
     match special.kind {
         Kind::Write(written) => {
             if written != Written::ContextId
-                && let Some(flag) = CHANGED.get(core)
+                && let Some(front) = FRONTS.get(core)
             {
-                flag.store(true, Ordering::Relaxed);
+                front.changed.store(true, Ordering::Relaxed);
             }
             if at_el1 {
                 state.totals.write(written);
@@ -308,7 +357,7 @@ extern "C" fn executed(core: c_uint, data: *mut c_void) {
             let operand = registers::general(core, register);
             if let Some((operation, reach)) = Operation::decode(special.opcode, operand) {
                 state.scope.invalidate(core, operation, reach, at_el1);
-                (0..CORES).for_each(forget);
+                FRONTS.iter().for_each(Front::forget);
             }
             state.totals.tlbi += u64::from(at_el1);
         }
@@ -318,13 +367,10 @@ extern "C" fn executed(core: c_uint, data: *mut c_void) {
 
 /// At the end of the run: writes the file.
 extern "C" fn finished(_id: u64, _data: *mut c_void) {
-    let Some(guard) = state() else { return };
-    let Some(state) = guard.as_ref() else { return };
-    let text = output::json(
-        &state.scope,
-        &state.windows,
-        &state.totals.with(&state.scope),
-    );
+    let Some(mut guard) = state() else { return };
+    let Some(state) = guard.as_mut() else { return };
+    let run = state.now();
+    let text = output::json(&state.scope, &state.windows, &run);
     if let Err(error) = fs::write(&state.out, text) {
         eprintln!("walkscope: cannot write {}: {error}", state.out);
     }
