@@ -10,6 +10,8 @@
 //! - `exec COUNT`: fork, exec of this program, wait;
 //! - `churn COUNT`: map 64 KiB, touch each page, unmap;
 //! - `pipes COUNT`: a byte to and fro between two processes;
+//! - `seed`: makes the kernel's random number generator ready. Until it is, Linux hashes the whole pool for each
+//!   random number, which it draws at every system call: about 9,500 instructions;
 //! - `exit`: nothing.
 //!
 //! Built for a target without an operating system, so system calls are made by hand. It is trusted code
@@ -113,6 +115,7 @@ extern "C" fn main(stack: *const usize) -> ! {
         b"exec" => exec(test, name, arguments.number()),
         b"churn" => churn(test, arguments.number()),
         b"pipes" => pipes(test, arguments.number()),
+        b"seed" => linux::seed(),
         b"exit" => {}
         _ => exit(2),
     }
