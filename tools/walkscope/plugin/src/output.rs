@@ -57,6 +57,7 @@ fn totals(totals: &Totals, core: Option<usize>) -> Value {
         .filter(|(i, _)| chosen(*i))
         .map(|(_, n)| n)
         .sum();
+    let all: u64 = totals.el2.iter().sum();
     let mut exits = Map::new();
     for (_, row) in totals
         .exits
@@ -93,6 +94,7 @@ fn totals(totals: &Totals, core: Option<usize>) -> Value {
         .collect();
     json!({
         "el2": el2,
+        "el2_elsewhere": all - el2,
         "exits": exits,
         "writes": {"ttbr0": ttbr0, "ttbr1": ttbr1, "contextidr": context, "sctlr_tcr": control},
         "tlbi": totals.tlbi,

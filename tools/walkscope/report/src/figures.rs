@@ -32,6 +32,8 @@ pub(crate) struct Test {
     pub(crate) instructions: u64,
     /// EL2 instructions on the guest's core.
     pub(crate) el2: u64,
+    /// Instructions of other cores meanwhile: the manager's, and EL2's there. They take no time of the guest's.
+    pub(crate) elsewhere: u64,
     /// Exits of the guest's core, by reason.
     pub(crate) exits: BTreeMap<String, u64>,
     /// What HCR_EL2.TVM would trap.
@@ -124,6 +126,15 @@ fn parse(system: &str, json: &Value) -> Option<Run> {
         let test = run.tests.entry(window.get("test")?.as_u64()?).or_default();
         test.instructions += guest.get("el0")?.as_u64()? + guest.get("el1")?.as_u64()?;
         test.el2 += window.get("el2")?.as_u64()?;
+        test.elsewhere += window.get("el2_elsewhere")?.as_u64()?;
+        for (_, other) in window
+            .get("guests")?
+            .as_object()?
+            .iter()
+            .filter(|(id, _)| **id != vmid)
+        {
+            test.elsewhere += other.get("el0")?.as_u64()? + other.get("el1")?.as_u64()?;
+        }
         test.tlbi += window.get("tlbi")?.as_u64()?;
         let writes = window.get("writes")?.as_object()?.values();
         test.tvm_writes += writes.filter_map(Value::as_u64).sum::<u64>();
@@ -154,9 +165,10 @@ pub(crate) mod tests {
     pub(crate) fn example() -> Run {
         let column = json!({"misses": 10, "stage1_reads": 20, "stage2_reads": 30, "regions":
             {"kernel_linear": {"misses": 10}}});
-        let window = json!({"test": 3, "vmid": 0, "core": 0, "el2": 50, "tlbi": 2,
+        let window = json!({"test": 3, "vmid": 0, "core": 0, "el2": 50, "el2_elsewhere": 7, "tlbi": 2,
             "exits": {"interrupt": 1, "ec_0x16": 2}, "writes": {"ttbr0": 1, "ttbr1": 2},
-            "reach_bytes": [4096], "guests": {"0": {"el0": 400, "el1": 600, "columns": [column]}}});
+            "reach_bytes": [4096], "guests": {"0": {"el0": 400, "el1": 600, "columns": [column]},
+                "1": {"el0": 0, "el1": 3, "columns": [column]}}});
         let json = json!({"faults": 0, "events": 9, "windows": [window, window],
             "columns": [{"core": "cortex-a72", "mode": "as-is"}]});
         parse("bare", &json).unwrap()
@@ -176,6 +188,7 @@ pub(crate) mod tests {
             (2000, 100, 6, 6)
         );
         assert_eq!((test.cells[0].misses, test.cells[0].reads()), (20, 100));
+        assert_eq!(test.elsewhere, 20);
         assert_eq!(test.cells[0].regions["kernel_linear"], 20);
         assert_eq!(run.column("cortex-a72", "as-is"), Some(0));
     }

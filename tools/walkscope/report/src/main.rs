@@ -1,12 +1,14 @@
 //! `walkscope`: runs guests under QEMU with the plugin that models their MMU, and reports what walks cost.
 //!
 //! - [`bench`]: the systems and workloads of `just bench walks`, as initramfs and QEMU command lines.
+//! - [`console`]: a run of QEMU.
 //! - [`figures`]: the plugin's results, and the linear model that turns reads into a share of time.
 //! - [`programs`]: Debian's programs and their libraries, for the guest.
 //! - [`table`], [`plot`]: what people read.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod console;
 mod figures;
 mod plot;
 mod programs;

@@ -30,6 +30,8 @@ const SCRIPT: &str = "#!/bin/busybox sh
 # The workloads of walkscope; the numbers are tests.
 w=/opt/walkload
 $w 0 off
+$w 0 seed
+sleep SETTLE
 dd if=/dev/zero of=/tmp/data bs=1M count=MIB 2>/dev/null
 dd if=/tmp/data of=/tmp/part bs=1M count=PART 2>/dev/null
 mkdir -p /tmp/tree
@@ -85,12 +87,18 @@ while [ $i -lt QUERIES ]; do
 done
 $w 16 off
 echo walkscope: done
+grep -q walkscope.wait /proc/cmdline && read line
 poweroff -f
 ";
 
+/// Virtual seconds between the boot and the first workload, in which the manager's policy settles. An idle guest's time
+/// costs next to nothing under `-icount`.
+const SETTLE_SECONDS: u32 = 20;
+
 /// The script at full size, or about a fifth of it: 64 MB instead of 256, and smaller counts.
 pub(crate) fn script(short: bool) -> String {
-    let sizes: [(&str, u32, u32); 17] = [
+    let sizes: [(&str, u32, u32); 18] = [
+        ("SETTLE", SETTLE_SECONDS, SETTLE_SECONDS),
         ("BYTES", 256 << 20, 64 << 20),
         ("MIB", 256, 64),
         ("PART", 24, 8),
@@ -125,15 +133,30 @@ pub(crate) enum System {
     Reserved,
     /// Penumbra with thin memory.
     Thin,
+    /// Penumbra with reserved memory, paging `compound`.
+    CompoundReserved,
+    /// Penumbra with thin memory, paging `compound`.
+    CompoundThin,
 }
 
 impl System {
+    /// All, in the order of the tables.
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Bare,
+        Self::Reserved,
+        Self::Thin,
+        Self::CompoundReserved,
+        Self::CompoundThin,
+    ];
+
     /// Name in tables.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare metal",
             Self::Reserved => "Penumbra nested, reserved",
             Self::Thin => "Penumbra nested, thin",
+            Self::CompoundReserved => "Penumbra compound, reserved",
+            Self::CompoundThin => "Penumbra compound, thin",
         }
     }
 
@@ -143,7 +166,24 @@ impl System {
             Self::Bare => "bare",
             Self::Reserved => "reserved",
             Self::Thin => "thin",
+            Self::CompoundReserved => "compound-reserved",
+            Self::CompoundThin => "compound-thin",
         }
+    }
+
+    /// Backing and paging of the guest, as `penumbra image` takes them.
+    pub(crate) fn guest(self) -> [&'static str; 2] {
+        match self {
+            Self::Bare | Self::Reserved => ["reserved", "nested"],
+            Self::Thin => ["thin", "nested"],
+            Self::CompoundReserved => ["reserved", "compound"],
+            Self::CompoundThin => ["thin", "compound"],
+        }
+    }
+
+    /// Whether something stands for the guest's tables.
+    pub(crate) fn compound(self) -> bool {
+        matches!(self, Self::CompoundReserved | Self::CompoundThin)
     }
 
     /// Cores of the board: the manager has one of its own.
@@ -227,6 +267,9 @@ pub(crate) fn arguments(
 
 /// The guest's command line.
 pub(crate) const CMDLINE: &str = "console=ttyAMA0 nokaslr";
+
+/// The same for a guest that waits for a line of input before it goes off.
+pub(crate) const CMDLINE_WAIT: &str = "console=ttyAMA0 nokaslr walkscope.wait";
 
 #[cfg(test)]
 mod tests {

@@ -138,7 +138,7 @@ fn outside(runs: &[Run], cost: &CostArgs) -> String {
         let _ = write!(
             text,
             "\n### {}: exits of the guest's core\n\n\
-             | workload | instructions | exits | EL2 instructions | share of EL2 and traps, % | reasons |\n|---|--:|--:|--:|--:|---|\n",
+             | workload | instructions | exits | EL2 instructions | share of EL2 and traps, % | instructions of the manager's core | reasons |\n|---|--:|--:|--:|--:|--:|---|\n",
             run.system
         );
         for (number, name) in WORKLOADS {
@@ -151,10 +151,11 @@ fn outside(runs: &[Run], cost: &CostArgs) -> String {
                 .map_or(0.0, |cell| test.outside_share(cell, cost));
             let _ = writeln!(
                 text,
-                "| {name} | {} | {} | {} | {share:.2} | {} |",
+                "| {name} | {} | {} | {} | {share:.2} | {} | {} |",
                 test.instructions,
                 test.all_exits(),
                 test.el2,
+                test.elsewhere,
                 reasons(test)
             );
         }
