@@ -31,7 +31,7 @@ pub(crate) struct BenchArgs {
     /// Compare each modelled TLB hit with a fresh walk (slow).
     #[arg(long)]
     verify: bool,
-    /// Take a system's results from its last run, where that was of this commit and with these options.
+    /// Take a system's results from its last run, where that was with these options; the tables name its commit.
     #[arg(long)]
     reuse: bool,
     /// Where to put the RAM of the guest while it runs.
@@ -51,10 +51,16 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), String> {
     let files = tree.build(&args.systems, args.short)?;
     let mut runs = Vec::new();
     let mut facts = Vec::new();
+    let mut elder = Vec::new();
     for &system in &args.systems {
         let start = Instant::now();
         let first = match tree.last(system, args) {
-            Some(last) if args.reuse => last,
+            Some((commit, run)) if args.reuse => {
+                if commit != tree.commit() {
+                    elder.push(format!("{} at {commit}", system.name()));
+                }
+                run
+            }
             _ => tree.measure(system, &files, args)?,
         };
         facts.push(format!(
@@ -82,7 +88,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), String> {
         }
         runs.push(first);
     }
-    let text = document(&tree, args, &runs)?;
+    let text = document(&tree, args, &runs, &elder)?;
     print!("{text}");
     eprintln!("walkscope: time of the first runs: {}", facts.join(", "));
     tree.save("walks.json", &results(&runs, &args.cost))?;
@@ -203,6 +209,7 @@ impl Tree {
 
     /// One run of one system.
     fn measure(&self, system: System, files: &Files, args: &BenchArgs) -> Result<Run, String> {
+        let commit = self.commit();
         let bundle = self.bundle(system, files)?;
         let ram = args
             .scratch
@@ -244,23 +251,20 @@ impl Tree {
             ));
         }
         let run = figures::read(system.name(), &out)?;
-        self.save(&stamp_name(system), &self.stamp(args))?;
+        self.save(&stamp_name(system), &stamp(&commit, args))?;
         Ok(run)
     }
 
-    /// What a run's results depend on.
-    fn stamp(&self, args: &BenchArgs) -> String {
-        let commit = self.commit();
-        format!("{commit} short={} cores={}\n", args.short, args.cores)
-    }
-
-    /// The results of the last run of a system, if they would come out the same now.
-    fn last(&self, system: System, args: &BenchArgs) -> Option<Run> {
-        let stamp = fs::read_to_string(self.out.join(stamp_name(system))).ok()?;
+    /// The commit and results of the last run of a system, if it was with these options.
+    fn last(&self, system: System, args: &BenchArgs) -> Option<(String, Run)> {
+        let found = fs::read_to_string(self.out.join(stamp_name(system))).ok()?;
+        let commit = found.split(' ').next()?.to_owned();
+        if found != stamp(&commit, args) {
+            return None;
+        }
         let file = format!("walks-{}.plugin.json", system.short());
-        (stamp == self.stamp(args))
-            .then(|| figures::read(system.name(), &self.out.join(file)).ok())
-            .flatten()
+        let run = figures::read(system.name(), &self.out.join(file)).ok()?;
+        Some((commit, run))
     }
 
     fn commit(&self) -> String {
@@ -275,6 +279,11 @@ impl Tree {
         let path = self.out.join(name);
         fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))
     }
+}
+
+/// What a run was of.
+fn stamp(commit: &str, args: &BenchArgs) -> String {
+    format!("{commit} short={} cores={}\n", args.short, args.cores)
 }
 
 fn stamp_name(system: System) -> String {
@@ -303,8 +312,16 @@ fn first_line(command: &mut Command) -> String {
 }
 
 /// The document with the tables.
-fn document(tree: &Tree, args: &BenchArgs, runs: &[Run]) -> Result<String, String> {
-    let commit = tree.commit();
+fn document(
+    tree: &Tree,
+    args: &BenchArgs,
+    runs: &[Run],
+    elder: &[String],
+) -> Result<String, String> {
+    let mut commit = tree.commit();
+    if !elder.is_empty() {
+        commit = format!("{commit} ({})", elder.join(", "));
+    }
     let qemu = first_line(Command::new(penumbra::qemu::program()).arg("--version"));
     let kernel = fs::read_to_string(tree.root.join(".cache/arm64/linux-cloud/version"));
     let kernel = kernel.map_err(|error| format!("the kernel's version: {error}"))?;
