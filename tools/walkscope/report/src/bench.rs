@@ -25,7 +25,7 @@ pub(crate) struct BenchArgs {
     /// Runs of each system; their counts must be equal.
     #[arg(long, default_value_t = 1)]
     repeat: u32,
-    /// About a fifth of the work: 64 MB of data instead of 256, and smaller counts.
+    /// About a tenth of the work: 32 MB of data instead of 256, and smaller counts.
     #[arg(long)]
     short: bool,
     /// Compare each modelled TLB hit with a fresh walk (slow).
@@ -332,7 +332,7 @@ fn document(
     let facts = format!(
         "Commit {commit}; {qemu}; {} workloads; guest {}; {repeat}; {} cycles for a read, CPI {}, {} cycles for a trap.",
         if args.short {
-            "short (64 MB)"
+            "short (32 MB)"
         } else {
             "full (256 MB)"
         },

@@ -95,27 +95,27 @@ poweroff -f
 /// costs next to nothing under `-icount`.
 const SETTLE_SECONDS: u32 = 20;
 
-/// The script at full size, or about a fifth of it: 64 MB instead of 256, and smaller counts.
+/// The script at full size, or about a tenth of it: 32 MB instead of 256, and smaller counts.
 pub(crate) fn script(short: bool) -> String {
     let sizes: [(&str, u32, u32); 18] = [
         ("SETTLE", SETTLE_SECONDS, SETTLE_SECONDS),
-        ("BYTES", 256 << 20, 64 << 20),
-        ("MIB", 256, 64),
-        ("PART", 24, 8),
-        ("FILES", 400, 60),
-        ("ACCESSES", 150_000, 40_000),
-        ("READS", 40_000, 10_000),
-        ("EXECS", 60, 20),
-        ("CHURNS", 1500, 300),
-        ("ROUNDS", 3000, 500),
-        ("LINES", 40, 10),
-        ("KEYS", 200_000, 40_000),
-        ("GETS", 10_000, 2000),
-        ("PIPED", 100_000, 20_000),
-        ("ROWS", 400_000, 80_000),
-        ("LOOKUPS", 40_000, 8000),
-        ("DOCUMENTS", 1200, 250),
-        ("QUERIES", 40, 10),
+        ("BYTES", 256 << 20, 32 << 20),
+        ("MIB", 256, 32),
+        ("PART", 24, 4),
+        ("FILES", 400, 30),
+        ("ACCESSES", 150_000, 20_000),
+        ("READS", 40_000, 4000),
+        ("EXECS", 60, 8),
+        ("CHURNS", 1500, 100),
+        ("ROUNDS", 3000, 200),
+        ("LINES", 40, 4),
+        ("KEYS", 200_000, 20_000),
+        ("GETS", 10_000, 500),
+        ("PIPED", 100_000, 5000),
+        ("ROWS", 400_000, 40_000),
+        ("LOOKUPS", 40_000, 2000),
+        ("DOCUMENTS", 1200, 60),
+        ("QUERIES", 40, 3),
     ];
     sizes
         .iter()
