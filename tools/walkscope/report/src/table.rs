@@ -75,6 +75,7 @@ pub(crate) fn document(runs: &[Run], cost: &CostArgs, facts: &str) -> String {
             text.push('\n');
         }
         text.push_str(&regions(runs, &core));
+        text.push_str(&linear(runs, &core));
     }
     text.push_str(&outside(runs, cost));
     text
@@ -124,6 +125,40 @@ fn regions(runs: &[Run], core: &str) -> String {
             " {:.1} |",
             float(cell.reach_bytes) / f64::from(1 << 20)
         );
+    }
+    text
+}
+
+/// Misses in the kernel's linear map beside all others, system by system: what compound paging acts on.
+fn linear(runs: &[Run], core: &str) -> String {
+    let shown: Vec<(&Run, usize)> = runs
+        .iter()
+        .filter_map(|run| Some((run, run.column(core, "as-is")?)))
+        .collect();
+    if shown.len() < 2 {
+        return String::new();
+    }
+    let mut text = format!(
+        "\nMisses in the kernel's linear map / elsewhere, and descriptors read ({core}):\n\n| workload |"
+    );
+    for (run, _) in &shown {
+        let _ = write!(text, " {} |", run.system);
+    }
+    let _ = writeln!(text, "\n|---|{}", "--:|".repeat(shown.len()));
+    for (number, name) in WORKLOADS {
+        let _ = write!(text, "| {name} |");
+        for (run, index) in &shown {
+            let cell = run.tests.get(&number).and_then(|t| t.cells.get(*index));
+            let _ = match cell {
+                Some(cell) => {
+                    let linear = cell.regions.get("kernel_linear").copied().unwrap_or(0);
+                    let other = cell.misses - linear;
+                    write!(text, " {linear} / {other}, {} |", cell.reads())
+                }
+                None => write!(text, " - |"),
+            };
+        }
+        text.push('\n');
     }
     text
 }
@@ -244,6 +279,15 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("HVC 4, interrupt 2"), "{text}");
+    }
+
+    #[test]
+    fn two_systems_are_compared_in_the_linear_map() {
+        let mut other = example();
+        other.system = "Penumbra compound, thin".into();
+        let text = document(&[example(), other], &COST, "facts");
+        let row = "| random pread, 64 bytes | 20 / 0, 100 | 20 / 0, 100 |";
+        assert!(text.contains(row), "{text}");
     }
 
     #[test]
