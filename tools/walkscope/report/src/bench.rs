@@ -48,20 +48,34 @@ pub(crate) struct BenchArgs {
 pub(crate) fn run(args: &BenchArgs) -> Result<(), String> {
     let project = Project::find().map_err(|_| "this is not inside a tree of Penumbra's sources")?;
     let tree = Tree::new(&project)?;
-    let files = tree.build(&args.systems, args.short)?;
+    let mut last: Vec<_> = args
+        .systems
+        .iter()
+        .map(|&system| tree.last(system, args).filter(|_| args.reuse))
+        .collect();
+    // What has run already needs no guest.
+    let files = if args.repeat <= 1 && last.iter().all(Option::is_some) {
+        None
+    } else {
+        Some(tree.build(&args.systems, args.short)?)
+    };
+    let measure = |system| match &files {
+        Some(files) => tree.measure(system, files, args),
+        None => Err("nothing was built".to_owned()),
+    };
     let mut runs = Vec::new();
     let mut facts = Vec::new();
     let mut elder = Vec::new();
-    for &system in &args.systems {
+    for (&system, last) in args.systems.iter().zip(&mut last) {
         let start = Instant::now();
-        let first = match tree.last(system, args) {
-            Some((commit, run)) if args.reuse => {
+        let first = match last.take() {
+            Some((commit, run)) => {
                 if commit != tree.commit() {
                     elder.push(format!("{} at {commit}", system.name()));
                 }
                 run
             }
-            _ => tree.measure(system, &files, args)?,
+            None => measure(system)?,
         };
         facts.push(format!(
             "{} {:.0} s",
@@ -69,7 +83,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), String> {
             start.elapsed().as_secs_f64()
         ));
         for number in 1..args.repeat {
-            let again = tree.measure(system, &files, args)?;
+            let again = measure(system)?;
             // What comes after the last window depends on when the shell's commands come.
             if again.tests != first.tests {
                 return Err(format!(
