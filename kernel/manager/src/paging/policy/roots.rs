@@ -19,6 +19,13 @@ const STORM: u64 = 20_000;
 /// How long a trial has to run before it is judged: two passes until a root has a space, and some
 /// epochs of samples.
 const TRIAL_MS: u64 = 6_000;
+/// A trial goes on until it has cost so many traps, 2.6 million cycles: the root of a process that
+/// computes without a pause is seldom written, and only its writes show it.
+const TRIAL_TRAPS: u64 = 10_000;
+/// And so long at most.
+const LONG_TRIAL_MS: u64 = 60_000;
+/// Traps a second below which a root gets its space at first sight, for the same reason.
+const FEW_TRAPS: u64 = 1_000;
 /// How long after its first look a guest is left to boot.
 const TRIAL_AFTER_MS: u64 = 15_000;
 /// How long after a failure the next trial may begin, at first.
@@ -37,6 +44,8 @@ const LOOK_MS: u64 = 400;
 pub(super) struct Traps {
     pub(super) on: bool,
     since_ms: u64,
+    /// Traps counted since then.
+    traps: u64,
     retry_ms: u64,
     penalty: u8,
     /// Traps a second as measured last.
@@ -77,7 +86,7 @@ impl Root {
             seen: *sample,
             rate: 0,
             why: Reason::New,
-            passes: 1,
+            passes: 0,
             spaced_ms: None,
             retry_ms: 0,
             penalty: 0,
@@ -99,8 +108,10 @@ impl Traps {
     /// Takes in what EL2 counted in `elapsed_ms`.
     pub(super) fn measure(&mut self, before: &VmSample, now: &VmSample, elapsed_ms: u64) {
         if self.on {
-            let traps = now.traps.saturating_sub(before.traps).saturating_mul(1000);
-            self.rate = traps.checked_div(elapsed_ms).or(self.rate);
+            let traps = now.traps.saturating_sub(before.traps);
+            self.traps = self.traps.saturating_add(traps);
+            let rate = traps.saturating_mul(1000).checked_div(elapsed_ms);
+            self.rate = rate.or(self.rate);
         }
     }
 
@@ -165,12 +176,13 @@ impl Policy {
         let eager = self.config.mode == Mode::Shadow;
         let spaces = self.roots.iter().filter(|root| root.seen.space);
         let room = spaces.count() < MAX_USER_SPACES;
-        let Some(root) = self.roots.iter_mut().find(|r| r.seen.root == sample.root) else {
-            if self.roots.len() < MAX_ROOTS {
-                self.roots.push(Root::new(sample, pass));
-            }
-            return None;
-        };
+        let known = self.roots.iter().any(|root| root.seen.root == sample.root);
+        if !known && self.roots.len() < MAX_ROOTS {
+            self.roots.push(Root::new(sample, pass));
+        }
+        let few = self.traps.rate.is_some_and(|rate| rate < FEW_TRAPS);
+        let mut roots = self.roots.iter_mut();
+        let root = roots.find(|root| root.seen.root == sample.root)?;
         let writes = sample.writes.saturating_sub(root.seen.writes);
         root.rate = writes
             .saturating_mul(1000)
@@ -184,7 +196,8 @@ impl Policy {
         let number = sample.root;
         if !sample.space {
             root.spaced_ms = None;
-            let due = !sample.wanted && root.passes >= 2 && now_ms >= root.retry_ms;
+            let lives = few || root.passes >= 2;
+            let due = !sample.wanted && lives && now_ms >= root.retry_ms;
             if due && !room {
                 root.why = Reason::Budget;
             }
@@ -218,7 +231,9 @@ impl Policy {
             return Some(Action::Trap(false));
         }
         self.traps.why = Reason::Taxed { tax, gain };
-        let tried = now_ms.saturating_sub(self.traps.since_ms) >= TRIAL_MS;
+        let since = now_ms.saturating_sub(self.traps.since_ms);
+        let dear = self.traps.traps >= TRIAL_TRAPS || since >= LONG_TRIAL_MS;
+        let tried = since >= TRIAL_MS && dear;
         let loses = tried && self.config.mode != Mode::Shadow && tax >= gain;
         loses.then_some(Action::Trap(false))
     }
@@ -266,7 +281,7 @@ impl Policy {
             self.news = true;
         }
         if on && ok {
-            (self.traps.on, self.traps.since_ms) = (true, now_ms);
+            (self.traps.on, self.traps.since_ms, self.traps.traps) = (true, now_ms, 0);
         } else {
             self.traps.end(now_ms);
             self.roots.clear();

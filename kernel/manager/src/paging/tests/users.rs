@@ -145,8 +145,8 @@ fn a_servers_data_is_put_in_order_over_pages_and_left_alone_over_blocks() {
     let mut blocks = config(false);
     (blocks.may_trap, blocks.copy_pages_per_s) = (true, 4_096);
     let replay = server(false).run(blocks);
-    // Three trials begin within a minute, the last one of which has not ended.
-    assert_eq!((replay.done(relays), replay.done(traps)), (0, 5));
+    // 400 traps a second: the first trial takes 25 s, the second has not ended after a minute.
+    assert_eq!((replay.done(relays), replay.done(traps)), (0, 3));
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn a_region_that_dies_is_given_up_and_its_space_with_its_process() {
     let mut free = config(true);
     (free.may_trap, free.copy_pages_per_s) = (true, 65_536);
     let mut script = mapped_file(true, 50);
-    for _ in 0..40 {
+    for _ in 0..130 {
         script.traps += 50;
         script.pass(500);
         script.user(1, 0x4900_0000, 5_000);
@@ -179,6 +179,9 @@ fn a_region_that_dies_is_given_up_and_its_space_with_its_process() {
     assert_eq!(replay.count(Form::Relaid), 0);
     let dropped = replay.done(|action| matches!(action, Action::DropSpace { .. }));
     let off = replay.done(|action| action == Action::Trap(false));
-    assert!(dropped + off >= 1, "{dropped} {off}");
-    assert!(!replay.policy.traps_roots());
+    assert_eq!(
+        (dropped, off),
+        (3, 1),
+        "the space again and again, then traps"
+    );
 }

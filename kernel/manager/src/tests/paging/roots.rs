@@ -103,7 +103,7 @@ fn a_busy_reader_of_scattered_pages_ends_under_leaves_by_trapped_roots() {
     // The process switches so often now that it does not pay: its root is nested again, and
     // then nothing is trapped.
     fake.vm(1).paging.users.switches = 100_000;
-    work(&mut manager, &mut fake, 8_000);
+    work(&mut manager, &mut fake, 50_000);
     let screen = typed(&mut manager, &mut fake, "paging show linux\r");
     assert_eq!(
         fake.vm(1).paging.status.roots,
