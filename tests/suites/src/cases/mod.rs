@@ -9,7 +9,6 @@ mod operator;
 mod paging;
 mod paging_attack;
 mod paging_load;
-mod paging_user;
 mod payload;
 mod rpi4;
 mod schedule;
@@ -36,7 +35,6 @@ pub fn all() -> Vec<Case> {
     cases.extend(rpi4::cases());
     cases.extend(paging_load::cases());
     cases.extend(paging_attack::cases());
-    cases.extend(paging_user::cases());
     cases.sort_by_key(|case| !case.quick);
     cases
 }
