@@ -12,7 +12,7 @@ use payload::rt::{check, fdt, io, layout, time};
 payload::entry!(main);
 
 /// Windows that are looked at.
-const WINDOWS: u64 = 200;
+const WINDOWS: u64 = 40;
 /// How far from each other two windows may begin, less their frames, in microseconds: a switch between
 /// two guests takes 800 instructions at most, which here are less than one.
 const SPREAD_US: u64 = 5;
@@ -44,7 +44,7 @@ fn gap(least: u64) -> (u64, u64) {
 fn meter(frame: u64, window: u64) {
     // The first windows are the manager's: it is still at work on the others.
     let least = (frame - window) / 2;
-    for _ in 0..20 {
+    for _ in 0..4 {
         gap(least);
     }
     let (_, first) = gap(least);
