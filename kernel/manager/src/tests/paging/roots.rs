@@ -118,7 +118,9 @@ fn a_busy_reader_of_scattered_pages_ends_under_leaves_by_trapped_roots() {
 #[test]
 fn a_storm_that_ended_traps_is_not_the_kernel_roots() {
     let mut fake = Fake::new();
-    let bundle = bundle(vec![compound("linux")]);
+    let mut spec = compound("linux");
+    spec.paging.copy_bytes = 4 << 20;
+    let bundle = bundle(vec![spec]);
     let mut manager = booted(&mut fake, &bundle);
     fake.vm(1).paging.linear_map(20);
     fake.vm(1).paging.random_reader(3);
@@ -139,4 +141,15 @@ fn a_storm_that_ended_traps_is_not_the_kernel_roots() {
     work(&mut manager, &mut fake, 13_000);
     assert_eq!(fake.vm(1).paging.leaves(), 20);
     assert_eq!(fake.vm(1).paging.status.roots, both);
+}
+
+#[test]
+fn a_guest_whose_scenario_says_nothing_keeps_its_user_memory_nested() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![compound("linux")]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(20);
+    fake.vm(1).paging.random_reader(3);
+    work(&mut manager, &mut fake, 60_000);
+    assert_eq!(fake.vm(1).paging.status.roots, paging_roots::STICKY);
 }
