@@ -93,7 +93,9 @@ fn linux_pair(w: &Workshop, name: &str) -> Result<(), String> {
         line.split_whitespace().nth(3)?.parse::<f64>().ok()
     };
     match (share("busy"), share("calm")) {
-        (Some(busy), Some(calm)) if (50.0..=62.0).contains(&busy) && calm <= 31.0 => {}
+        // Without a schedule the hog would have all that the other leaves. QEMU without -icount
+        // notices the end of a window some 100 us late, hence the room above 60 and 30.
+        (Some(busy), Some(calm)) if (50.0..=68.0).contains(&busy) && calm <= 35.0 => {}
         shares => {
             return Err(format!(
                 "shares {shares:?} of the core, not 60 and up to 30: {load}"
