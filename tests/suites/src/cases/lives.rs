@@ -218,6 +218,16 @@ impl Neighbour {
         self.board.expect(text, LIMIT)
     }
 
+    /// What comes on the console before a text.
+    pub(super) fn upto(&mut self, text: &str) -> Result<String, String> {
+        self.board.until(text, LIMIT)
+    }
+
+    /// Types a line for the guest in front.
+    pub(super) fn type_line(&mut self, line: &str) -> Result<(), String> {
+        self.board.send(line)
+    }
+
     /// Says that another guest's console is shown, not the shell.
     pub(super) const fn left_shell(&mut self) {
         self.shell = false;

@@ -12,8 +12,12 @@ use crate::workshop::{Setup, Workshop};
 const QUICK_SECONDS: u64 = 10;
 /// The same in the full suite.
 const FULL_SECONDS: u64 = 40;
+/// What a busy workstation may take to let an attacker reach everything.
+const REACH: Duration = Duration::from_secs(60);
+/// When the attacker ends by itself: long after it was told to.
+const ATTACKER_SECONDS: u64 = 900;
 /// What the operator makes of the attacker's paging meanwhile. A mode that is set anew forgives lost roots.
-const MODES: [&str; 4] = ["shadow", "nested", "compound", "shadow"];
+const MODES: [&str; 3] = ["nested", "compound", "shadow"];
 /// What the attack has to have reached, in the words of `paging show`.
 const REACHED: [&str; 6] = [
     "roots planted",
@@ -79,10 +83,9 @@ fn attack(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
     };
     let attacker = format!(
         "cores = {cores}\nautostart = false\nbacking = \"{}\"\npaging = \"shadow\"\nkernel = \"{}\"\n\
-         cmdline = \"seconds={}\"",
+         cmdline = \"seconds={ATTACKER_SECONDS}\"",
         point.backing,
         w.payload("attack").display(),
-        point.seconds,
     );
     let setup = Setup {
         gic: point.gic,
@@ -97,14 +100,19 @@ fn attack(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
     pester(&mut neighbour, point.seconds * 3 / 4)?;
     neighbour.order("restart attack", &["'attack' was started by the operator"])?;
     pester(&mut neighbour, point.seconds * 3 / 4)?;
-    let shown = neighbour.answer("paging show attack", "guest 'attack': ", "last decisions")?;
-    reached(&shown)?;
-    neighbour.await_text("guest 'attack' is off")?;
-    let said = neighbour.answer("console attack", "console of guest", " failed")?;
+    neighbour.order(
+        "paging mode attack shadow",
+        &["set the paging of 'attack' to shadow"],
+    )?;
+    await_reached(&mut neighbour)?;
+    neighbour.order("console attack", &["console of guest"])?;
+    neighbour.left_shell();
+    neighbour.type_line("end")?;
+    let said = neighbour.upto(" failed")?;
     if said.contains("FAIL") || !said.trim_end().ends_with("passed, 0") {
         return Err(format!("the attacker was not served well: {}", said.trim()));
     }
-    neighbour.left_shell();
+    neighbour.await_text("guest 'attack' is off")?;
     neighbour.audit()?;
     let left = neighbour.free()?;
     if left != free {
@@ -115,26 +123,40 @@ fn attack(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
     neighbour.verdict()
 }
 
-/// Audits the attacker at odd moments, and changes its mode.
+/// Audits the attacker at odd moments, and changes its mode at every second one.
 fn pester(neighbour: &mut Neighbour, seconds: u64) -> Result<(), String> {
     let began = Instant::now();
-    let pauses = [1700, 900, 2300, 300].into_iter().cycle();
-    for (turn, (pause, mode)) in (0..).zip(pauses.zip(MODES.into_iter().cycle())) {
-        neighbour.order(
-            "paging audit attack",
-            &["every mirror agrees with the guest's tables"],
-        )?;
-        if began.elapsed() > Duration::from_secs(seconds) {
-            break;
+    let mut pauses = [1700, 900, 2300, 300].into_iter().cycle();
+    for mode in MODES.into_iter().cycle() {
+        for pause in pauses.by_ref().take(2) {
+            neighbour.order(
+                "paging audit attack",
+                &["every mirror agrees with the guest's tables"],
+            )?;
+            if began.elapsed() > Duration::from_secs(seconds) {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(pause));
         }
-        sleep(Duration::from_millis(pause));
-        if turn % 2 == 1 {
-            let says = format!("set the paging of 'attack' to {mode}");
-            neighbour.order(&format!("paging mode attack {mode}"), &[&says])?;
-            neighbour.audit()?;
-        }
+        let says = format!("set the paging of 'attack' to {mode}");
+        neighbour.order(&format!("paging mode attack {mode}"), &[&says])?;
+        neighbour.audit()?;
     }
     Ok(())
+}
+
+/// Waits until this life of the attacker has reached all that was to be attacked.
+fn await_reached(neighbour: &mut Neighbour) -> Result<(), String> {
+    let end = Instant::now() + REACH;
+    loop {
+        // The counters stand before this line in every mode.
+        let shown = neighbour.answer("paging show attack", "guest 'attack': ", "violations")?;
+        let missing = reached(&shown);
+        if missing.is_ok() || Instant::now() > end {
+            return missing;
+        }
+        sleep(Duration::from_millis(500));
+    }
 }
 
 /// Whether what was to be attacked was there at all.
