@@ -275,10 +275,6 @@ pub trait GuestRegisters {
     }
     /// ESR_EL2, FAR_EL2 and HPFAR_EL2 of the last exit.
     fn syndrome(&self) -> Syndrome;
-    /// ESR_EL2 of the last exit.
-    fn esr(&self) -> u64 {
-        self.syndrome().esr
-    }
     /// The board's value of an ID register, by its encoding (op0=3, op1=0, CRn=0): `crm`, `op2`.
     /// Values are read from the hardware once at boot.
     fn id_register(&self, crm: u8, op2: u8) -> u64;

@@ -44,6 +44,8 @@ mod flag {
     pub(super) const MODEM: u32 = 0b111;
 }
 
+/// Offset of UARTDR.
+pub(crate) const DATA: u64 = reg::DR;
 /// Offset of UARTFR.
 pub(crate) const FLAGS: u64 = reg::FR;
 /// UARTFR while there is room for output and no input.
@@ -280,6 +282,16 @@ impl Pl011 {
         !self.tx.is_full() && self.rx.is_empty()
     }
 
+    /// Sends `byte`, if nothing else changes by that: there is output before and room after it, and the
+    /// transmit interrupt is pending as it is. False, and nothing done, where it is not so.
+    #[inline]
+    pub(crate) fn append(&mut self, byte: u8) -> bool {
+        let plain = self.control & CR_LBE == 0 && self.latched & interrupt::TX != 0;
+        // An empty ring wraps to the far end of the range.
+        let fits = self.tx.length.wrapping_sub(1) < TX_BYTES - 2;
+        plain && fits && self.tx.push(byte)
+    }
+
     #[inline]
     fn flags(&mut self, time: impl FnOnce() -> Time) -> u32 {
         let mut flags = flag::MODEM;
@@ -437,6 +449,29 @@ mod tests {
         assert_eq!(device.read(reg::FR, || NOW) & flag::TXFF, 0);
         assert_eq!(device.read(reg::RIS, || NOW) & interrupt::TX, interrupt::TX);
         assert_eq!(device.lost_bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_appended_is_what_is_written() {
+        let mut device = device();
+        assert!(!device.append(b'a'));
+        assert!(!device.has_output());
+        device.write(reg::DR, b'a'.into(), || NOW);
+        // The last byte that fits fills the ring, which shows in other registers.
+        for length in 1..TX_BYTES - 1 {
+            assert!(device.append(b'b'), "{length}");
+        }
+        assert!(!device.append(b'c'));
+        device.write(reg::ICR, interrupt::TX, || NOW);
+        let mut out = [0; TX_BYTES];
+        assert_eq!(device.drain(&mut out[..TX_BYTES - 4]), TX_BYTES - 4);
+        assert!(!device.append(b'c'), "the interrupt is not pending");
+        device.write(reg::DR, b'c'.into(), || NOW);
+        assert!(device.append(b'd'));
+        device.write(reg::CR, 0x381, || NOW);
+        assert!(!device.append(b'e'), "the byte goes to the receiver");
+        assert_eq!(device.drain(&mut out), 5);
+        assert_eq!(out[..5], *b"bbbcd");
     }
 
     #[test]

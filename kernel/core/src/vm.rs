@@ -9,7 +9,7 @@ use spin::Mutex;
 use crate::compound::Paging;
 use crate::memory::Memory;
 use crate::pl011::Pl011;
-use crate::vgic::Vgic;
+use crate::vgic::{Frame, Vgic};
 use crate::watchdog::{WATCHDOG_BYTES, Watchdog};
 
 /// In a VM's life, beside its state: somebody holds its vCPUs for an edit of its tables.
@@ -365,11 +365,10 @@ impl Devices {
         self.watchdog.load(Ordering::Relaxed) != 0
     }
 
-    /// The device at `ipa` that is seldom accessed, and the offset in it.
-    pub(crate) fn find_rare(&self, ipa: Ipa) -> Option<(Device, u64)> {
-        let base = self.base(Device::Watchdog)?;
-        let at = ipa.raw().wrapping_sub(base.raw());
-        (at < WATCHDOG_BYTES).then_some((Device::Watchdog, at))
+    /// The offset of `ipa` in the watchdog.
+    pub(crate) fn find_watchdog(&self, ipa: Ipa) -> Option<u64> {
+        let at = offset(&self.watchdog, ipa);
+        (at < WATCHDOG_BYTES).then_some(at)
     }
 
     /// Where a device lies.
@@ -378,26 +377,32 @@ impl Devices {
         (value & PLACED != 0).then(|| Ipa::truncated(value & !PLACED))
     }
 
-    /// The device at `ipa` that is accessed often, and the offset in it.
+    /// The offset of `ipa` in the UART.
     #[inline]
-    pub(crate) fn find(&self, ipa: Ipa, vcpus: usize) -> Option<(Device, u64)> {
-        let offset = |slot: &AtomicU64| {
-            ipa.raw()
-                .wrapping_add(PLACED)
-                .wrapping_sub(slot.load(Ordering::Relaxed))
-        };
-        let at = offset(&self.uart);
-        if at < UART_BYTES {
-            return Some((Device::Uart, at));
-        }
-        let at = offset(&self.distributor);
-        if at < DISTRIBUTOR_BYTES {
-            return Some((Device::Distributor, at));
-        }
-        let at = offset(&self.redistributors);
-        let vcpus = u64::try_from(vcpus).unwrap_or(0);
-        (at < REDISTRIBUTOR_BYTES.wrapping_mul(vcpus)).then_some((Device::Redistributors, at))
+    pub(crate) fn find_uart(&self, ipa: Ipa) -> Option<u64> {
+        let at = offset(&self.uart, ipa);
+        (at < UART_BYTES).then_some(at)
     }
+
+    /// The frame of the interrupt controller at `ipa`, and the offset in it.
+    #[inline]
+    pub(crate) fn find_gic(&self, ipa: Ipa, vcpus: usize) -> Option<(Frame, u64)> {
+        let at = offset(&self.distributor, ipa);
+        if at < DISTRIBUTOR_BYTES {
+            return Some((Frame::Distributor, at));
+        }
+        let at = offset(&self.redistributors, ipa);
+        let vcpus = u64::try_from(vcpus).unwrap_or(0);
+        (at < REDISTRIBUTOR_BYTES.wrapping_mul(vcpus)).then_some((Frame::Redistributors, at))
+    }
+}
+
+/// How far `ipa` lies behind the base of a device; beyond any device's size if that is not placed.
+#[inline]
+fn offset(slot: &AtomicU64, ipa: Ipa) -> u64 {
+    ipa.raw()
+        .wrapping_add(PLACED)
+        .wrapping_sub(slot.load(Ordering::Relaxed))
 }
 
 /// Marks a device as placed, in a bit that no IPA has. Without it an offset comes out beyond any device.

@@ -75,11 +75,6 @@ impl GuestRegisters for Hardware {
         }
     }
 
-    #[inline(always)]
-    fn esr(&self) -> u64 {
-        sysreg::esr_el2::read()
-    }
-
     #[inline]
     fn id_register(&self, crm: u8, op2: u8) -> u64 {
         self.ids.get(crm, op2)

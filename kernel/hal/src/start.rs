@@ -24,6 +24,8 @@ global_asm!(
     EXIT_SYNC = const ExitKind::Sync as u64,
     EXIT_IRQ = const ExitKind::Irq as u64,
     EXIT_SERROR = const ExitKind::Serror as u64,
+    ESR_ABORT_BIT = const 31, // of the exception class: aborts, and what has no register
+    ISS_SRT_HIGH_BIT = const 20, // of the number of the register that an access moves
     NEXT_FAST = const Next::Fast as u32,
     NEXT_ENTER_BIT = const (Next::Enter as u32).trailing_zeros(),
     NEXT_RUN_LOOP_BIT = const (Next::RunLoop as u32).trailing_zeros(),

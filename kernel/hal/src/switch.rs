@@ -37,17 +37,22 @@ pub(crate) fn run(hardware: &mut Hardware, vcpu: &mut Vcpu) -> ExitKind {
 
 const _: () = assert!(ExitKind::Sync as u64 == 0 && ExitKind::Irq as u64 == 1);
 
-/// A synchronous exit; X18 to X30 of the guest are live in the registers.
+/// A synchronous exit with its ESR_EL2; X18 to X30 of the guest are live in the registers, but for an abort
+/// that moves X16 or above, which finds them in the frame and leaves them there.
 ///
 /// # Safety
 /// Called by the vectors only, with the pointers that [`run`] gave.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn penumbra_first_synchronous(vcpu: *mut Vcpu, hardware: *mut Hardware) -> Next {
+unsafe extern "C" fn penumbra_first_synchronous(
+    vcpu: *mut Vcpu,
+    hardware: *mut Hardware,
+    esr: u64,
+) -> Next {
     // SAFETY: `run` holds the only reference and waits for this exit.
     let vcpu = unsafe { &mut *vcpu };
     // SAFETY: as above.
     let hardware = unsafe { &mut *hardware };
-    exit::first_synchronous(vcpu, hardware)
+    exit::first_synchronous(vcpu, hardware, esr)
 }
 
 /// A physical interrupt; X18 to X30 of the guest are live in the registers.

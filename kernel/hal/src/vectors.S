@@ -47,6 +47,28 @@
     isb
 .endm
 
+// Saves X18 to X30 in the vCPU at X0.
+.macro save_rest
+    stp     x19, x20, [x0, #(8 * 19)]
+    stp     x21, x22, [x0, #(8 * 21)]
+    stp     x23, x24, [x0, #(8 * 23)]
+    stp     x25, x26, [x0, #(8 * 25)]
+    stp     x27, x28, [x0, #(8 * 27)]
+    stp     x29, x30, [x0, #(8 * 29)]
+    str     x18, [x0, #(8 * 18)]
+.endm
+
+// Loads X18 to X30 of the vCPU at \vcpu.
+.macro load_rest vcpu
+    ldp     x19, x20, [\vcpu, #(8 * 19)]
+    ldp     x21, x22, [\vcpu, #(8 * 21)]
+    ldp     x23, x24, [\vcpu, #(8 * 23)]
+    ldp     x25, x26, [\vcpu, #(8 * 25)]
+    ldp     x27, x28, [\vcpu, #(8 * 27)]
+    ldp     x29, x30, [\vcpu, #(8 * 29)]
+    ldr     x18, [\vcpu, #(8 * 18)]
+.endm
+
 // Tries the short answer, which leaves X19 to X29 where they are.
 .macro answer, kind, function
     stp     x18, x30, [sp]
@@ -88,7 +110,21 @@ penumbra_vectors:
 .balign 128
 
 .Lsync:
+    mrs     x2, esr_el2
+    tbnz    w2, #{ESR_ABORT_BIT}, .Labort
+.Lsync_short:
     answer  {EXIT_SYNC}, penumbra_first_synchronous
+// Aborts, and what has no register. An access that moves X16 or above finds and leaves it in the frame.
+.Labort:
+    tbz     w2, #{ISS_SRT_HIGH_BIT}, .Lsync_short
+    save_rest
+    bl      penumbra_first_synchronous      // -> W0: a Next
+    ldr     x1, [sp, #16]
+    load_rest x1
+    mov     x2, #{EXIT_SYNC}
+    tbz     w0, #{NEXT_ENTER_BIT}, .Lexit
+    mov     x0, x1
+    enter_arguments
 .Lirq:
     answer  {EXIT_IRQ}, penumbra_first_interrupt
 .Lserror:
@@ -99,26 +135,14 @@ penumbra_vectors:
 .Lexit:
     mov     w3, w0
     ldp     x0, x1, [sp, #16]
-    stp     x19, x20, [x0, #(8 * 19)]
-    stp     x21, x22, [x0, #(8 * 21)]
-    stp     x23, x24, [x0, #(8 * 23)]
-    stp     x25, x26, [x0, #(8 * 25)]
-    stp     x27, x28, [x0, #(8 * 27)]
-    stp     x29, x30, [x0, #(8 * 29)]
-    str     x18, [x0, #(8 * 18)]
+    save_rest
     mov     x19, x2
     tbnz    w3, #{NEXT_RUN_LOOP_BIT}, .Lleave
     bl      penumbra_fast_exit              // -> W0[0]: enter the guest again
     tbz     w0, #0, .Lleave                 // a bool is the lowest bit only
     ldr     x0, [sp, #16]
 .Lenter:
-    ldp     x19, x20, [x0, #(8 * 19)]
-    ldp     x21, x22, [x0, #(8 * 21)]
-    ldp     x23, x24, [x0, #(8 * 23)]
-    ldp     x25, x26, [x0, #(8 * 25)]
-    ldp     x27, x28, [x0, #(8 * 27)]
-    ldp     x29, x30, [x0, #(8 * 29)]
-    ldr     x18, [x0, #(8 * 18)]
+    load_rest x0
     enter_arguments
 
 .Lleave:

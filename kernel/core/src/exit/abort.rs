@@ -5,16 +5,15 @@ use penumbra_trap::abort::{DataAbort, FaultStatus, InstructionAbort, MmioAccess}
 use penumbra_trap::inject::Exception;
 use penumbra_vmsa::{Ipa, VmId};
 
-use super::{Flow, crash, inject, notify, uart, watchdog};
+use super::{Flow, crash, inject, notify, watchdog};
 use crate::compound::{self, Faulted};
 use crate::events::Source;
 use crate::machine::Machine;
 use crate::memory::{Touch, touch};
 use crate::vcpu::{Blocked, Counter, Deferred, Place, Vcpu};
 use crate::vgic::{Frame, MmioRead};
-use crate::vm::Device;
 
-/// A data abort.
+/// A data abort that the first look has left: neither an emulated device, the watchdog apart, nor first touch.
 pub(super) fn data(
     vcpu: &mut Vcpu,
     place: &'static Place,
@@ -28,25 +27,11 @@ pub(super) fn data(
             answer => seen_to(vcpu, answer),
         };
     };
-    if let Some((device, offset)) = place.vm.devices.find(ipa, place.vm.vcpu_count()) {
-        if let Ok(access) = abort.access() {
-            vcpu.count(Counter::Mmio);
-            let _ = device_access(vcpu, place, machine, (device, offset), access);
-            return None;
-        }
-        return elsewhere(vcpu, place, machine, abort, Some(ipa));
-    }
-    if matches!(abort.status(), FaultStatus::Translation(_)) {
-        match first_touch(vcpu, place, machine, ipa) {
-            Touched::Yes(flow) => return flow,
-            Touched::No => {}
-        }
-    }
-    if let Some(found) = place.vm.devices.find_rare(ipa)
+    if let Some(offset) = place.vm.devices.find_watchdog(ipa)
         && let Ok(access) = abort.access()
     {
         vcpu.count(Counter::Mmio);
-        let _ = device_access(vcpu, place, machine, found, access);
+        watchdog::access(vcpu, place, machine, offset, access);
         return None;
     }
     let answer = if matches!(abort.status(), FaultStatus::AccessFlag(_)) {
@@ -154,12 +139,13 @@ fn conflict(vcpu: &Vcpu, place: &'static Place, machine: &mut impl Machine) -> F
 }
 
 /// Whether an address was thin memory, and how its exit then ends.
-enum Touched {
+pub(super) enum Touched {
     Yes(Flow),
     No,
 }
 
-fn first_touch(
+#[inline]
+pub(super) fn first_touch(
     vcpu: &mut Vcpu,
     place: &'static Place,
     machine: &mut impl Machine,
@@ -201,24 +187,15 @@ fn ask_for_stock(vcpu: &Vcpu, place: &'static Place, machine: &mut impl Machine)
     }
 }
 
-/// Carries out a load or store of an emulated device. Returns whether that may have woken anyone.
+/// Carries out a load or store of the interrupt controller. Returns whether that may have woken anyone.
 #[inline(always)]
-pub(super) fn device_access(
+pub(super) fn gic_access(
     vcpu: &mut Vcpu,
     place: &'static Place,
     machine: &mut impl Machine,
-    (device, offset): (Device, u64),
+    (frame, offset): (Frame, u64),
     access: MmioAccess,
 ) -> bool {
-    let frame = match device {
-        Device::Uart => return uart::access(vcpu, place, machine, offset, access),
-        Device::Watchdog => {
-            watchdog::access(vcpu, place, machine, offset, access);
-            return true;
-        }
-        Device::Distributor => Frame::Distributor,
-        Device::Redistributors => Frame::Redistributors,
-    };
     let size = 1 << (access.size() as u32);
     if access.is_write() {
         gic_write(vcpu, place, machine, (frame, offset, size), access);

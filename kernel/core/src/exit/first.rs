@@ -1,22 +1,24 @@
 //! The way in for every exit: what is frequent and short is answered here, with half of the guest's
 //! registers still where they were.
 //!
-//! Only X0 to X17 are in the frame, and only they may change. What needs others is left to
+//! Only X0 to X17 are in the frame, and only they may change; and the register that a trapped load or store
+//! moves, for which the hal saves the others where it must. What needs others is left to
 //! [`fast`](super::fast), which sees the exit from its beginning, unless [`Left`] says otherwise.
 //! Each longer answer is a function of its own, so that none pays for the registers that another needs.
 
-use penumbra_trap::abort::DataAbort;
+use penumbra_trap::abort::{DataAbort, FaultStatus, MmioAccess};
 use penumbra_trap::esr::{Esr, TrapCause, Wait, ec};
 use penumbra_trap::idregs::IdReg;
 use penumbra_trap::sysreg::{SysReg, SysRegAccess};
 use penumbra_trap::{psci, smccc};
-use penumbra_vmsa::Half;
+use penumbra_vmsa::{Half, Ipa};
 
-use super::{abort, interrupt, notify};
+use super::abort::{self, Touched};
+use super::{interrupt, notify, uart};
 use crate::compound;
 use crate::machine::{Machine, intid};
 use crate::vcpu::{Blocked, Counter, Deferred, Left, Place, Vcpu};
-use crate::vgic::{Sent, SgiRegister};
+use crate::vgic::{Frame, Sent, SgiRegister};
 
 /// Registers from here on are not in the frame yet.
 const FIRST_LIVE: u8 = 18;
@@ -34,15 +36,16 @@ pub enum Next {
     RunLoop = 2,
 }
 
-/// Answers a synchronous exit, or leaves it to [`fast`](super::fast). Only X0 to X17 of the guest are
-/// in the frame (the others are live), and only they may change.
+/// Answers a synchronous exit with its ESR_EL2, or leaves it to [`fast`](super::fast). Only X0 to X17 of the
+/// guest are in the frame (the others are live), and only they may change; and the register that an
+/// access moves.
 #[inline]
-pub fn first_synchronous(vcpu: &mut Vcpu, machine: &mut impl Machine) -> Next {
-    let esr = Esr::new(machine.esr());
+pub fn first_synchronous(vcpu: &mut Vcpu, machine: &mut impl Machine, esr: u64) -> Next {
+    let esr = Esr::new(esr);
     match esr.class() {
         ec::HVC64 | ec::SMC64 => call(vcpu, machine, esr),
         ec::SYSREG => register(vcpu, machine, SysRegAccess::new(esr.iss())),
-        ec::DATA_ABORT_LOWER => device(vcpu, machine, DataAbort::new(esr.iss())),
+        ec::DATA_ABORT_LOWER => data_abort(vcpu, machine, DataAbort::new(esr.iss())),
         _ => wait(vcpu, machine, esr),
     }
 }
@@ -184,15 +187,9 @@ fn sgi_to_more(
     done(vcpu)
 }
 
-/// Emulated devices.
+/// Loads, stores and table walks that stage 2 refuses: emulated devices, and first touch of thin memory.
 #[inline(never)]
-fn device(vcpu: &mut Vcpu, machine: &mut impl Machine, abort: DataAbort) -> Next {
-    let Ok(access) = abort.access() else {
-        return Next::Fast;
-    };
-    if access.register() >= FIRST_LIVE && access.register() != 31 {
-        return Next::Fast;
-    }
+fn data_abort(vcpu: &mut Vcpu, machine: &mut impl Machine, abort: DataAbort) -> Next {
     let Some(place) = vcpu.place else {
         return Next::Fast;
     };
@@ -200,14 +197,54 @@ fn device(vcpu: &mut Vcpu, machine: &mut impl Machine, abort: DataAbort) -> Next
     let Some(ipa) = abort.ipa(syndrome.hpfar, syndrome.far) else {
         return Next::Fast;
     };
-    let Some(found) = place.vm.devices.find(ipa, place.vm.vcpu_count()) else {
-        return Next::Fast;
-    };
+    if let Ok(access) = abort.access() {
+        let devices = &place.vm.devices;
+        if let Some(offset) = devices.find_uart(ipa) {
+            return uart::first(vcpu, machine, place, offset, access);
+        }
+        if let Some(at) = devices.find_gic(ipa, place.vm.vcpu_count()) {
+            return gic(vcpu, machine, place, at, access);
+        }
+    }
+    first_touch(vcpu, machine, place, abort, ipa)
+}
+
+/// The interrupt controller.
+#[inline(never)]
+fn gic(
+    vcpu: &mut Vcpu,
+    machine: &mut impl Machine,
+    place: &'static Place,
+    at: (Frame, u64),
+    access: MmioAccess,
+) -> Next {
     place.shared.count(Counter::Mmio);
-    if abort::device_access(vcpu, place, machine, found, access) {
+    if abort::gic_access(vcpu, place, machine, at, access) {
         done(vcpu)
     } else {
         Next::Enter
+    }
+}
+
+/// Thin memory that nothing was in yet.
+#[inline(never)]
+fn first_touch(
+    vcpu: &mut Vcpu,
+    machine: &mut impl Machine,
+    place: &'static Place,
+    abort: DataAbort,
+    ipa: Ipa,
+) -> Next {
+    if !matches!(abort.status(), FaultStatus::Translation(_)) {
+        return Next::Fast;
+    }
+    match abort::first_touch(vcpu, place, machine, ipa) {
+        Touched::Yes(None) => done(vcpu),
+        Touched::Yes(Some(deferred)) => {
+            vcpu.deferred = deferred;
+            Next::RunLoop
+        }
+        Touched::No => Next::Fast,
     }
 }
 

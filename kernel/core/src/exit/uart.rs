@@ -4,31 +4,56 @@ use penumbra_trap::abort::MmioAccess;
 use penumbra_vmsa::VmId;
 use spin::MutexGuard;
 
+use super::first::{Next, done};
 use super::notify;
 use crate::events::Source;
 use crate::machine::Machine;
 use crate::pl011::{self, Time};
 use crate::system::System;
-use crate::vcpu::{Place, Vcpu};
+use crate::vcpu::{Counter, Place, Vcpu};
 use crate::vgic::VcpuSet;
 use crate::vm::{Uart, Vm};
 
-/// A guest's load or store at `offset`. Returns whether that may have woken anyone.
-#[inline(never)]
-pub(super) fn access(
+/// A guest's load or store at `offset`: what it does for each byte that it sends is answered here.
+#[inline(always)]
+pub(super) fn first(
     vcpu: &mut Vcpu,
-    place: &'static Place,
     machine: &mut impl Machine,
+    place: &'static Place,
     offset: u64,
     access: MmioAccess,
-) -> bool {
-    // Before each byte that it sends a guest reads the flags.
-    if offset == pl011::FLAGS && !access.is_write() && place.vm.is_uart_calm() {
-        let value = access.loaded(u64::from(pl011::CALM_FLAGS));
-        vcpu.gpr.set(access.register(), value);
-        machine.skip_instruction();
-        return false;
+) -> Next {
+    place.shared.count(Counter::Mmio);
+    if !access.is_write() {
+        if offset == pl011::FLAGS && place.vm.is_uart_calm() {
+            let value = access.loaded(u64::from(pl011::CALM_FLAGS));
+            vcpu.gpr.set(access.register(), value);
+            machine.skip_instruction();
+            return Next::Enter;
+        }
+    } else if offset == pl011::DATA
+        && let Some(mut uart) = place.vm.uart.try_lock()
+    {
+        // The low byte, whatever the size.
+        let [byte, ..] = vcpu.gpr.get(access.register()).to_le_bytes();
+        if uart.device.append(byte) {
+            drop(uart);
+            machine.skip_instruction();
+            return Next::Enter;
+        }
     }
+    otherwise(vcpu, machine, place, offset, access)
+}
+
+/// The rest of the accesses.
+#[inline(never)]
+fn otherwise(
+    vcpu: &mut Vcpu,
+    machine: &mut impl Machine,
+    place: &'static Place,
+    offset: u64,
+    access: MmioAccess,
+) -> Next {
     let time = || time(place.system, machine);
     // Registers are words; a narrower access moves the bytes that it names.
     let shift = (offset & 3) << 3;
@@ -48,13 +73,13 @@ pub(super) fn access(
     drop(uart);
     machine.skip_instruction();
     if !output && set.is_empty() {
-        return false;
+        return Next::Enter;
     }
     if output {
         raise_output(place.system, vcpu.id.vm(), machine);
     }
     notify(vcpu, place, machine, set);
-    true
+    done(vcpu)
 }
 
 /// Locks a VM's UART. Its other users are cores, which must go on meanwhile.

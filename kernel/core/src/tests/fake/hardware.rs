@@ -26,7 +26,7 @@ impl Machine for Fake {
                 return ExitKind::Irq;
             };
             let first = match kind {
-                ExitKind::Sync => exit::first_synchronous(vcpu, self),
+                ExitKind::Sync => exit::first_synchronous(vcpu, self, self.syndrome().esr),
                 ExitKind::Irq => exit::first_interrupt(vcpu, self),
                 ExitKind::Serror => exit::Next::Fast,
             };

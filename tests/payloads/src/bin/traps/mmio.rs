@@ -53,6 +53,7 @@ pub(crate) fn run(machine: Machine) {
     misaligned();
     sign_extension();
     zero_register();
+    every_register();
     out_of_range(machine);
     cache_maintenance(machine);
 }
@@ -130,6 +131,89 @@ fn zero_register() {
         }
     });
     check::that("mmio.zero-register", fault.is_none(), fault);
+}
+
+/// Stores from and loads into `$n`, one of X16 to X30 that hold their own numbers, and gives what is in
+/// them then.
+macro_rules! through {
+    ($n:literal) => {{
+        let mut found = [0_u64; 16];
+        // SAFETY: the divisor and an identification register of the UART, X16 to X30 in `found`; all of
+        // these registers are put back.
+        unsafe {
+            core::arch::asm!(
+                "sub sp, sp, #128",
+                "stp x16, x17, [sp]",
+                "stp x18, x19, [sp, #16]",
+                "stp x20, x21, [sp, #32]",
+                "stp x22, x23, [sp, #48]",
+                "stp x24, x25, [sp, #64]",
+                "stp x26, x27, [sp, #80]",
+                "stp x28, x29, [sp, #96]",
+                "str x30, [sp, #112]",
+                ".irp n, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30",
+                "mov x\\n, #\\n",
+                ".endr",
+                concat!("str w", $n, ", [x0]"),
+                concat!("ldr w", $n, ", [x1]"),
+                "stp x16, x17, [x2]",
+                "stp x18, x19, [x2, #16]",
+                "stp x20, x21, [x2, #32]",
+                "stp x22, x23, [x2, #48]",
+                "stp x24, x25, [x2, #64]",
+                "stp x26, x27, [x2, #80]",
+                "stp x28, x29, [x2, #96]",
+                "str x30, [x2, #112]",
+                "ldp x16, x17, [sp]",
+                "ldp x18, x19, [sp, #16]",
+                "ldp x20, x21, [sp, #32]",
+                "ldp x22, x23, [sp, #48]",
+                "ldp x24, x25, [sp, #64]",
+                "ldp x26, x27, [sp, #80]",
+                "ldp x28, x29, [sp, #96]",
+                "ldr x30, [sp, #112]",
+                "add sp, sp, #128",
+                in("x0") layout::UART + 0x24, in("x1") layout::UART + 0xff0, in("x2") &mut found,
+            );
+        }
+        ($n, found)
+    }};
+}
+
+/// Each of X16 to X30 takes part in an access, and no other changes: some of them are saved only where
+/// an access needs that.
+fn every_register() {
+    const CELL_ID0: u64 = 0x0d;
+    let found = [
+        through!(16),
+        through!(17),
+        through!(18),
+        through!(19),
+        through!(20),
+        through!(21),
+        through!(22),
+        through!(23),
+        through!(24),
+        through!(25),
+        through!(26),
+        through!(27),
+        through!(28),
+        through!(29),
+        through!(30),
+    ];
+    let mut stored = 0;
+    for (n, registers) in found {
+        for (number, value) in (16..31).zip(registers) {
+            let expected = if number == n { CELL_ID0 } else { number };
+            check::that("mmio.register-kept", value == expected, (n, number, value));
+        }
+        stored = n;
+    }
+    check::equal(
+        "mmio.register-stored",
+        u64::from(io::read32(layout::UART + 0x24)),
+        stored,
+    );
 }
 
 /// Behind the last redistributor and in the rest of each device's page.
