@@ -138,11 +138,12 @@ pub enum Call {
     /// X2: where to go on (0 at first). Holds the VM's vCPUs for each piece. -> X1: where to go on (0: done),
     /// X2: differences found in this piece.
     PagingAudit = 77,
-    /// A root of the lower half that trapped writes have shown. X1: VM, X2: number, below
+    /// A root of the lower half that EL2 has seen while roots are trapped. X1: VM, X2: number, below
     /// [`PAGING_ROOTS`](crate::PAGING_ROOTS). -> X1..X3: [`PagingRoot`](crate::PagingRoot).
     PagingRoot = 78,
     /// Wants a space for a root of the lower half (TTBR0_EL1), while roots are trapped: it is made by the
-    /// guest's next write of this root, if the guest's registers allow it. X1: VM, X2: IPA of the root.
+    /// guest's next write of this root, or soon where a vCPU holds it, if the guest's registers allow it and the
+    /// root has an entry. X1: VM, X2: IPA of the root.
     /// -> X1: 1 if there is such a space.
     PagingSpaceAdd = 79,
     /// Ends a space of the lower half, or the wish for one: its root is nested from then on. *Continuation.*

@@ -35,7 +35,7 @@ pub use state::{
 };
 
 /// Version of this interface. The manager refuses to start on another major version.
-pub const ABI_VERSION: AbiVersion = AbiVersion { major: 1, minor: 6 };
+pub const ABI_VERSION: AbiVersion = AbiVersion { major: 1, minor: 7 };
 
 /// Version of the interface between EL2 and the manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -80,11 +80,13 @@ pub enum PagingRefusal {
     /// The guest's walks wrote to protected tables, or its TLBs held two entries for one address: the
     /// VM was made nested by EL2.
     Violation = 14,
+    /// The root has no entry: it stands for no process.
+    Empty = 15,
 }
 
 impl PagingRefusal {
     /// All, by number.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::None,
         Self::Off,
         Self::BigEndian,
@@ -100,6 +102,7 @@ impl PagingRefusal {
         Self::NotRam,
         Self::Storm,
         Self::Violation,
+        Self::Empty,
     ];
 
     /// Reads a reason.
@@ -132,17 +135,22 @@ pub mod paging_epoch {
     pub const END: u64 = 1 << 3;
 }
 
-/// What `PagingRoot` says of a root that trapped writes have shown.
+/// What `PagingRoot` says of a root of the lower half that EL2 has seen while roots are trapped: written
+/// by the guest, or held by a vCPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PagingRoot {
     /// The number is in use.
     pub exists: bool,
-    /// A space is wanted for it: the next write of it makes one.
+    /// A space is wanted for it: the next write of it makes one, or the next exit from EL0 or by a WFI of a
+    /// vCPU that holds it.
     pub wanted: bool,
     /// It has a space.
     pub space: bool,
     /// Why its space was not made when EL2 last tried.
     pub refusal: PagingRefusal,
+    /// vCPUs (a bit each) that held it in TTBR0_EL1 when EL2 last looked: once a second at least while
+    /// they run.
+    pub held: u8,
     /// IPA of the root.
     pub root: u64,
     /// Writes of it, as far as EL2 has counted: it looks once a second at least while the guest runs.
@@ -157,7 +165,8 @@ impl PagingRoot {
         let flags = self.exists as u64
             | (self.wanted as u64) << 1
             | (self.space as u64) << 2
-            | (self.refusal as u64) << 8;
+            | (self.refusal as u64) << 8
+            | (self.held as u64) << 16;
         [flags, self.root, self.writes, 0, 0, 0]
     }
 
@@ -170,6 +179,7 @@ impl PagingRoot {
             wanted: flags & 1 << 1 != 0,
             space: flags & 1 << 2 != 0,
             refusal: PagingRefusal::from_bits(flags >> 8 & 0xff)?,
+            held: (flags >> 16) as u8,
             root,
             writes,
         })
@@ -552,6 +562,7 @@ mod tests {
             wanted: true,
             space: false,
             refusal: PagingRefusal::RootSize,
+            held: 0b101,
             root: 0x4123_4000,
             writes: 1 << 40,
         };

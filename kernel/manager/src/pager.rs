@@ -19,7 +19,7 @@ use penumbra_bundle::{Backing, Guest, Key, PagingChanges};
 use crate::hypervisor::{Hypervisor, Place, VmId, finish};
 use crate::manager::{Manager, Phase};
 use crate::paging::cost::Machine;
-use crate::paging::policy::{Changes, Config, LOCK_AFTER_MS, Mode, Policy};
+use crate::paging::policy::{Action, Changes, Config, LOCK_AFTER_MS, Mode, Policy};
 use crate::paging::sample::VmSample;
 use crate::paging::trace::Line;
 use seen::{region_sample, space_sample};
@@ -382,7 +382,7 @@ impl Pager {
             let mut mirrored = found.shadowed;
             if let Some(action) = self.policy.space(now_ms, &sample) {
                 let result = self.carry_out(hv, vm, action);
-                mirrored = result.is_ok();
+                mirrored = result.is_ok() && matches!(action, Action::Revive { .. });
                 let _ = self.policy.done(now_ms, action, result);
             }
             // Below a root that is not mirrored nothing can be shadowed.

@@ -11,6 +11,7 @@
 //! loop's heartbeat.
 
 mod fault;
+mod held;
 mod hold;
 mod roots;
 mod seen;
@@ -25,6 +26,7 @@ use penumbra_paging::{Access, Compound, Refusal, Relayout, ShadowError};
 use spin::Mutex;
 
 pub(crate) use fault::{Faulted, on_access_flag, on_conflict, on_permission, on_walk};
+pub(crate) use held::look_at_held;
 pub(crate) use hold::{Holder, answer, held};
 pub(crate) use roots::{Planting, plant, wants};
 pub(crate) use trapped::{RootCache, drop_low, drop_space, known, low_space, report, written};
@@ -49,6 +51,8 @@ pub(crate) struct Paging {
     planted: AtomicU8,
     /// vCPUs that are not ready because the VM is held.
     parked: AtomicU8,
+    /// vCPUs whose TTBR0_EL1 is to be looked at soon.
+    looks: AtomicU8,
     /// Roots lost since the manager last allowed planting.
     losses: AtomicU8,
     /// No planting before this counter value.
@@ -95,6 +99,7 @@ impl Paging {
             used: AtomicBool::new(false),
             planted: AtomicU8::new(0),
             parked: AtomicU8::new(0),
+            looks: AtomicU8::new(0),
             losses: AtomicU8::new(0),
             not_before: AtomicU64::new(0),
             generation: AtomicU32::new(0),
@@ -115,6 +120,7 @@ impl Paging {
             &self.refusal,
             &self.planted,
             &self.parked,
+            &self.looks,
             &self.losses,
         ] {
             cell.store(0, Ordering::Relaxed);

@@ -43,8 +43,13 @@ pub(super) fn registers<M: GuestRegisters>(machine: &M) -> Stage1Regs {
     }
 }
 
-/// Whether planting is to be tried for a vCPU: a look without locks.
+/// Whether a vCPU's roots are to be looked at soon: a look without locks.
 pub(crate) fn wants(paging: &Paging, index: usize, now: u64) -> bool {
+    paging.wants_look(index) || wants_planting(paging, index, now)
+}
+
+/// Whether planting is to be tried for a vCPU.
+fn wants_planting(paging: &Paging, index: usize, now: u64) -> bool {
     paging.is_used()
         && paging.mode() != PagingMode::Nested
         && paging.roots() & paging_roots::STICKY != 0
@@ -77,11 +82,10 @@ pub(crate) fn plant<M: Machine>(
         paging.count(PagingCounter::Lost, 1);
         paging.lose(place, index, now);
     }
-    if !wants(paging, index, now) {
+    if !wants_planting(paging, index, now) {
         return Planting::Done;
     }
-    let user = machine.guest(GuestRegister::Pstate) & EL == 0;
-    if !user && !waits {
+    if !is_between(machine, waits) {
         return Planting::TryAgain;
     }
     let regs = registers(machine);
@@ -109,6 +113,12 @@ pub(crate) fn plant<M: Machine>(
 
 /// PSTATE.M, exception level.
 const EL: u64 = 0b1100;
+
+/// Whether the exit of the resident vCPU was taken where no kernel is between reading and writing a
+/// root: from EL0, or by a WFI if it `waits`.
+pub(super) fn is_between<M: GuestRegisters>(machine: &M, waits: bool) -> bool {
+    waits || machine.guest(GuestRegister::Pstate) & EL == 0
+}
 
 /// Puts the guest's own root back where an alias is. Returns whether there was one.
 pub(super) fn restore_root<M: Machine>(machine: &mut M, half: Half) -> bool {
@@ -192,6 +202,9 @@ impl Paging {
     /// A vCPU starts from reset: it holds no root, and that is no loss.
     pub(crate) fn forget_vcpu(&self, index: usize) {
         self.set_planted(index, false);
+        if self.traps_roots() {
+            self.change(|state| state.seen.hold(index, 0));
+        }
     }
 
     /// A vCPU is not ready because the VM is held.
@@ -206,6 +219,6 @@ impl Paging {
 }
 
 /// The bit of a vCPU in a set of one VM's.
-fn bit(index: usize) -> u8 {
+pub(super) fn bit(index: usize) -> u8 {
     1 << (index & 7)
 }

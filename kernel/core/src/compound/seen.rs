@@ -1,4 +1,5 @@
-//! Roots that trapped writes have shown, of one VM.
+//! Roots of the lower half that a VM was seen to use while they are trapped: by its writes, and by what its
+//! vCPUs hold.
 
 use penumbra_abi::{PAGING_ROOTS, PagingRefusal, PagingRoot};
 
@@ -9,6 +10,8 @@ struct Root {
     writes: u64,
     wanted: bool,
     refusal: PagingRefusal,
+    /// vCPUs that held it when they were last looked at, a bit each.
+    held: u8,
 }
 
 impl Root {
@@ -17,11 +20,18 @@ impl Root {
         writes: 0,
         wanted: false,
         refusal: PagingRefusal::None,
+        held: 0,
     };
+
+    /// Whether a stranger may take its place.
+    const fn may_go(&self) -> bool {
+        !self.wanted && self.held == 0
+    }
 }
 
 /// The roots that are written most, as far as so few entries can tell: a stranger wears down
-/// the one that was written least, and takes its place when that is used up.
+/// the one that was written least, and takes its place when that is used up. Those that are wanted, or that
+/// a vCPU holds, stay.
 #[derive(Debug)]
 pub(crate) struct Seen([Root; PAGING_ROOTS]);
 
@@ -44,7 +54,7 @@ impl Seen {
             entry.writes = entry.writes.saturating_add(writes);
             return;
         }
-        let others = self.0.iter_mut().filter(|entry| !entry.wanted);
+        let others = self.0.iter_mut().filter(|entry| entry.may_go());
         let Some(least) = others.min_by_key(|entry| entry.writes) else {
             return;
         };
@@ -59,6 +69,30 @@ impl Seen {
         }
     }
 
+    /// Notes which root vCPU `index` holds; 0: none.
+    pub(super) fn hold(&mut self, index: usize, root: u64) {
+        let bit = 1_u8 << (index & 7);
+        for entry in &mut self.0 {
+            entry.held &= !bit;
+        }
+        if root == 0 {
+            return;
+        }
+        if let Some(entry) = self.make(root) {
+            entry.held |= bit;
+        }
+    }
+
+    /// The entry of a root, in place of the one that was written least if need be.
+    fn make(&mut self, root: u64) -> Option<&mut Root> {
+        if self.find(root).is_none() {
+            let others = self.0.iter_mut().filter(|entry| entry.may_go());
+            let least = others.min_by_key(|entry| entry.writes)?;
+            *least = Root { root, ..Root::FREE };
+        }
+        self.find(root)
+    }
+
     /// Whether a space is wanted for a root.
     pub(super) fn is_wanted(&self, root: u64) -> bool {
         self.0
@@ -68,18 +102,11 @@ impl Seen {
 
     /// Wants a space for a root. `false` if every entry is taken by another wish.
     pub(crate) fn want(&mut self, root: u64) -> bool {
-        self.note(root, 1);
-        if self.find(root).is_none() {
-            let others = self.0.iter_mut().filter(|entry| !entry.wanted);
-            let Some(least) = others.min_by_key(|entry| entry.writes) else {
-                return false;
-            };
-            *least = Root { root, ..Root::FREE };
-        }
-        if let Some(entry) = self.find(root) {
-            entry.wanted = true;
-            entry.refusal = PagingRefusal::None;
-        }
+        let Some(entry) = self.make(root) else {
+            return false;
+        };
+        entry.wanted = true;
+        entry.refusal = PagingRefusal::None;
         true
     }
 
@@ -98,10 +125,10 @@ impl Seen {
         }
     }
 
-    /// Takes back all wishes.
+    /// Takes back all wishes. What vCPUs hold is not looked at any more.
     pub(super) fn want_nothing(&mut self) {
         for entry in &mut self.0 {
-            entry.wanted = false;
+            (entry.wanted, entry.held) = (false, 0);
         }
     }
 
@@ -118,6 +145,7 @@ impl Seen {
             wanted: entry.wanted,
             space: false,
             refusal: entry.refusal,
+            held: entry.held,
             root: entry.root,
             writes: entry.writes,
         })

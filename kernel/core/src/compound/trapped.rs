@@ -15,7 +15,7 @@ use core::sync::atomic::Ordering;
 use penumbra_abi::{PAGING_SPACES, PagingMode, PagingRefusal, paging_roots};
 use penumbra_paging::{Parked, SpaceView, Stage1Regs, WINDOW_BIT};
 use penumbra_trap::sysreg::Stage1Reg;
-use penumbra_vmsa::{Half, Tcr, Ttbr};
+use penumbra_vmsa::{Half, Ipa, Tcr, Ttbr};
 
 use super::fault::{HALVES, edit};
 use super::roots::{registers, restore_root};
@@ -25,7 +25,7 @@ use crate::machine::{GuestRegister, Machine};
 use crate::vcpu::{Counter, Deferred, Place, Vcpu};
 
 /// What a TTBR says of its root: address and CnP, but for the bit that leads into the window.
-const ROOT: u64 = ((1 << 48) - 1) & !WINDOW_BIT;
+pub(super) const ROOT: u64 = ((1 << 48) - 1) & !WINDOW_BIT;
 const ASID_SHIFT: u32 = 48;
 /// No ASID.
 const NO_ASID: u64 = u64::MAX;
@@ -223,6 +223,20 @@ pub(crate) fn written<M: Machine>(
 
 /// TTBR0_EL1, of a root that the vCPU does not know, or not with this ASID.
 fn low<M: Machine>(vcpu: &mut Vcpu, place: &'static Place, machine: &mut M, value: u64) {
+    place
+        .vm
+        .paging
+        .change(|state| state.seen.note(value & ROOT, 1));
+    install(vcpu, place, machine, value);
+}
+
+/// Puts a root into TTBR0_EL1, or its compound root if it has a space or gets one now.
+pub(super) fn install<M: Machine>(
+    vcpu: &mut Vcpu,
+    place: &'static Place,
+    machine: &mut M,
+    value: u64,
+) {
     let paging = &place.vm.paging;
     let mut regs = registers(machine);
     regs.ttbr0 = Ttbr::new(value & !WINDOW_BIT);
@@ -238,7 +252,6 @@ fn low<M: Machine>(vcpu: &mut Vcpu, place: &'static Place, machine: &mut M, valu
                 .seen
                 .note(slot.root, core::mem::take(&mut slot.writes));
         }
-        state.seen.note(root, 1);
         let space = if allowed {
             space_for(paging, state, access, &regs)
         } else {
@@ -292,6 +305,11 @@ fn space_for<M: Machine>(
     let root = regs.ttbr0.raw() & ROOT;
     let exists = low_space(state, root).is_some();
     if !exists && !state.seen.is_wanted(root) {
+        return None;
+    }
+    if !exists && state.tables.is_empty(access, Ipa::truncated(root)) {
+        // It stands for no process: a kernel rests on it between two roots, under any ASID.
+        state.seen.settle(root, PagingRefusal::Empty);
         return None;
     }
     match state.tables.plant(access, regs, Half::Low) {
@@ -376,7 +394,7 @@ fn geometry<M: Machine>(
 }
 
 /// What the vCPU knows of roots does not hold any more.
-fn forget(vcpu: &mut Vcpu, place: &Place) {
+pub(super) fn forget(vcpu: &mut Vcpu, place: &Place) {
     report(vcpu, place);
     vcpu.roots.generation = 0;
 }

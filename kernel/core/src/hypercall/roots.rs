@@ -10,6 +10,9 @@ use crate::compound::{drop_low, drop_space, low_space};
 use crate::machine::Machine;
 use crate::system::System;
 
+/// All vCPUs of a VM, a bit each.
+const EVERY_VCPU: u8 = u8::MAX;
+
 pub(super) fn allow(
     system: &System,
     machine: &mut impl Machine,
@@ -42,6 +45,7 @@ pub(super) fn allow(
     paging.allow_roots(roots);
     if trapped(roots) {
         paging.change(|_| paging.next_generation());
+        paging.look_again(EVERY_VCPU);
     }
     system.note_pins();
     system.alert(id, machine);
@@ -74,23 +78,29 @@ pub(super) fn add(
     machine: &mut impl Machine,
     (number, root): (u64, u64),
 ) -> Reply {
-    let Target { vm, .. } = target(system, number)?;
+    let Target { id, vm } = target(system, number)?;
     let root = root_of(root)?;
     if !vm.paging.traps_roots() {
         return Err(Error::BadState);
     }
     vm.memory.lock().add_spare(machine, SPARE_TABLES)?;
-    vm.paging.change(|state| {
+    let exists = vm.paging.change(|state| {
         if low_space(state, root).is_some() {
-            return Ok(one(1));
+            return Ok(true);
         }
         if !state.seen.want(root) {
             return Err(Error::NoSlot);
         }
         // vCPUs know it as a root without a space.
         vm.paging.next_generation();
-        Ok(one(0))
-    })
+        Ok(false)
+    })?;
+    if !exists {
+        // A vCPU may hold it, and not write it again for long.
+        vm.paging.look_again(EVERY_VCPU);
+        system.alert(id, machine);
+    }
+    Ok(one(exists.into()))
 }
 
 pub(super) fn remove(

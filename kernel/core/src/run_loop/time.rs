@@ -96,17 +96,19 @@ impl RunLoop {
         exit::check_vector_loop(&mut resident.vcpu, resident.place, machine);
     }
 
-    /// Puts the compound root of the resident vCPU in place, if its VM wants one and the exit was taken
+    /// Puts the compound roots of the resident vCPU in place, if its VM wants any and the exit was taken
     /// from EL0, or by a WFI if `waits`. Returns whether one of the core's vCPUs has still to be seen to
     /// soon.
     pub(super) fn plant<M: Machine>(&mut self, machine: &mut M, waits: bool) -> bool {
         if let Some(resident) = &mut self.resident {
             let vm = resident.place.vm;
             let planting = compound::plant(&resident.vcpu, resident.place, machine, waits);
+            let looked = compound::look_at_held(&mut resident.vcpu, resident.place, machine, waits);
+            let again = [planting, looked].contains(&Planting::TryAgain);
             if vm.paging.is_used() {
                 compound::report(&mut resident.vcpu, resident.place);
                 let mut hcr = controls::hcr(self.system, self.board, resident.id);
-                if planting == Planting::TryAgain {
+                if again {
                     // A guest that only waits is never seen at EL0.
                     hcr |= controls::TRAP_WFI;
                 }

@@ -14,7 +14,7 @@ use super::fake::{Op, RAM};
 pub(super) const KERNEL: u64 = 0xffff_ff80_0000_0000;
 /// Its tables: root, level 2, and two of level 3.
 pub(super) const ROOT: u64 = RAM + 0x1_0000;
-const LEVEL2: u64 = RAM + 0x1_1000;
+pub(super) const LEVEL2: u64 = RAM + 0x1_1000;
 pub(super) const WHOLE: u64 = RAM + 0x1_2000;
 pub(super) const PARTLY: u64 = RAM + 0x1_3000;
 /// What it maps: its RAM behind the first 2 MiB by one run, at `KERNEL`; its first 2 MiB but for one
@@ -22,15 +22,15 @@ pub(super) const PARTLY: u64 = RAM + 0x1_3000;
 pub(super) const TABLES: u64 = KERNEL + 2 * MIB;
 const GUEST_BYTES: u64 = 4 * MIB;
 
-const TABLE: u64 = 0b11;
+pub(super) const TABLE: u64 = 0b11;
 /// A page of the kernel: AF, inner shareable, write-back, global.
 const PAGE: u64 = 1 << 10 | 0b11 << 8 | 0b11;
 /// 39-bit halves, 4 KiB granules, cached walks, 40-bit IPAs.
 pub(super) const TCR: u64 =
     25 | 0b11_01_01 << 8 | 25 << 16 | 0b11_01_01 << 24 | 0b10 << 30 | 0b010 << 32;
 const MMU_AND_CACHES: u64 = 0b101;
-const EL0: u64 = 0;
-const EL1H: u64 = 5;
+pub(super) const EL0: u64 = 0;
+pub(super) const EL1H: u64 = 5;
 
 /// The VA by which the kernel writes a word of its first 2 MiB.
 pub(super) fn at(ipa: u64) -> u64 {

@@ -4,6 +4,7 @@ mod compound;
 mod console;
 mod devices;
 mod fake;
+mod held;
 mod life;
 mod manager;
 mod memory;

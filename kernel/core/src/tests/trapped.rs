@@ -9,11 +9,11 @@ use penumbra_trap::controls::hcr;
 use penumbra_vmsa::PAGE_SIZE;
 
 use super::Bench;
-use super::compound::{ROOT, TCR, WHOLE, prepared, settle};
+use super::compound::{LEVEL2, ROOT, TABLE, TCR, WHOLE, prepared, settle};
 use super::fake::{Op, RAM};
 use crate::machine::SysregFrame;
 
-const TTBR0: [u32; 5] = [3, 0, 2, 0, 0];
+pub(super) const TTBR0: [u32; 5] = [3, 0, 2, 0, 0];
 const TTBR1: [u32; 5] = [3, 0, 2, 0, 1];
 const TCR_EL1: [u32; 5] = [3, 0, 2, 0, 2];
 const SCTLR: [u32; 5] = [3, 0, 1, 0, 0];
@@ -21,20 +21,25 @@ const NOT_GLOBAL: u64 = 1 << 11;
 /// TCR_EL1.A1.
 const A1: u64 = 1 << 22;
 /// Another root, empty.
-const OTHER: u64 = RAM + 0x3_0000;
+pub(super) const OTHER: u64 = RAM + 0x3_0000;
 
-fn asid(number: u64) -> u64 {
+pub(super) fn asid(number: u64) -> u64 {
     number << 48
 }
 
-/// A guest whose roots are trapped, with a space wanted for `ROOT` in the lower half.
-fn trapped() -> (Bench, u64) {
-    let (mut bench, vm) = prepared(&[1]);
+/// Its pages are not global.
+pub(super) fn make_private(bench: &mut Bench) {
     for page in 0..512 {
         let at = WHOLE + 8 * page;
         let raw = bench.cores[1].read_guest(at) | NOT_GLOBAL;
         bench.cores[1].write_guest(at, raw);
     }
+}
+
+/// A guest whose roots are trapped, with a space wanted for `ROOT` in the lower half.
+pub(super) fn trapped() -> (Bench, u64) {
+    let (mut bench, vm) = prepared(&[1]);
+    make_private(&mut bench);
     bench.cores[1].sysregs.ttbr1_el1 = OTHER | asid(1);
     assert_eq!(
         bench.error(Call::PagingSpaceAdd, &[vm, ROOT]),
@@ -49,25 +54,25 @@ fn trapped() -> (Bench, u64) {
 }
 
 impl Bench {
-    fn is_trapping(&self) -> bool {
+    pub(super) fn is_trapping(&self) -> bool {
         self.cores[1].controls.hcr_el2 & hcr::TVM != 0
     }
 
     /// The guest writes a register. Returns TTBR0_EL1 then.
-    fn msr(&mut self, vm: u64, register: [u32; 5], value: u64) -> u64 {
+    pub(super) fn msr(&mut self, vm: u64, register: [u32; 5], value: u64) -> u64 {
         self.program(vm, 0, [Op::Msr(register, value)]);
         self.steps(2);
         self.cores[1].sysregs.ttbr0_el1
     }
 
-    fn root(&mut self, vm: u64, root: u64) -> Option<PagingRoot> {
+    pub(super) fn root(&mut self, vm: u64, root: u64) -> Option<PagingRoot> {
         (0..u64::try_from(PAGING_ROOTS).unwrap()).find_map(|number| {
             let [_, regs @ ..] = self.call(Call::PagingRoot, &[vm, number]);
             PagingRoot::from_regs(regs).filter(|seen| seen.root == root && seen.exists)
         })
     }
 
-    fn flushes(&self) -> (u64, usize) {
+    pub(super) fn flushes(&self) -> (u64, usize) {
         let core = &self.cores[1];
         (core.local_flushes, core.asid_flushes.len())
     }
@@ -117,6 +122,7 @@ fn a_root_with_a_space_is_exchanged_and_others_are_not() {
 #[test]
 fn two_compound_roots_under_one_asid_do_not_meet_in_a_tlb() {
     let (mut bench, vm) = trapped();
+    bench.cores[1].write_guest(OTHER, LEVEL2 | TABLE);
     assert_eq!(bench.ok(Call::PagingSpaceAdd, &[vm, OTHER]), 0);
     bench.msr(vm, TCR_EL1, TCR | A1);
     bench.msr(vm, TTBR1, OTHER | asid(3));

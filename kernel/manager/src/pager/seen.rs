@@ -1,6 +1,6 @@
 //! What EL2 answers, as the policy wants it.
 
-use penumbra_abi::{Error, PagingForm, PagingRegion, PagingSpace};
+use penumbra_abi::{Error, PagingForm, PagingRefusal, PagingRegion, PagingSpace};
 
 use crate::paging::reason::Failure;
 use crate::paging::sample::{Form, Half, RegionSample, SpaceSample};
@@ -35,6 +35,17 @@ pub(super) const fn form_of(form: PagingForm) -> Form {
         PagingForm::Mirror => Form::Mirror,
         PagingForm::Leaf => Form::Leaf,
     }
+}
+
+/// Why a root got no space.
+pub(super) const fn refused(refusal: PagingRefusal) -> Option<Failure> {
+    Some(match refusal {
+        PagingRefusal::None => return None,
+        PagingRefusal::Full => Failure::Full,
+        PagingRefusal::NotRam | PagingRefusal::RootAddress => Failure::NotRam,
+        PagingRefusal::Empty => Failure::NoProcess,
+        _ => Failure::Unsupported,
+    })
 }
 
 pub(super) const fn failure(error: Error) -> Failure {

@@ -1,4 +1,4 @@
-//! The user half: roots that trapped writes have shown, samples of walks, and regions whose pages are
+//! The user half: roots that are trapped, samples of walks, and regions whose pages are
 //! put in order.
 
 use alloc::collections::BTreeSet;
@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use penumbra_abi::{Error, PAGING_ROOTS, PagingForm, PagingStatus, paging_epoch, paging_roots};
 
 use super::Pager;
-use super::seen::{failure, form_of};
+use super::seen::{failure, form_of, refused};
 use crate::hypervisor::{Hypervisor, Place, VmId, finish};
 use crate::map::RAM_IPA;
 use crate::paging::policy::{Action, REGION_BYTES};
@@ -73,7 +73,7 @@ impl Partners {
 }
 
 impl Pager {
-    /// Tells the policy of the roots that trapped writes have shown.
+    /// Tells the policy of the roots that EL2 has seen.
     pub(super) fn look_at_roots<H: Hypervisor>(
         &mut self,
         hv: &mut H,
@@ -99,6 +99,8 @@ impl Pager {
                 writes: found.writes,
                 space: found.space,
                 wanted: found.wanted,
+                held: found.held != 0,
+                refusal: refused(found.refusal),
             };
             self.note(seen, Line::Root(sample));
             if let Some(action) = self.policy.root(now_ms, &sample) {

@@ -135,7 +135,7 @@ pub enum Action {
         /// The address space.
         space: u8,
     },
-    /// Have the next write of a user root make a space for it.
+    /// Have a space made for a user root when it is written next, or seen in a vCPU.
     AddSpace {
         /// IPA of the root.
         root: u64,
@@ -242,7 +242,7 @@ impl Policy {
             Action::AddSpace { root } | Action::DropSpace { root } => {
                 let mut roots = self.roots.iter();
                 let known = roots.find(|known| known.seen.root == root);
-                known.map_or(Reason::New, |known| known.why)
+                known.map_or(Reason::Gone, |known| known.why)
             }
             Action::Shadow { space, va }
             | Action::Relayout { space, va }

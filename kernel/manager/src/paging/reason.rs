@@ -38,6 +38,8 @@ pub enum Reason {
     Busy,
     /// EL2 gave the shadow up, because of a store or because the table is gone.
     TakenBack,
+    /// The process of a root is gone, or has not run for long.
+    Gone,
     /// A table that is worth more needs the room.
     Evicted,
     /// The scenario's limit on table frames or on copying is used up.
@@ -84,6 +86,8 @@ pub enum Failure {
     Storm,
     /// No 2 MiB of the guest's RAM is left that could give its frame.
     NoPartner,
+    /// The root has no entry: no process is behind it.
+    NoProcess,
 }
 
 impl fmt::Display for Reason {
@@ -105,6 +109,7 @@ impl fmt::Display for Reason {
             Self::Mode => f.write_str("the mode asks for it"),
             Self::Busy => f.write_str("its table was written twice within an interval"),
             Self::TakenBack => f.write_str("EL2 gave it up: its table was written or is gone"),
+            Self::Gone => f.write_str("its process is gone, or has not run for long"),
             Self::Evicted => f.write_str("a region that is worth more needs the room"),
             Self::Budget => f.write_str("`paging_pool` or `paging_copy` is used up"),
             Self::Locked => f.write_str("the layout is locked"),
@@ -128,6 +133,7 @@ impl fmt::Display for Failure {
             Self::Busy => "the vCPUs could not be brought to a stop",
             Self::Unsupported => "it does not offer this",
             Self::Storm => "the guest replaces its roots too often",
+            Self::NoProcess => "the root has no entry: no process is behind it",
             Self::NoPartner => "no 2 MiB of its RAM are left that could give their frame",
         })
     }

@@ -1,5 +1,7 @@
 //! What EL2 reports and the policy learns from. docs/manager-contract.md says where each comes from.
 
+use super::reason::Failure;
+
 /// Which half of the address space a root serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Half {
@@ -61,7 +63,7 @@ pub struct SpaceSample {
     pub mirrored: bool,
 }
 
-/// A root of the lower half that trapped writes have shown.
+/// A root of the lower half that EL2 has seen while roots are trapped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RootSample {
     /// Its IPA.
@@ -70,8 +72,12 @@ pub struct RootSample {
     pub writes: u64,
     /// It has a space.
     pub space: bool,
-    /// Its next write makes a space.
+    /// It gets a space as soon as it is written, or seen in a vCPU.
     pub wanted: bool,
+    /// A vCPU holds it.
+    pub held: bool,
+    /// Why EL2 did not make a space when it tried. Not in traces.
+    pub refusal: Option<Failure>,
 }
 
 /// Counters of a VM, all since it was created.

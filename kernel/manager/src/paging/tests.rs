@@ -12,7 +12,7 @@ use super::policy::{
 };
 use super::reason::{Deed, Failure, Reason};
 use super::replay::Replay;
-use super::sample::{Form, Half, RegionSample, SpaceSample, VmSample};
+use super::sample::{Form, Half, RegionSample, RootSample, SpaceSample, VmSample};
 
 const KERNEL: u64 = 0xffff_0000_4000_0000;
 const USER: u64 = 0xffff_8000_0000;

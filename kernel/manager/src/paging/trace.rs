@@ -31,7 +31,7 @@ pub enum Line {
     Machine(Machine),
     /// A pass begins, at this time.
     Pass(u64, VmSample),
-    /// A user root that trapped writes have shown.
+    /// A user root that EL2 has seen.
     Root(RootSample),
     /// An address space.
     Space(SpaceSample),

@@ -286,6 +286,11 @@ fn show_roots(lines: &mut Vec<String>, policy: &Policy, now_ms: u64) {
         "  user roots: trapped since {since}, {rate} writes/s; {why}"
     ));
     for root in policy.user_roots() {
+        let held = if root.seen.held {
+            ", held by a vCPU"
+        } else {
+            ""
+        };
         let state = match (root.seen.space, root.seen.wanted) {
             (true, _) => "has a space",
             (false, true) => "gets a space",
@@ -293,7 +298,7 @@ fn show_roots(lines: &mut Vec<String>, policy: &Policy, now_ms: u64) {
         };
         let (number, rate, why) = (root.seen.root, root.rate, root.why);
         lines.push(format!(
-            "    root {number:#x}: {state}, {rate} writes/s; {why}"
+            "    root {number:#x}: {state}{held}, {rate} writes/s; {why}"
         ));
     }
 }

@@ -1,12 +1,12 @@
 //! What whoever owns the compound tables needs besides: spaces by number, giving back by VA or bit by
 //! bit, and forgetting all.
 
-use penumbra_vmsa::{Half, Ipa, Level, Va};
+use penumbra_vmsa::{Half, Ipa, Level, TABLE_ENTRIES, Va, bits};
 
 use super::build::alias_of;
 use super::node::NodeId;
 use super::{Access, Compound, Counters, Parked, SpaceId};
-use crate::memory::TableMemory;
+use crate::memory::{TableMemory, entry};
 use crate::tlb::TlbSink;
 
 /// A space as seen from outside.
@@ -45,6 +45,19 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             first: Va::truncated(first),
             mirrored: space.node.is_some(),
         })
+    }
+
+    /// Whether `root` is a page of the VM's RAM without a valid entry.
+    #[must_use]
+    pub fn is_empty<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &self,
+        vm: &Access<'_, M, T>,
+        root: Ipa,
+    ) -> bool {
+        let Some(page) = vm.table_pa(root) else {
+            return false;
+        };
+        (0..TABLE_ENTRIES).all(|index| vm.memory.load(entry(page, index)) & bits::VALID == 0)
     }
 
     /// The node of `level` around `va`, or where the mirrors end.

@@ -63,7 +63,7 @@ pub(super) struct Load {
     looks: u8,
 }
 
-/// A root that trapped writes have shown, and its history.
+/// A root that EL2 has seen while roots are trapped, and its history.
 #[derive(Clone, Copy, Debug)]
 pub struct Root {
     /// As it was seen last.
@@ -188,6 +188,7 @@ impl Policy {
             .saturating_mul(1000)
             .checked_div(elapsed)
             .unwrap_or(0);
+        let asked = root.seen.wanted;
         (root.seen, root.pass) = (*sample, pass);
         root.passes = root.passes.saturating_add(1);
         if !self.traps.on {
@@ -196,6 +197,11 @@ impl Policy {
         let number = sample.root;
         if !sample.space {
             root.spaced_ms = None;
+            if asked && !sample.wanted {
+                let refusal = sample.refusal.unwrap_or(Failure::Changed);
+                root.why = Reason::Refused(refusal);
+                root.postpone(now_ms);
+            }
             let lives = few || root.passes >= 2;
             let due = !sample.wanted && lives && now_ms >= root.retry_ms;
             if due && !room {
@@ -296,7 +302,14 @@ impl Policy {
         add: bool,
         result: Result<(), Failure>,
     ) {
+        if !add && result.is_ok() {
+            self.spaces
+                .retain(|space| space.seen.half == Half::Kernel || space.seen.root != number);
+        }
         let Some(root) = self.roots.iter_mut().find(|r| r.seen.root == number) else {
+            if result.is_ok() {
+                self.note(now_ms, Deed::SpaceDropped, number, Reason::Gone);
+            }
             return;
         };
         match (add, result) {
@@ -317,7 +330,7 @@ impl Policy {
         }
     }
 
-    /// The roots that trapped writes have shown.
+    /// The roots that EL2 has seen while roots are trapped.
     pub fn user_roots(&self) -> impl Iterator<Item = &Root> {
         self.roots.iter()
     }

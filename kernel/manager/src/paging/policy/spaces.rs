@@ -1,7 +1,7 @@
 //! The address spaces of a VM, and when a root mirror that was given up is made anew.
 
 use super::super::reason::{Deed, Failure, Reason};
-use super::super::sample::SpaceSample;
+use super::super::sample::{Half, SpaceSample};
 use super::{Action, MAX_SPACES, Policy};
 
 /// How long after its loss a root mirror is made anew, at first. That stops the vCPUs, and whatever
@@ -78,6 +78,9 @@ impl Policy {
     pub fn space(&mut self, now_ms: u64, sample: &SpaceSample) -> Option<Action> {
         let pass = self.pass;
         let active = self.is_active(now_ms);
+        if sample.half == Half::User && active && self.is_gone(sample) {
+            return Some(Action::DropSpace { root: sample.root });
+        }
         let mut known = self.spaces.iter_mut();
         let Some(space) = known.find(|known| known.seen.space == sample.space) else {
             if self.spaces.len() < MAX_SPACES {
@@ -111,6 +114,20 @@ impl Policy {
             }),
             _ => None,
         }
+    }
+
+    /// Whether the process of a user space seems to be gone: EL2 gave its mirror up, as it does when a root
+    /// page is used for something else, or has seen its root no more.
+    fn is_gone(&mut self, sample: &SpaceSample) -> bool {
+        let pass = self.pass;
+        let mut roots = self.roots.iter_mut();
+        let known = roots.find(|root| root.seen.root == sample.root);
+        let seen = known.as_ref().is_some_and(|root| root.pass == pass);
+        let gone = !seen || !sample.mirrored;
+        if let Some(root) = known.filter(|_| gone) {
+            root.why = Reason::Gone;
+        }
+        gone
     }
 
     /// Hears how making a root mirror anew went.

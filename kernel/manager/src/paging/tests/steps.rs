@@ -300,7 +300,9 @@ proptest::proptest! {
             let half = if space % 2 == 0 { Half::Kernel } else { Half::User };
             let mirrored = valid % 2 == 0;
             if let Some(action) = policy.space(now, &SpaceSample { space, half, root: n, mirrored }) {
-                proptest::prop_assert_eq!(action, Action::Revive { space });
+                let gone = half == Half::User;
+                let wanted = if gone { Action::DropSpace { root: n } } else { Action::Revive { space } };
+                proptest::prop_assert_eq!(action, wanted);
                 let result = if outcome > 1 { Ok(Form::Nested) } else { Err(Failure::Storm) };
                 let _ = policy.done(now, action, result);
             }

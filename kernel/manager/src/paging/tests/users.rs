@@ -185,3 +185,111 @@ fn a_region_that_dies_is_given_up_and_its_space_with_its_process() {
         "the space again and again, then traps"
     );
 }
+
+/// What is asked of a policy that traps roots, pass by pass.
+fn trial(policy: &mut Policy, now: &mut u64) {
+    for _ in 0..40 {
+        let busy_ms = *now;
+        policy.begin(
+            *now,
+            &VmSample {
+                busy_ms,
+                ..VmSample::default()
+            },
+        );
+        if let Some(action) = policy.trap_roots(*now) {
+            assert_eq!(action, Action::Trap(true));
+            assert_eq!(policy.done(*now, action, Ok(Form::Nested)), None);
+            return;
+        }
+        let _ = policy.end(*now);
+        *now += 500;
+    }
+    panic!("no trial in 20 s");
+}
+
+#[test]
+fn a_root_that_stands_for_no_process_is_asked_for_later_and_later() {
+    let mut free = config(true);
+    free.may_trap = true;
+    let mut policy = Policy::new(free);
+    let (mut now, mut asked) = (0, 0);
+    trial(&mut policy, &mut now);
+    let empty = RootSample {
+        root: 0x4123_0000,
+        held: true,
+        refusal: Some(Failure::NoProcess),
+        ..RootSample::default()
+    };
+    for _ in 0..110 {
+        now += 500;
+        policy.begin(
+            now,
+            &VmSample {
+                busy_ms: now,
+                ..VmSample::default()
+            },
+        );
+        if let Some(action) = policy.root(now, &empty) {
+            assert_eq!(action, Action::AddSpace { root: empty.root });
+            let _ = policy.done(now, action, Ok(Form::Nested));
+            asked += 1;
+        }
+        let _ = policy.end(now);
+    }
+    // At once, then after 10, 20 and 40 s.
+    assert_eq!(asked, 3);
+    let why = policy.user_roots().next().unwrap().why;
+    assert_eq!(why, Reason::Refused(Failure::NoProcess));
+}
+
+#[test]
+fn a_space_whose_process_is_gone_is_dropped_and_not_revived() {
+    let mut free = config(true);
+    free.may_trap = true;
+    let mut policy = Policy::new(free);
+    let mut now = 0;
+    trial(&mut policy, &mut now);
+    let root = RootSample {
+        root: 0x4123_0000,
+        space: true,
+        ..RootSample::default()
+    };
+    let space = SpaceSample {
+        space: 3,
+        half: Half::User,
+        root: root.root,
+        mirrored: true,
+    };
+    let drop = Some(Action::DropSpace { root: root.root });
+    for (seen, mirrored) in [(true, false), (false, true)] {
+        now += 500;
+        policy.begin(
+            now,
+            &VmSample {
+                busy_ms: now,
+                ..VmSample::default()
+            },
+        );
+        assert_eq!(policy.root(now, &root), None);
+        assert_eq!(policy.space(now, &space), None);
+        let _ = policy.end(now);
+        now += 500;
+        policy.begin(
+            now,
+            &VmSample {
+                busy_ms: now,
+                ..VmSample::default()
+            },
+        );
+        if seen {
+            assert_eq!(policy.root(now, &root), None);
+        }
+        let lost = SpaceSample { mirrored, ..space };
+        assert_eq!(policy.space(now, &lost), drop);
+        let _ = policy.done(now, drop.unwrap(), Ok(Form::Nested));
+        assert_eq!(policy.spaces().count(), 0);
+        assert_eq!(policy.decisions().last().unwrap().why, Reason::Gone);
+        let _ = policy.end(now);
+    }
+}
