@@ -150,10 +150,16 @@ impl Workshop {
     }
 
     fn pack_load(&self) -> Result<(), String> {
-        self.pack(LOAD, Vec::new(), &self.initramfs)
+        self.pack(LOAD, Vec::new(), Vec::new(), &self.initramfs)
     }
 
-    fn pack(&self, script: &str, modules: Vec<Module>, path: &Path) -> Result<(), String> {
+    fn pack(
+        &self,
+        script: &str,
+        modules: Vec<Module>,
+        files: Vec<(String, Vec<u8>)>,
+        path: &Path,
+    ) -> Result<(), String> {
         let busybox = self.cached("busybox/busybox");
         let busybox = fs::read(&busybox).map_err(|error| {
             let path = busybox.display();
@@ -162,7 +168,7 @@ impl Workshop {
         let contents = Contents {
             busybox,
             script: Some(script.as_bytes().to_vec()),
-            files: Vec::new(),
+            files,
             modules,
         };
         let bytes = initramfs::build(&contents)?;
@@ -175,6 +181,23 @@ impl Workshop {
     /// The drivers are not there.
     pub fn device_initramfs(&self, name: &str) -> Result<PathBuf, String> {
         self.driver_initramfs(name, DEVICES, &DRIVERS)
+    }
+
+    /// The initramfs of the load, with the program `walkload` in it.
+    ///
+    /// # Errors
+    /// The program cannot be built.
+    pub fn walkload_initramfs(&self, name: &str) -> Result<PathBuf, String> {
+        let program = self
+            .project
+            .cargo_build("penumbra-walkscope-workload", "walkload", &[])
+            .map_err(|p| sentence(&p))?;
+        let bytes = fs::read(&program)
+            .map_err(|error| format!("cannot read {}: {error}", program.display()))?;
+        let path = self.folder.join(format!("{name}-initramfs.gz"));
+        let files = vec![("bin/walkload".to_owned(), bytes)];
+        self.pack(LOAD, Vec::new(), files, &path)?;
+        Ok(path)
     }
 
     /// An initramfs for the watchdog test, with its driver.
@@ -194,7 +217,7 @@ impl Workshop {
         let names: Vec<String> = drivers.iter().map(|name| (*name).to_owned()).collect();
         let modules = modules::read(&self.cached("linux-cloud/modules"), &names)?;
         let path = self.folder.join(format!("{name}-initramfs.gz"));
-        self.pack(script, modules, &path)?;
+        self.pack(script, modules, Vec::new(), &path)?;
         Ok(path)
     }
 

@@ -9,6 +9,7 @@ mod operator;
 mod paging;
 mod paging_attack;
 mod paging_load;
+mod paging_user;
 mod payload;
 mod rpi4;
 mod schedule;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(paging::cases());
     cases.extend(rpi4::cases());
     cases.extend(paging_load::cases());
+    cases.extend(paging_user::cases());
     cases.extend(paging_attack::cases());
     cases.sort_by_key(|case| !case.quick);
     cases

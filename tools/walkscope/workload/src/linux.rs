@@ -5,6 +5,7 @@ use core::ffi::CStr;
 /// Number of `munmap`.
 pub(crate) const MUNMAP: usize = 215;
 const IOCTL: usize = 29;
+const FACCESSAT: usize = 48;
 const PIPE2: usize = 59;
 const OPENAT: usize = 56;
 const READ: usize = 63;
@@ -25,6 +26,11 @@ const ADD_ENTROPY: usize = 0x4008_5203;
 
 /// A system call; ends the program if it fails.
 pub(crate) fn syscall(number: usize, arguments: [usize; 6]) -> usize {
+    usize::try_from(attempt(number, arguments)).unwrap_or_else(|_| exit(3))
+}
+
+/// A system call; a negative result is an error's number.
+fn attempt(number: usize, arguments: [usize; 6]) -> isize {
     let [a, b, c, d, e, f] = arguments;
     let result: isize;
     // SAFETY: the calls in this program touch only memory that its callers own.
@@ -36,7 +42,13 @@ pub(crate) fn syscall(number: usize, arguments: [usize; 6]) -> usize {
             in("x1") b, in("x2") c, in("x3") d, in("x4") e, in("x5") f,
         );
     }
-    usize::try_from(result).unwrap_or_else(|_| exit(3))
+    result
+}
+
+/// Whether there is a file of this name.
+pub(crate) fn exists(path: &CStr) -> bool {
+    let at = path.as_ptr().expose_provenance();
+    attempt(FACCESSAT, [AT_FDCWD, at, 0, 0, 0, 0]) == 0
 }
 
 /// Ends the program.

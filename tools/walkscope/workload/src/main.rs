@@ -7,6 +7,7 @@
 //!   without or with transparent huge pages;
 //! - `pread PATH BYTES COUNT`: random reads of 64 bytes from the page cache;
 //! - `chase PAGES PASSES`: reads one word of each page in order, for counts that arithmetic predicts;
+//! - `check BYTES STOP file PATH|small`: the same until there is a file STOP, with every word checked; no window;
 //! - `exec COUNT`: fork, exec of this program, wait;
 //! - `churn COUNT`: map 64 KiB, touch each page, unmap;
 //! - `pipes COUNT`: a byte to and fro between two processes;
@@ -22,6 +23,7 @@
 use core::ffi::CStr;
 use core::panic::PanicInfo;
 
+mod check;
 mod linux;
 
 use linux::{exit, syscall};
@@ -112,6 +114,7 @@ extern "C" fn main(stack: *const usize) -> ! {
         b"gups" => gups(test, &mut arguments),
         b"pread" => pread(test, &mut arguments),
         b"chase" => chase(test, &mut arguments),
+        b"check" => check::run(&mut arguments),
         b"exec" => exec(test, name, arguments.number()),
         b"churn" => churn(test, arguments.number()),
         b"pipes" => pipes(test, arguments.number()),

@@ -1,0 +1,181 @@
+//! A process that reads and writes its memory at random, in compound mode: the policy tries trapped roots,
+//! samples walks, and puts the process's pages in order while it checks every word that it reads.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::guest;
+use crate::board::Board;
+use crate::case::Case;
+use crate::workshop::{Setup, Workshop};
+
+const LIMIT: Duration = Duration::from_secs(300);
+/// Looks at the policy's work, a second apart.
+const LOOKS: u32 = 90;
+/// Of the memory that the process uses, so much has to come under 2 MiB leaves, in percent.
+const SHARE: u64 = 95;
+/// A storm beside the process, of others that live short.
+const STORM: &str = "while :; do seq 50 | sort -r | wc -l >/dev/null; done &";
+
+/// A guest to run, and what runs in it.
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    gic: u8,
+    vcpus: u8,
+    backing: &'static str,
+    /// What is used: a mapped file of a tmpfs, or anonymous memory.
+    file: bool,
+    mib: u64,
+    storm: bool,
+}
+
+/// The tests.
+pub(super) fn cases() -> Vec<Case> {
+    let quick = Point {
+        gic: 3,
+        vcpus: 2,
+        backing: "thin",
+        file: false,
+        mib: 16,
+        storm: false,
+    };
+    vec![case(true, quick)]
+}
+
+fn case(quick: bool, point: Point) -> Case {
+    let Point {
+        gic,
+        vcpus,
+        backing,
+        file,
+        mib,
+        storm,
+        ..
+    } = point;
+    let what = if file { "file" } else { "anon" };
+    let storm = if storm { "-storm" } else { "" };
+    let name = format!("compound-user-{what}{mib}-gicv{gic}-{vcpus}vcpu-{backing}{storm}");
+    let own = name.clone();
+    Case::new(name, quick, move |w| reader(w, &own, point))
+}
+
+fn reader(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
+    let Point {
+        gic,
+        vcpus,
+        backing,
+        file,
+        mib,
+        storm,
+    } = point;
+    let more = format!(
+        "backing = \"{backing}\"\npaging = \"compound\"\npaging_copy = \"256 MiB\"\nkernel = \"{}\"\n\
+         initrd = \"{}\"\ncmdline = \"console=ttyAMA0 quiet transparent_hugepage=never\"",
+        w.cached("linux-cloud/vmlinuz").display(),
+        w.walkload_initramfs(name)?.display(),
+    );
+    let toml = guest("linux", vcpus, "512 MiB", &more);
+    let setup = Setup {
+        gic,
+        ram_mib: 2048,
+        ..Setup::default()
+    };
+    let mut board = w.boot(name, &toml, &setup)?;
+    board.expect("# ", LIMIT)?;
+    if storm {
+        board.send(STORM)?;
+        board.expect("# ", LIMIT)?;
+    }
+    let bytes = mib << 20;
+    let what = if file { "file /tmp/f" } else { "small" };
+    board.send(&format!(
+        "truncate -s {bytes} /tmp/f; walkload 0 check {bytes} /tmp/stop {what} &"
+    ))?;
+    board.expect("walkload: filled", LIMIT)?;
+    board.send("\x1ds")?;
+    board.expect("penumbra> ", LIMIT)?;
+    let wanted = mib * SHARE / 100;
+    await_leaves(
+        &mut board,
+        "too little of it came under 2 MiB leaves",
+        |leaves| leaves >= wanted,
+    )?;
+    audit(&mut board)?;
+    board.send("console linux")?;
+    board.expect("console of guest 1", LIMIT)?;
+    board.send("touch /tmp/stop")?;
+    board.expect("walkload: every word is right", LIMIT)?;
+    board.send("\x1ds")?;
+    board.expect("penumbra> ", LIMIT)?;
+    await_leaves(&mut board, "what stood for the process stays", |leaves| {
+        leaves == 0
+    })?;
+    audit(&mut board)?;
+    board.send("console linux")?;
+    board.expect("console of guest 1", LIMIT)?;
+    board.send("poweroff")?;
+    board.off(LIMIT).map(drop)
+}
+
+fn audit(board: &mut Board) -> Result<(), String> {
+    board.send("paging audit linux")?;
+    board.expect("every mirror agrees with the guest's tables", LIMIT)?;
+    board.send("audit")?;
+    board.expect("every frame that a VM sees is its own", LIMIT)
+}
+
+/// Waits until so many MiB of the user spaces are under 2 MiB leaves.
+fn await_leaves(
+    board: &mut Board,
+    failure: &str,
+    enough: impl Fn(u64) -> bool,
+) -> Result<(), String> {
+    let mut last = String::new();
+    for _ in 0..LOOKS {
+        board.send("paging show linux")?;
+        board.expect("guest 'linux': ", LIMIT)?;
+        last = board.until("last decisions", LIMIT)?;
+        if enough(user_leaves(&last)) {
+            return Ok(());
+        }
+        sleep(Duration::from_secs(1));
+    }
+    Err(format!("{failure}:\n{last}"))
+}
+
+/// MiB of user spaces under 2 MiB leaves, as `paging show` says.
+fn user_leaves(shown: &str) -> u64 {
+    let mut user = false;
+    let mut mib = 0;
+    for line in shown.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("space") => user = words.nth(1) == Some("user,"),
+            Some(range) if user && range.len() == 33 => {
+                let (size, unit) = (words.next(), words.next());
+                let leaves = matches!(words.next(), Some("relaid" | "leaf"));
+                if leaves && unit == Some("MiB") {
+                    mib += size.and_then(|size| size.parse().ok()).unwrap_or(0);
+                }
+            }
+            _ => {}
+        }
+    }
+    mib
+}
+
+#[cfg(test)]
+mod tests {
+    use super::user_leaves;
+
+    #[test]
+    fn leaves_of_user_spaces_are_added_up() {
+        let shown = "  space 0: kernel, root 0x41000000; compound root planted, no traps\n\
+            \x20   ffff000040000000-ffff00004fffffff   256 MiB  leaf    2 MiB      pays\n\
+            \x20 space 1: user, root 0x42000000; compound root by trapped writes\n\
+            \x20   0000ffff80000000-0000ffff811fffff    18 MiB  relaid  2 MiB      pays\n\
+            \x20   0000ffff81200000-0000ffff813fffff     2 MiB  nested  guest's    just found\n\
+            \x20   0000ffff81400000-0000ffff817fffff     4 MiB  leaf    2 MiB      pays\n";
+        assert_eq!(user_leaves(shown), 22);
+    }
+}
