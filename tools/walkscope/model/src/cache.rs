@@ -176,12 +176,6 @@ impl TagCache {
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.slots.iter().flatten()
     }
-
-    /// Bytes that the valid entries cover together.
-    #[must_use]
-    pub fn reach_bytes(&self) -> u64 {
-        self.entries().map(|entry| 1_u64 << entry.tag.log2).sum()
-    }
 }
 
 /// Moves the entry that satisfies `condition` to the front of its set.

@@ -88,14 +88,25 @@ impl Tally {
         self.stage1_reads + self.stage2_reads
     }
 
-    fn add(&mut self, other: &Self) {
+    /// Notes a miss.
+    pub fn note(&mut self, fetch: bool, miss: Miss) {
+        self.misses += 1;
+        self.fetch_misses += u64::from(fetch);
+        self.stage1_reads += u64::from(miss.stage1_reads);
+        self.stage2_reads += u64::from(miss.stage2_reads);
+    }
+
+    /// Adds another window's counts.
+    pub fn add(&mut self, other: &Self) {
         self.misses += other.misses;
         self.fetch_misses += other.fetch_misses;
         self.stage1_reads += other.stage1_reads;
         self.stage2_reads += other.stage2_reads;
     }
 
-    fn since(&self, before: &Self) -> Self {
+    /// What came after `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
         Self {
             misses: self.misses - before.misses,
             fetch_misses: self.fetch_misses - before.fetch_misses,
@@ -120,10 +131,7 @@ impl Counts {
     /// Notes a miss.
     pub fn miss(&mut self, region: Region, fetch: bool, miss: Miss) {
         if let Some(tally) = self.regions.get_mut(region.index()) {
-            tally.misses += 1;
-            tally.fetch_misses += u64::from(fetch);
-            tally.stage1_reads += u64::from(miss.stage1_reads);
-            tally.stage2_reads += u64::from(miss.stage2_reads);
+            tally.note(fetch, miss);
         }
     }
 

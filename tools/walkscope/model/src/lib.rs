@@ -7,7 +7,7 @@
 //!   descriptors hardware reads that its caches do not absorb.
 //! - [`Invalidation`]: TLBI instructions, decoded.
 //! - [`Scope`]: many models side by side on one stream, so that their figures are paired; [`Counts`]
-//!   by region.
+//!   by partition and region, [`Tally`] by [`AddressSpace`].
 //!
 //! Only addresses, sizes and tags are modelled; permissions are not, because an access that faults
 //! never reaches the model. Limits: `docs/walkscope.md`. Pure: no I/O, no `unsafe`.
@@ -27,8 +27,8 @@ mod tlbi;
 pub use crate::core::{Core, Parameter, WalkCacheHolds};
 pub use cache::{Entry, Tag, TagCache};
 pub use counts::{Counts, REGIONS, Region, Tally};
-pub use mmu::{Miss, Mmu, Mode};
+pub use mmu::{Miss, Mmu, Mode, Use};
 pub use path::{Leaf, Memory, Path, Stage2Step, Stage2Walk, WalkFault, walk, walk_stage2};
-pub use regime::{Regime, Space};
+pub use regime::{AddressSpace, Regime, Space};
 pub use scope::{Access, Column, Scope};
 pub use tlbi::{Invalidation, Operation, Reach};

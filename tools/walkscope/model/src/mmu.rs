@@ -44,6 +44,15 @@ pub struct Miss {
     pub stage2_reads: u32,
 }
 
+/// What is in use of a main TLB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Use {
+    /// Valid entries.
+    pub entries: u64,
+    /// Bytes that they cover together: the reach.
+    pub reach_bytes: u64,
+}
+
 /// The model.
 #[derive(Clone, Debug)]
 pub struct Mmu {
@@ -292,16 +301,15 @@ impl Mmu {
         action(&mut self.walks);
     }
 
-    /// Bytes that the main TLB's entries cover together.
+    /// What a VM has in the main TLB.
     #[must_use]
-    pub fn reach_bytes(&self) -> u64 {
-        self.main.reach_bytes()
-    }
-
-    /// Valid entries of the main TLB.
-    #[must_use]
-    pub fn main_entries(&self) -> usize {
-        self.main.entries().count()
+    pub fn main_use(&self, vmid: u16) -> Use {
+        let mut found = Use::default();
+        for entry in self.main.entries().filter(|e| e.tag.space.vmid == vmid) {
+            found.entries += 1;
+            found.reach_bytes += 1 << entry.tag.log2;
+        }
+        found
     }
 }
 

@@ -1,5 +1,8 @@
 //! The translation registers of the EL1&0 regime.
 
+/// BADDR of a TTBR_EL1 with its lowest bit, which is CnP, left out.
+const BASE: u64 = 0x0000_ffff_ffff_fffe;
+
 /// The tags of what is cached of a translation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Space {
@@ -7,6 +10,17 @@ pub struct Space {
     pub vmid: u16,
     /// ASID.
     pub asid: u16,
+}
+
+/// Whose tables a walk starts from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AddressSpace {
+    /// VMID; 0 where stage 2 is off.
+    pub vmid: u16,
+    /// Base of the table that TTBR0_EL1 or TTBR1_EL1 names; 0 where stage 1 is off.
+    pub root: u64,
+    /// ASID; `None` for the upper half, which all processes share, and where stage 1 is off.
+    pub asid: Option<u16>,
 }
 
 /// The registers, as they stand. Arm ARM DDI 0487 L.b, D24.2 "General system control registers".
@@ -58,6 +72,20 @@ impl Regime {
         let asid = high16(ttbr) & if wide { 0xffff } else { 0xff };
         let vmid = if self.stage2() { high16(self.vttbr) } else { 0 };
         Space { vmid, asid }
+    }
+
+    /// The address space of the lower or the upper half.
+    #[must_use]
+    pub fn address_space(&self, upper: bool) -> AddressSpace {
+        let Space { vmid, asid } = self.space();
+        let [ttbr0, ttbr1] = self.ttbr;
+        let ttbr = if upper { ttbr1 } else { ttbr0 };
+        AddressSpace {
+            vmid,
+            // Bit 0 is CnP, bits 63:48 may hold an ASID.
+            root: if self.stage1() { ttbr & BASE } else { 0 },
+            asid: (self.stage1() && !upper).then_some(asid),
+        }
     }
 
     /// Bits of address that the half of `va` translates: 64 - TnSZ.

@@ -8,11 +8,13 @@
 //! last few data pages, hit every micro-TLB and skip the models. It changes nothing but the order of use
 //! among those few entries.
 
+use std::collections::BTreeMap;
+
 use crate::core::Core;
-use crate::counts::{Counts, Region};
-use crate::mmu::{Mmu, Mode};
+use crate::counts::{Counts, Region, Tally};
+use crate::mmu::{Mmu, Mode, Use};
 use crate::path::{Memory, Path, walk};
-use crate::regime::{Regime, Space};
+use crate::regime::{AddressSpace, Regime, Space};
 use crate::tlbi::{Invalidation, Operation, Reach};
 
 /// Data pages that the filter remembers; fewer than the smallest micro-TLB has entries.
@@ -63,6 +65,8 @@ pub struct Scope {
     seats: Vec<Seat>,
     /// For each VMID seen, the counts of each column.
     partitions: Vec<(u16, Vec<Counts>)>,
+    /// For each address space that missed, the counts of each column.
+    spaces: BTreeMap<AddressSpace, Vec<Tally>>,
     /// Accesses that no walk could explain: it should stay at zero.
     pub faults: u64,
     /// Accesses that passed the filter.
@@ -90,6 +94,7 @@ impl Scope {
             columns,
             seats: vec![seat; cores],
             partitions: Vec::new(),
+            spaces: BTreeMap::new(),
             faults: 0,
             events: 0,
             verify: false,
@@ -153,7 +158,8 @@ impl Scope {
         let (regime, space) = (seat.regime, seat.space);
         let counts = partition(&mut self.partitions, space.vmid, self.columns.len());
         let mut found: Option<Path> = None;
-        for (mmu, counts) in seat.mmus.iter_mut().zip(counts) {
+        let key = regime.address_space(va >> 55 & 1 != 0);
+        for (column, (mmu, counts)) in seat.mmus.iter_mut().zip(counts).enumerate() {
             if mmu.micro_hit(va, space, fetch) {
                 continue;
             }
@@ -181,6 +187,11 @@ impl Scope {
             }
             let miss = mmu.walk(va, space, fetch, &path);
             counts.miss(Region::of(&regime, va, &path), fetch, miss);
+            let empty = || vec![Tally::default(); self.columns.len()];
+            let tallies = self.spaces.entry(key).or_insert_with(empty);
+            if let Some(tally) = tallies.get_mut(column) {
+                tally.note(fetch, miss);
+            }
         }
     }
 
@@ -213,11 +224,24 @@ impl Scope {
         &self.partitions
     }
 
-    /// Bytes that the main TLBs of a column cover at this moment, all cores together.
+    /// Address spaces that missed, with the counts of each column.
     #[must_use]
-    pub fn reach_bytes(&self, column: usize) -> u64 {
-        let mmus = self.seats.iter().filter_map(|seat| seat.mmus.get(column));
-        mmus.map(Mmu::reach_bytes).sum()
+    pub fn spaces(&self) -> &BTreeMap<AddressSpace, Vec<Tally>> {
+        &self.spaces
+    }
+
+    /// The address spaces of a core's lower and upper half.
+    #[must_use]
+    pub fn address_spaces(&self, core: usize) -> [AddressSpace; 2] {
+        let regime = self.seats.get(core).map(|seat| seat.regime);
+        [false, true].map(|upper| regime.unwrap_or_default().address_space(upper))
+    }
+
+    /// What a VM has in the main TLB of a core in a column at this moment.
+    #[must_use]
+    pub fn reach(&self, core: usize, column: usize, vmid: u16) -> Use {
+        let mmu = self.seats.get(core).and_then(|seat| seat.mmus.get(column));
+        mmu.map(|mmu| mmu.main_use(vmid)).unwrap_or_default()
     }
 }
 

@@ -4,3 +4,4 @@ mod arithmetic;
 mod invalidation;
 mod reference;
 mod space;
+mod spaces;

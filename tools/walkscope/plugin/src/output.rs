@@ -1,9 +1,11 @@
 //! The file of results.
 
-use penumbra_walkscope_model::{Counts, REGIONS, Scope, Tally};
+use std::cmp::Reverse;
+
+use penumbra_walkscope_model::{AddressSpace, Counts, REGIONS, Scope, Tally, Use};
 use serde_json::{Map, Value, json};
 
-use crate::state::{INTERRUPT, Totals, Window};
+use crate::state::{INTERRUPT, Space, Totals, Window};
 
 /// One document: the columns with their parameters, the windows in the order in which they closed, and the run.
 pub(crate) fn json(scope: &Scope, windows: &[Window], run: &Totals) -> String {
@@ -32,7 +34,10 @@ pub(crate) fn json(scope: &Scope, windows: &[Window], run: &Totals) -> String {
             put(&mut value, "test", json!(window.test));
             put(&mut value, "core", json!(window.core));
             put(&mut value, "vmid", json!(window.vmid));
-            put(&mut value, "reach_bytes", json!(window.reach));
+            let reach =
+                |of: fn(&Use) -> u64| json!(window.reach.iter().map(of).collect::<Vec<_>>());
+            put(&mut value, "reach_bytes", reach(|found| found.reach_bytes));
+            put(&mut value, "reach_entries", reach(|found| found.entries));
             value
         })
         .collect();
@@ -99,7 +104,30 @@ fn totals(totals: &Totals, core: Option<usize>) -> Value {
         "writes": {"ttbr0": ttbr0, "ttbr1": ttbr1, "contextidr": context, "sctlr_tcr": control},
         "tlbi": totals.tlbi,
         "guests": guests,
+        "spaces": spaces(totals),
     })
+}
+
+/// The address spaces that missed, those with the most misses first.
+fn spaces(totals: &Totals) -> Vec<Value> {
+    let mut found: Vec<(&AddressSpace, &Space)> = totals
+        .spaces
+        .iter()
+        .filter(|(_, space)| space.misses() > 0)
+        .collect();
+    found.sort_by_key(|(key, space)| (Reverse(space.misses()), **key));
+    found
+        .into_iter()
+        .map(|(key, space)| {
+            json!({
+                "vmid": key.vmid,
+                "root": format!("{:#x}", key.root),
+                "asid": key.asid,
+                "instructions": space.instructions,
+                "columns": space.columns.iter().map(tally).collect::<Vec<_>>(),
+            })
+        })
+        .collect()
 }
 
 fn counts(counts: &Counts) -> Value {

@@ -273,6 +273,7 @@ impl State {
             let guest = self.totals.guests.entry(vmid).or_default();
             guest.el0 += el0;
             guest.el1 += el1;
+            self.totals.ran(self.scope.address_spaces(core), el0 + el1);
         }
         if let Some(count) = self.totals.el2.get_mut(core) {
             *count += el2;
@@ -304,13 +305,14 @@ impl State {
         if opens {
             *slot = Some(now);
         } else if let Some(before) = slot.take() {
-            let reach = (0..self.scope.columns().len()).map(|c| self.scope.reach_bytes(c));
+            let vmid = self.vmids.get(core).copied().unwrap_or(0);
+            let columns = 0..self.scope.columns().len();
             self.windows.push(Window {
                 test,
                 core,
-                vmid: self.vmids.get(core).copied().unwrap_or(0),
+                vmid,
                 totals: now.since(&before),
-                reach: reach.collect(),
+                reach: columns.map(|c| self.scope.reach(core, c, vmid)).collect(),
             });
         }
     }

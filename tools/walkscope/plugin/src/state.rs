@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use penumbra_walkscope_model::Counts;
+use penumbra_walkscope_model::{AddressSpace, Counts, Tally};
 #[cfg(not(test))]
-use penumbra_walkscope_model::Scope;
+use penumbra_walkscope_model::{Scope, Use};
 
 use crate::decode::Written;
 
@@ -22,6 +22,32 @@ pub(crate) struct Instructions {
     pub(crate) el1: u64,
 }
 
+/// What belongs to an address space.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Space {
+    /// Instructions at EL0 and EL1 while its root was in place.
+    pub(crate) instructions: u64,
+    /// Misses in its half, by column; empty if there were none.
+    pub(crate) columns: Vec<Tally>,
+}
+
+impl Space {
+    fn since(&self, before: &Self) -> Self {
+        let then = before.columns.iter().copied();
+        let then = then.chain(std::iter::repeat(Tally::default()));
+        let columns = self.columns.iter().zip(then);
+        Self {
+            instructions: self.instructions - before.instructions,
+            columns: columns.map(|(now, then)| now.since(&then)).collect(),
+        }
+    }
+
+    /// Misses of all columns: zero says that there is nothing to tell.
+    pub(crate) fn misses(&self) -> u64 {
+        self.columns.iter().map(|tally| tally.misses).sum()
+    }
+}
+
 /// Running totals of the machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Totals {
@@ -37,6 +63,8 @@ pub(crate) struct Totals {
     pub(crate) tlbi: u64,
     /// Counts of each column by VMID.
     pub(crate) columns: BTreeMap<u16, Vec<Counts>>,
+    /// Address spaces: both halves of each core's regime are charged with what the core executes.
+    pub(crate) spaces: BTreeMap<AddressSpace, Space>,
 }
 
 impl Totals {
@@ -48,6 +76,14 @@ impl Totals {
             writes: [0; 4],
             tlbi: 0,
             columns: BTreeMap::new(),
+            spaces: BTreeMap::new(),
+        }
+    }
+
+    /// Notes instructions that ran with these two halves in place.
+    pub(crate) fn ran(&mut self, halves: [AddressSpace; 2], instructions: u64) {
+        for half in halves {
+            self.spaces.entry(half).or_default().instructions += instructions;
         }
     }
 
@@ -73,11 +109,16 @@ impl Totals {
     #[cfg(not(test))]
     /// With the columns as they stand in the models.
     pub(crate) fn with(&self, scope: &Scope) -> Self {
-        let columns = scope.partitions().iter().cloned().collect();
-        Self {
-            columns,
-            ..self.clone()
+        let mut now = self.clone();
+        now.columns = scope.partitions().iter().cloned().collect();
+        for (key, columns) in scope.spaces() {
+            now.spaces
+                .entry(*key)
+                .or_default()
+                .columns
+                .clone_from(columns);
         }
+        now
     }
 
     /// What came after `before`.
@@ -112,6 +153,11 @@ impl Totals {
                 *now = now.since(then);
             }
         }
+        for (key, now) in &mut difference.spaces {
+            if let Some(then) = before.spaces.get(key) {
+                *now = now.since(then);
+            }
+        }
         difference
     }
 }
@@ -125,13 +171,42 @@ pub(crate) struct Window {
     pub(crate) core: usize,
     pub(crate) vmid: u16,
     pub(crate) totals: Totals,
-    /// Bytes that the main TLB of each column covers when the window closes.
-    pub(crate) reach: Vec<u64>,
+    /// What the VM has in the core's main TLB, in each column, when the window closes.
+    pub(crate) reach: Vec<Use>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_space_has_what_ran_and_missed_since() {
+        let space = |root, asid| AddressSpace {
+            vmid: 1,
+            root,
+            asid,
+        };
+        let halves = [space(0x1000, Some(7)), space(0x2000, None)];
+        let tally = |misses| Tally {
+            misses,
+            ..Tally::default()
+        };
+        let mut totals = Totals::new();
+        totals.ran(halves, 100);
+        let before = totals.clone();
+        totals.ran(halves, 20);
+        totals.ran([space(0x1000, Some(8)), space(0x2000, None)], 3);
+        // The first misses come within the window.
+        totals.spaces.get_mut(&halves[0]).unwrap().columns = vec![tally(5)];
+        let window = totals.since(&before);
+        let found = |key| {
+            let space: &Space = &window.spaces[&key];
+            (space.instructions, space.misses())
+        };
+        assert_eq!(found(halves[0]), (20, 5));
+        assert_eq!(found(halves[1]), (23, 0));
+        assert_eq!(found(space(0x1000, Some(8))), (3, 0));
+    }
 
     #[test]
     fn a_window_is_a_difference() {

@@ -15,13 +15,53 @@ pub(crate) struct Cell {
     pub(crate) stage2_reads: u64,
     /// Misses by region.
     pub(crate) regions: BTreeMap<String, u64>,
-    /// Bytes that the main TLB covered at the end.
+    /// Bytes that the guest's entries in the main TLB covered at the end: the reach in use.
     pub(crate) reach_bytes: u64,
+    /// Those entries.
+    pub(crate) reach_entries: u64,
+}
+
+/// An address space: VMID, root of the tables, ASID. The half that all processes share has no ASID.
+pub(crate) type SpaceKey = (u64, String, Option<u64>);
+
+/// What an address space or a partition has of a run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Part {
+    /// Instructions while it was in place.
+    pub(crate) instructions: u64,
+    /// In the order of [`Run::columns`].
+    pub(crate) cells: Vec<Cell>,
+}
+
+impl Part {
+    /// Adds what a window has of it.
+    fn add(&mut self, instructions: u64, columns: &[Value]) -> Option<()> {
+        self.instructions += instructions;
+        self.cells.resize(columns.len(), Cell::default());
+        for (cell, found) in self.cells.iter_mut().zip(columns) {
+            cell.add(found)?;
+        }
+        Some(())
+    }
+
+    /// Misses for a thousand of its instructions.
+    pub(crate) fn mpki(&self, column: usize) -> f64 {
+        let misses = self.cells.get(column).map_or(0, |cell| cell.misses);
+        1000.0 * float(misses) / float(self.instructions.max(1))
+    }
 }
 
 impl Cell {
     pub(crate) fn reads(&self) -> u64 {
         self.stage1_reads + self.stage2_reads
+    }
+
+    /// Adds a tally of the plugin's.
+    fn add(&mut self, found: &Value) -> Option<()> {
+        self.misses += found.get("misses")?.as_u64()?;
+        self.stage1_reads += found.get("stage1_reads")?.as_u64()?;
+        self.stage2_reads += found.get("stage2_reads")?.as_u64()?;
+        Some(())
     }
 }
 
@@ -41,9 +81,26 @@ pub(crate) struct Test {
     pub(crate) tlbi: u64,
     /// In the order of [`Run::columns`].
     pub(crate) cells: Vec<Cell>,
+    /// By address space, the kernels' and the processes'.
+    pub(crate) spaces: BTreeMap<SpaceKey, Part>,
 }
 
 impl Test {
+    /// Adds what the linear model needs of another test.
+    fn add(&mut self, other: &Self) {
+        self.instructions += other.instructions;
+        self.el2 += other.el2;
+        for (reason, count) in &other.exits {
+            *self.exits.entry(reason.clone()).or_default() += count;
+        }
+        self.cells.resize(other.cells.len(), Cell::default());
+        for (cell, more) in self.cells.iter_mut().zip(&other.cells) {
+            cell.misses += more.misses;
+            cell.stage1_reads += more.stage1_reads;
+            cell.stage2_reads += more.stage2_reads;
+        }
+    }
+
     pub(crate) fn all_exits(&self) -> u64 {
         self.exits.values().sum()
     }
@@ -85,6 +142,8 @@ pub(crate) struct Run {
     /// Core and mode.
     pub(crate) columns: Vec<(String, String)>,
     pub(crate) tests: BTreeMap<u64, Test>,
+    /// The whole run by VMID.
+    pub(crate) partitions: BTreeMap<u64, Part>,
     /// Accesses that no walk explained.
     pub(crate) faults: u64,
     /// Accesses that the models saw.
@@ -92,6 +151,14 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// The workloads together, for one figure: all tests that `counts` admits.
+    pub(crate) fn total(&self, counts: impl Fn(u64) -> bool) -> Test {
+        let mut total = Test::default();
+        let chosen = self.tests.iter().filter(|(number, _)| counts(**number));
+        chosen.for_each(|(_, test)| total.add(test));
+        total
+    }
+
     pub(crate) fn column(&self, core: &str, mode: &str) -> Option<usize> {
         self.columns
             .iter()
@@ -144,15 +211,32 @@ fn parse(system: &str, json: &Value) -> Option<Run> {
         test.cells.resize(run.columns.len(), Cell::default());
         let columns = guest.get("columns")?.as_array()?;
         for (index, (cell, found)) in test.cells.iter_mut().zip(columns).enumerate() {
-            cell.misses += found.get("misses")?.as_u64()?;
-            cell.stage1_reads += found.get("stage1_reads")?.as_u64()?;
-            cell.stage2_reads += found.get("stage2_reads")?.as_u64()?;
+            cell.add(found)?;
             cell.reach_bytes = window.get("reach_bytes")?.get(index)?.as_u64()?;
+            cell.reach_entries = window.get("reach_entries")?.get(index)?.as_u64()?;
             for (region, tally) in found.get("regions")?.as_object()? {
                 let misses = tally.get("misses")?.as_u64()?;
                 *cell.regions.entry(region.clone()).or_default() += misses;
             }
         }
+        for space in window.get("spaces")?.as_array()? {
+            let key = (
+                space.get("vmid")?.as_u64()?,
+                space.get("root")?.as_str()?.to_owned(),
+                space.get("asid")?.as_u64(),
+            );
+            let columns = space.get("columns")?.as_array()?;
+            let instructions = space.get("instructions")?.as_u64()?;
+            test.spaces
+                .entry(key)
+                .or_default()
+                .add(instructions, columns)?;
+        }
+    }
+    for (vmid, guest) in json.get("run")?.get("guests")?.as_object()? {
+        let instructions = guest.get("el0")?.as_u64()? + guest.get("el1")?.as_u64()?;
+        let part = run.partitions.entry(vmid.parse().ok()?).or_default();
+        part.add(instructions, guest.get("columns")?.as_array()?)?;
     }
     Some(run)
 }
@@ -165,11 +249,17 @@ pub(crate) mod tests {
     pub(crate) fn example() -> Run {
         let column = json!({"misses": 10, "stage1_reads": 20, "stage2_reads": 30, "regions":
             {"kernel_linear": {"misses": 10}}});
+        let tally = |n: u64| json!({"misses": n, "stage1_reads": 2 * n, "stage2_reads": 3 * n});
         let window = json!({"test": 3, "vmid": 0, "core": 0, "el2": 50, "el2_elsewhere": 7, "tlbi": 2,
             "exits": {"interrupt": 1, "ec_0x16": 2}, "writes": {"ttbr0": 1, "ttbr1": 2},
-            "reach_bytes": [4096], "guests": {"0": {"el0": 400, "el1": 600, "columns": [column]},
+            "reach_bytes": [4096], "reach_entries": [1],
+            "spaces": [{"vmid": 0, "root": "0x1000", "asid": 7, "instructions": 400, "columns": [tally(6)]},
+                {"vmid": 0, "root": "0x2000", "asid": null, "instructions": 1000, "columns": [tally(4)]}],
+            "guests": {"0": {"el0": 400, "el1": 600, "columns": [column]},
                 "1": {"el0": 0, "el1": 3, "columns": [column]}}});
         let json = json!({"faults": 0, "events": 9, "windows": [window, window],
+            "run": {"guests": {"0": {"el0": 400, "el1": 800, "columns": [tally(12)]},
+                "1": {"el0": 0, "el1": 6, "columns": [tally(0)]}}},
             "columns": [{"core": "cortex-a72", "mode": "as-is"}]});
         parse("bare", &json).unwrap()
     }
@@ -189,8 +279,33 @@ pub(crate) mod tests {
         );
         assert_eq!((test.cells[0].misses, test.cells[0].reads()), (20, 100));
         assert_eq!(test.elsewhere, 20);
+        assert_eq!(test.cells[0].reach_entries, 1);
+        let user = &test.spaces[&(0, "0x1000".to_owned(), Some(7))];
+        assert_eq!((user.instructions, user.cells[0].misses), (800, 12));
+        assert!((user.mpki(0) - 15.0).abs() < 1e-9);
+        assert_eq!(run.partitions[&0].cells[0].reads(), 60);
+        assert_eq!(run.partitions[&1].instructions, 6);
         assert_eq!(test.cells[0].regions["kernel_linear"], 20);
         assert_eq!(run.column("cortex-a72", "as-is"), Some(0));
+    }
+
+    #[test]
+    fn a_total_adds_the_tests_that_count() {
+        let mut run = example();
+        let other = run.tests[&3].clone();
+        run.tests.insert(5, other.clone());
+        run.tests.insert(0, other);
+        let total = run.total(|number| number != 0);
+        assert_eq!((total.instructions, total.all_exits()), (4000, 12));
+        assert_eq!(total.cells[0].reads(), 200);
+        // The mean of two equal tests is each of them.
+        let cost = CostArgs {
+            read_cycles: 20.0,
+            cpi: 1.0,
+            trap_cycles: 200.0,
+        };
+        let share = run.tests[&3].walk_share(&run.tests[&3].cells[0], &cost);
+        assert!((total.walk_share(&total.cells[0], &cost) - share).abs() < 1e-9);
     }
 
     #[test]

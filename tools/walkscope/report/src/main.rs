@@ -4,7 +4,7 @@
 //! - [`console`]: a run of QEMU.
 //! - [`figures`]: the plugin's results, and the linear model that turns reads into a share of time.
 //! - [`programs`]: Debian's programs and their libraries, for the guest.
-//! - [`table`], [`plot`]: what people read.
+//! - [`table`], [`spaces`], [`plot`]: what people read.
 #![forbid(unsafe_code)]
 
 mod bench;
@@ -12,6 +12,7 @@ mod console;
 mod figures;
 mod plot;
 mod programs;
+mod spaces;
 mod systems;
 mod table;
 

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use crate::CostArgs;
 use crate::figures::{Run, Test, float};
-use crate::systems::WORKLOADS;
+use crate::spaces;
+use crate::systems::{WORKLOADS, counts};
 
 /// Name of a test.
 pub(crate) fn workload(number: u64) -> String {
@@ -74,10 +75,27 @@ pub(crate) fn document(runs: &[Run], cost: &CostArgs, facts: &str) -> String {
             }
             text.push('\n');
         }
+        text.push_str("| all but boot and check |");
+        for (run, mode, _) in &columns {
+            let test = run.total(counts);
+            let cell = run.column(&core, mode).and_then(|i| test.cells.get(i));
+            let _ = match cell {
+                Some(cell) => write!(
+                    text,
+                    " {:.2} / {:.2} |",
+                    test.mpki(cell),
+                    test.walk_share(cell, cost)
+                ),
+                None => write!(text, " - |"),
+            };
+        }
+        text.push('\n');
         text.push_str(&regions(runs, &core));
+        text.push_str(&spaces::document(runs, &core));
         text.push_str(&linear(runs, &core));
     }
     text.push_str(&outside(runs, cost));
+    text.push_str(&spaces::partitions(runs));
     text
 }
 
@@ -97,8 +115,8 @@ fn regions(runs: &[Run], core: &str) -> String {
     ];
     let mut text = format!(
         "\nWhere the misses fall ({core}, {}), in %:\n\n\
-         | workload | misses | reads per miss | kernel, linear map | kernel, other | user, read-only | user, writable | reach at the end, MiB |\n\
-         |---|--:|--:|--:|--:|--:|--:|--:|\n",
+         | workload | misses | reads per miss | kernel, linear map | kernel, other | user, read-only | user, writable | main-TLB entries in use at the end | reach, MiB |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
         run.system
     );
     for (number, name) in WORKLOADS {
@@ -122,7 +140,8 @@ fn regions(runs: &[Run], core: &str) -> String {
         }
         let _ = writeln!(
             text,
-            " {:.1} |",
+            " {} | {:.1} |",
+            cell.reach_entries,
             float(cell.reach_bytes) / f64::from(1 << 20)
         );
     }
@@ -251,7 +270,9 @@ pub(crate) fn details(run: &Run, cost: &CostArgs) -> String {
                 test.walk_share(cell, cost)
             );
         }
+        text.push_str(&spaces::details(test, &run.columns));
     }
+    text.push_str(&spaces::partitions(std::slice::from_ref(run)));
     text
 }
 
