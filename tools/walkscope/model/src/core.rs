@@ -12,7 +12,7 @@ pub enum WalkCacheHolds {
 /// The MMU of a core.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Core {
-    /// Name, like `cortex-a72`.
+    /// Name, like `cortex-a72`; after an `@` what was changed.
     pub name: String,
     /// Entries of the micro-TLB for fetches, fully associative.
     pub micro_fetch: usize,
@@ -121,7 +121,7 @@ impl Core {
     /// The parameters with their sources.
     #[must_use]
     pub fn parameters(&self) -> Vec<Parameter> {
-        let by = |a53, a72, a76, n1| match self.name.as_str() {
+        let by = |a53, a72, a76, n1| match self.base_name() {
             "cortex-a53" => a53,
             "cortex-a72" => a72,
             "cortex-a76" => a76,

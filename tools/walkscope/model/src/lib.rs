@@ -1,6 +1,7 @@
 //! What a page walk costs: a model of the MMU of named Arm cores, driven by a stream of accesses.
 //!
-//! - [`Core`]: the structures of a core as parameters, each with its source, and the presets.
+//! - [`Core`]: the structures of a core as parameters, each with its source, the presets, and what a sweep
+//!   makes of them.
 //! - [`Regime`]: the translation registers of EL1&0; [`walk`] follows the tables in a [`Memory`] and
 //!   returns the [`Path`] that hardware would take, both stages, without any cache.
 //! - [`Mmu`]: micro-TLBs, main TLB, walk cache and IPA cache of one core. It prices a path: how many
@@ -20,6 +21,7 @@ mod mmu;
 mod path;
 mod regime;
 mod scope;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod tlbi;
@@ -31,4 +33,5 @@ pub use mmu::{Miss, Mmu, Mode, Use};
 pub use path::{Leaf, Memory, Path, Stage2Step, Stage2Walk, WalkFault, walk, walk_stage2};
 pub use regime::{AddressSpace, Regime, Space};
 pub use scope::{Access, Column, Scope};
+pub use sweep::Change;
 pub use tlbi::{Invalidation, Operation, Reach};

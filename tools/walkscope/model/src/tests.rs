@@ -5,3 +5,4 @@ mod invalidation;
 mod reference;
 mod space;
 mod spaces;
+mod sweep;

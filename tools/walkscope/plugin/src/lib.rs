@@ -2,8 +2,8 @@
 //! a translation register to `penumbra-walkscope-model`, and writes what was counted as JSON.
 //!
 //! Options: `out=FILE`; `ram=FILE:BASE`, the file behind the guest's RAM and its address (hexadecimal);
-//! `smp=N`; `cores=a53+a72`; `modes=as-is+native+4k+2m+1g`; `set=CORE:PARAMETER:VALUE` (repeatable);
-//! `verify=on` compares each TLB hit with a fresh walk.
+//! `smp=N`; `cores=a53+a72`, where `a72@PARAMETER:VALUE` is a core with a change and `a72@sweep` one for each
+//! change of a sweep; `modes=as-is+native+4k+2m+1g`; `verify=on` compares each TLB hit with a fresh walk.
 //!
 //! A guest executes `HINT #(64 + t)` before and `HINT #(96 + t)` after what is to be measured as test
 //! `t`. Run QEMU with `-icount`: then one thread runs all cores, and two runs give the same counts.

@@ -35,7 +35,6 @@ pub(crate) fn parse(words: &[String]) -> Result<Options, String> {
         verify: false,
     };
     let (mut cores, mut modes) = ("a53+a72".to_owned(), "as-is+native+4k+2m+1g".to_owned());
-    let mut changes: Vec<[String; 3]> = Vec::new();
     for word in words {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         match key {
@@ -49,13 +48,6 @@ pub(crate) fn parse(words: &[String]) -> Result<Options, String> {
             "smp" => options.smp = value.parse().map_err(|_| "walkscope: smp=N".to_owned())?,
             "cores" => cores = value.into(),
             "modes" => modes = value.into(),
-            "set" => {
-                let fields: Vec<String> = value.splitn(3, ':').map(str::to_owned).collect();
-                let fields = fields
-                    .try_into()
-                    .map_err(|_| "walkscope: set=CORE:PARAMETER:VALUE")?;
-                changes.push(fields);
-            }
             "verify" => options.verify = matches!(value, "on" | "true" | "yes"),
             _ => return Err(format!("walkscope: unknown option '{key}'")),
         }
@@ -63,17 +55,15 @@ pub(crate) fn parse(words: &[String]) -> Result<Options, String> {
     if options.ram.is_empty() {
         return Err("walkscope: say where the guest's RAM is: ram=FILE:BASE".into());
     }
-    for name in cores.split('+') {
-        let mut core =
-            Core::preset(name).ok_or_else(|| format!("walkscope: unknown core '{name}'"))?;
-        for [_, parameter, value] in changes.iter().filter(|[of, ..]| of == name || of == "all") {
-            core.set(parameter, value)?;
-        }
-        for name in modes.split('+') {
-            options.columns.push(Column {
-                core: core.clone(),
-                mode: mode(name)?,
-            });
+    for word in cores.split('+') {
+        let found = Core::specified(word).map_err(|why| format!("walkscope: {why}"))?;
+        for core in found {
+            for name in modes.split('+') {
+                options.columns.push(Column {
+                    core: core.clone(),
+                    mode: mode(name)?,
+                });
+            }
         }
     }
     Ok(options)
@@ -90,13 +80,19 @@ mod tests {
     #[test]
     fn columns_are_cores_times_modes_with_changes() {
         let options =
-            read("ram=/f:0x40000000,cores=a72+a53,modes=native+4k,set=a72:walk_entries:128")
-                .unwrap();
+            read("ram=/f:0x40000000,cores=a72@walk_entries:128+a53,modes=native+4k").unwrap();
         assert_eq!(options.columns.len(), 4);
         assert_eq!(options.columns[0].core.walk_entries, 128);
         assert_eq!(options.columns[3].core.walk_entries, 64);
         assert_eq!(options.columns[3].mode, Mode::Synthetic(12));
         assert_eq!((options.base, options.ram.as_str()), (0x4000_0000, "/f"));
+    }
+
+    #[test]
+    fn a_sweep_is_a_column_for_each_change() {
+        let options = read("ram=/f:0x40000000,cores=a72@sweep,modes=as-is").unwrap();
+        let changes = Core::preset("a72").unwrap().variations().len();
+        assert_eq!(options.columns.len(), 1 + changes);
     }
 
     #[test]
@@ -106,6 +102,7 @@ mod tests {
             "ram=/f",
             "ram=/f:0x40000000,cores=z80",
             "ram=/f:0,modes=3k",
+            "ram=/f:0,cores=a72@sweep:1",
             "x=1",
         ] {
             assert!(read(text).is_err(), "{text}");

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::figures::{self, Run};
 use crate::systems::{self, CMDLINE, CMDLINE_WAIT, Files, System};
-use crate::{CostArgs, console, plot, programs, table};
+use crate::{CostArgs, console, plot, programs, sweep, table};
 
 /// `bench`
 #[derive(Debug, Args)]
@@ -19,7 +19,8 @@ pub(crate) struct BenchArgs {
     /// Systems to run.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = System::ALL)]
     systems: Vec<System>,
-    /// Core models, like a53+a72; a72@walk_holds:all changes a parameter.
+    /// Core models, like a53+a72. a72@walk_holds:all changes a parameter; a72@sweep changes each in turn, all on one
+    /// stream of accesses, and shows what each change does to the walk shares.
     #[arg(long, default_value = "a53+a72")]
     cores: String,
     /// Runs of each system; their counts must be equal.
@@ -236,7 +237,9 @@ impl Tree {
             .join(format!("walks-{}.plugin.json", system.short()));
         let _ = fs::remove_file(&out);
         let mut options = format!("out={},cores={}", out.display(), args.cores);
-        if system != System::Bare {
+        if args.cores.contains("@sweep") {
+            options.push_str(",modes=as-is");
+        } else if system != System::Bare {
             // The synthetic columns are compared on bare metal.
             options.push_str(",modes=as-is+native");
         }
@@ -355,7 +358,11 @@ fn document(
         args.cost.cpi,
         args.cost.trap_cycles
     );
-    Ok(table::document(runs, &args.cost, &facts))
+    Ok(if sweep::is_one(runs) {
+        sweep::document(runs, &args.cost, &facts)
+    } else {
+        table::document(runs, &args.cost, &facts)
+    })
 }
 
 /// The results for programs: `{"case", "metric", "value", "unit", "limit"}`.
@@ -364,7 +371,11 @@ fn results(runs: &[Run], cost: &CostArgs) -> String {
     for run in runs {
         for (number, test) in &run.tests {
             for ((core, mode), cell) in run.columns.iter().zip(&test.cells) {
-                let case = format!("{}/{}/{core}/{mode}", table::workload(*number), run.system);
+                let case = format!(
+                    "{}/{}/{core}/{mode}",
+                    systems::describes(*number),
+                    run.system
+                );
                 let mut put = |metric: &str, value: f64, unit: &str| {
                     list.push(json!({"case": case, "metric": metric, "value": value,
                         "unit": unit, "limit": null}));

@@ -4,7 +4,7 @@
 //! - [`console`]: a run of QEMU.
 //! - [`figures`]: the plugin's results, and the linear model that turns reads into a share of time.
 //! - [`programs`]: Debian's programs and their libraries, for the guest.
-//! - [`table`], [`spaces`], [`plot`]: what people read.
+//! - [`table`], [`spaces`], [`sweep`], [`plot`]: what people read.
 #![forbid(unsafe_code)]
 
 mod bench;
@@ -13,6 +13,7 @@ mod figures;
 mod plot;
 mod programs;
 mod spaces;
+mod sweep;
 mod systems;
 mod table;
 

@@ -25,6 +25,12 @@ pub(crate) const WORKLOADS: [(u64, &str); 17] = [
     (16, "xapian, searches"),
 ];
 
+/// What a test is called.
+pub(crate) fn describes(number: u64) -> String {
+    let known = WORKLOADS.iter().find(|(known, _)| *known == number);
+    known.map_or_else(|| format!("test {number}"), |(_, name)| (*name).to_owned())
+}
+
 /// Whether a test is part of the total: the boot is as long as all others together, and the check is no load.
 pub(crate) fn counts(number: u64) -> bool {
     !matches!(number, 0 | 12)

@@ -5,13 +5,7 @@ use std::fmt::Write as _;
 use crate::CostArgs;
 use crate::figures::{Run, Test, float};
 use crate::spaces;
-use crate::systems::{WORKLOADS, counts};
-
-/// Name of a test.
-pub(crate) fn workload(number: u64) -> String {
-    let known = WORKLOADS.iter().find(|(known, _)| *known == number);
-    known.map_or_else(|| format!("test {number}"), |(_, name)| (*name).to_owned())
-}
+use crate::systems::{WORKLOADS, counts, describes};
 
 /// The columns of the comparison: which run, which mode, heading.
 fn comparison(runs: &[Run]) -> Vec<(&Run, &'static str, String)> {
@@ -252,7 +246,7 @@ pub(crate) fn details(run: &Run, cost: &CostArgs) -> String {
         let _ = writeln!(
             text,
             "\n{}: {} instructions, {} of EL2, {} exits ({}), {} TVM writes, {} TLBIs",
-            workload(*number),
+            describes(*number),
             test.instructions,
             test.el2,
             test.all_exits(),
