@@ -2,6 +2,7 @@
 
 mod arithmetic;
 mod invalidation;
+mod published;
 mod reference;
 mod space;
 mod spaces;
