@@ -3,7 +3,7 @@
 tool := "cargo run -q --release -p penumbra --"
 suites := "cargo run -q --release -p penumbra-suites --"
 target := "aarch64-unknown-none-softfloat"
-metal := "-p penumbra-hal -p penumbra-platform -p penumbra-qemu-virt -p penumbra-rpi4 -p penumbra-payloads"
+metal := "-p penumbra-hal -p penumbra-platform -p penumbra-qemu-virt -p penumbra-rpi4 -p penumbra-payloads -p penumbra-periodic"
 
 # Show the recipes.
 default:

@@ -310,11 +310,15 @@ impl Workshop {
     pub fn bundle_for(&self, name: &str, toml: &str, setup: &Setup) -> Result<PathBuf, String> {
         let path = self.folder.join(format!("{name}.toml"));
         fs::write(&path, toml).map_err(|error| format!("cannot write a scenario: {error}"))?;
+        self.bundle_of(name, &path, setup)
+    }
+
+    fn bundle_of(&self, name: &str, path: &Path, setup: &Setup) -> Result<PathBuf, String> {
         let said = |problems: penumbra::problem::Problems| {
             let list: Vec<String> = problems.list.into_iter().map(|p| p.message).collect();
             list.join("; ")
         };
-        let scenario = Scenario::open(&path).map_err(said)?;
+        let scenario = Scenario::open(path).map_err(said)?;
         let tree = match hardware::is_wanted(&scenario) {
             true => Some(qemu::device_tree(&machine(setup)).map_err(|p| sentence(&p))?),
             false => None,
@@ -343,6 +347,16 @@ impl Workshop {
     /// The scenario is refused or QEMU does not start.
     pub fn boot(&self, name: &str, toml: &str, setup: &Setup) -> Result<Board, String> {
         let bundle = self.bundle_for(name, toml, setup)?;
+        Board::start(self.command(setup, Some(&bundle)))
+    }
+
+    /// Starts a board with a scenario of the project, with the bare-metal guests that it may name.
+    ///
+    /// # Errors
+    /// As `boot`.
+    pub fn boot_scenario(&self, name: &str, path: &str, setup: &Setup) -> Result<Board, String> {
+        build::guest(&self.project, "periodic").map_err(|p| sentence(&p))?;
+        let bundle = self.bundle_of(name, &self.project.root().join(path), setup)?;
         Board::start(self.command(setup, Some(&bundle)))
     }
 }

@@ -25,7 +25,7 @@ const PURE: [&str; 9] = [
 
 const PLATFORM: Rule = Rule::Only(&["penumbra-core", "penumbra-hal", "penumbra-platform", "log"]);
 
-const RULES: [(&str, Rule); 24] = [
+const RULES: [(&str, Rule); 25] = [
     ("penumbra-abi", Rule::Only(&[])),
     ("penumbra-vmsa", Rule::Only(&[])),
     (
@@ -89,6 +89,7 @@ const RULES: [(&str, Rule); 24] = [
     ("penumbra-qemu-virt", PLATFORM),
     ("penumbra-rpi4", PLATFORM),
     ("penumbra-payloads", Rule::Only(&["penumbra-abi"])),
+    ("penumbra-periodic", Rule::Only(&["penumbra-payloads"])),
     ("penumbra", Rule::Host(&["penumbra-manager"])),
     ("penumbra-eventscope", Rule::Host(&["penumbra-qemu-plugin"])),
     ("penumbra-layer-check", Rule::Host(&[])),

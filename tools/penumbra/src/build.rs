@@ -75,6 +75,28 @@ pub fn build(project: &Project, platform: &str) -> Result<Built, Problem> {
     Ok(built)
 }
 
+/// Where scenarios look for the guests of `guests/`, seen from the project's folder.
+pub const GUESTS: &str = ".cache/guests";
+
+/// Builds a bare-metal guest of the folder `guests/` and puts it where scenarios look for it.
+///
+/// # Errors
+/// There is no such guest, or a step failed; the tool that failed has said why.
+pub fn guest(project: &Project, name: &str) -> Result<PathBuf, Problem> {
+    let sources = project.root().join("guests").join(name);
+    if !sources.join("Cargo.toml").is_file() {
+        let problem = Problem::new(format!("there is no guest \"{name}\" in guests/"));
+        return Err(problem.help("each folder there is one"));
+    }
+    let folder = project.root().join(GUESTS);
+    fs::create_dir_all(&folder)
+        .map_err(|error| Problem::new(format!("cannot make {}: {error}", folder.display())))?;
+    let elf = project.cargo_build(&format!("penumbra-{name}"), name, &[])?;
+    let flat = folder.join(format!("{name}.bin"));
+    flatten(project, &elf, &flat)?;
+    Ok(flat)
+}
+
 /// EL2's part of an image at most: far above its code, far below its state.
 const LARGEST_EL2: u64 = 320 << 10;
 

@@ -7,7 +7,9 @@ use penumbra::scenario::{DEFAULT_BOARD_CORES, MAX_BOARD_CORES, size};
 use penumbra_bundle::{MAX_MEMORY_BYTES, MAX_VCPUS, MEMORY_UNIT_BYTES};
 
 /// The scenario that runs where none is named.
-pub(crate) const DEFAULT_SCENARIO: &str = "guest-configs/linux.toml";
+pub(crate) const DEFAULT_SCENARIO: &str = "guest-configs/partitions.toml";
+/// The one that runs where an option asks for another first guest or fewer cores.
+pub(crate) const ONE_GUEST_SCENARIO: &str = "guest-configs/linux.toml";
 /// The QEMU machine where nothing else is said.
 pub(crate) const DEFAULT_GIC: u8 = 3;
 pub(crate) const DEFAULT_CPU: &str = "cortex-a72";
@@ -33,6 +35,8 @@ pub(crate) enum Command {
     Card(CardArgs),
     /// Build, pack and run on QEMU; the terminal is the console.
     Run(Box<RunArgs>),
+    /// Build a bare-metal guest of the folder guests/.
+    Guest(GuestArgs),
     /// Build the initial RAM file system of the default guest.
     Initramfs(InitramfsArgs),
     /// Replay a recorded trace of a guest's paging against the manager's policy.
@@ -46,7 +50,8 @@ pub(crate) enum Command {
 /// A scenario, and changes to its first guest.
 #[derive(Debug, Args)]
 pub(crate) struct ScenarioArgs {
-    /// The scenario (default: guest-configs/linux.toml).
+    /// The scenario (default: guest-configs/partitions.toml; with an option about the first guest, or
+    /// another number of cores: guest-configs/linux.toml).
     #[arg(value_name = "SCENARIO")]
     pub(crate) scenario: Option<PathBuf>,
     /// The scenario, as an option.
@@ -89,6 +94,24 @@ pub(crate) struct ScenarioArgs {
     /// of the QEMU machine).
     #[arg(long, value_name = "FILE")]
     pub(crate) board_dtb: Option<PathBuf>,
+    /// Print the kernels and initial RAM disks that the scenario names, a line each, and stop.
+    #[arg(long)]
+    pub(crate) needs: bool,
+}
+
+impl ScenarioArgs {
+    /// Whether something is asked for that speaks of one guest, or of a board with other cores.
+    pub(crate) fn is_about_one_guest(&self) -> bool {
+        self.kernel.is_some()
+            || self.initrd.is_some()
+            || self.cmdline.is_some()
+            || self.vcpus.is_some()
+            || self.memory.is_some()
+            || self.backing.is_some()
+            || self.quota.is_some()
+            || self.paging.is_some()
+            || self.board_cores != DEFAULT_BOARD_CORES
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -225,6 +248,13 @@ pub(crate) struct RunArgs {
     /// More arguments for QEMU.
     #[arg(last = true, value_name = "QEMU ARGUMENTS")]
     pub(crate) qemu: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GuestArgs {
+    /// The guest: a folder of guests/.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
 }
 
 #[derive(Debug, Args)]

@@ -22,8 +22,8 @@ use penumbra_manager::paging::policy::Mode;
 
 use crate::cli::{
     BackingArg, BoardArg, CardArgs, CheckArgs, Command, DEFAULT_CPU, DEFAULT_GIC,
-    DEFAULT_RAM_BYTES, DEFAULT_SCENARIO, ImageArgs, InitramfsArgs, PagingArg, PagingSimArgs,
-    PanicArgs, RunArgs, ScenarioArgs,
+    DEFAULT_RAM_BYTES, DEFAULT_SCENARIO, ImageArgs, InitramfsArgs, ONE_GUEST_SCENARIO, PagingArg,
+    PagingSimArgs, PanicArgs, RunArgs, ScenarioArgs,
 };
 
 /// Where tools/fetch-arm64 puts the Raspberry Pi 4's firmware.
@@ -39,6 +39,14 @@ macro_rules! say {
 /// Executes a sub-command.
 pub(crate) fn execute(command: Command) -> Result<ExitCode, Problems> {
     match command {
+        Command::Card(CardArgs { scenario, .. }) if scenario.needs => needs(&scenario)?,
+        Command::Run(args) if args.scenario.needs => needs(&args.scenario)?,
+        Command::Check(args) if args.scenario.needs => needs(&args.scenario)?,
+        Command::Image(args) if args.scenario.needs => needs(&args.scenario)?,
+        Command::Guest(args) => {
+            let file = shorten(build::guest(&Project::find()?, &args.name)?);
+            say!("{}", file.display());
+        }
         Command::Check(args) => check(&args)?,
         Command::Image(args) => image(&args)?,
         Command::Build(args) => {
@@ -61,7 +69,15 @@ pub(crate) fn execute(command: Command) -> Result<ExitCode, Problems> {
 fn open(args: &ScenarioArgs) -> Result<Scenario, Problems> {
     let path = match args.scenario.as_ref().or(args.scenario_option.as_ref()) {
         Some(path) => path.clone(),
-        None => shorten(Project::find()?.root().join(DEFAULT_SCENARIO)),
+        None => {
+            let one = args.is_about_one_guest();
+            let usual = if one {
+                ONE_GUEST_SCENARIO
+            } else {
+                DEFAULT_SCENARIO
+            };
+            shorten(Project::find()?.root().join(usual))
+        }
     };
     let mut scenario = Scenario::open(&path)?;
     let Some(guest) = scenario.guests.first_mut() else {
@@ -104,6 +120,19 @@ fn open(args: &ScenarioArgs) -> Result<Scenario, Problems> {
         }
     }
     Ok(scenario)
+}
+
+/// Names the files that the guests are made of, so that whoever calls can fetch them.
+fn needs(args: &ScenarioArgs) -> Result<(), Problems> {
+    for guest in &open(args)?.guests {
+        for file in [Some(&guest.kernel), guest.initrd.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            say!("{}", file.path.display());
+        }
+    }
+    Ok(())
 }
 
 fn paging_sim(args: &PagingSimArgs) -> Result<(), Problem> {

@@ -10,6 +10,7 @@ mod paging;
 mod paging_attack;
 mod paging_load;
 mod paging_user;
+mod partitions;
 mod payload;
 mod rpi4;
 mod schedule;
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(devices::cases());
     cases.extend(linux::cases());
     cases.extend(operator::cases());
+    cases.extend(partitions::cases());
     cases.extend(lives::cases());
     cases.extend(walls::cases());
     cases.extend(paging::cases());

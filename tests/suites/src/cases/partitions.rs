@@ -1,0 +1,106 @@
+//! What `tools/dev run` shows: the scenario that it boots, with its three consoles and the shell.
+
+use std::time::Duration;
+
+use crate::case::Case;
+use crate::workshop::{Setup, Workshop};
+
+const LIMIT: Duration = Duration::from_secs(150);
+/// The scenario, seen from the project's folder.
+const SCENARIO: &str = "guest-configs/partitions.toml";
+
+/// The tests.
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for gic in [3, 2] {
+        let name = format!("partitions-gicv{gic}");
+        let own = name.clone();
+        cases.push(Case::new(name, gic == 3, move |w| {
+            let setup = Setup {
+                gic,
+                ram_mib: 2048,
+                ..Setup::default()
+            };
+            partitions(w, &own, &setup)
+        }));
+    }
+    cases.push(Case::new("partitions-rpi4", false, |w| {
+        partitions(w, "partitions-rpi4", &w.rpi4())
+    }));
+    cases
+}
+
+/// A person who tries everything once.
+fn partitions(w: &Workshop, name: &str, setup: &Setup) -> Result<(), String> {
+    let mut board = w.boot_scenario(name, SCENARIO, setup)?;
+    for (command, answers) in [
+        // All guests behind their labels; the input goes to the first one.
+        (
+            "",
+            &[
+                "guest 'rt-linux'",
+                "the input goes to 'linux'",
+                "linux   | This is a busybox shell",
+            ][..],
+        ),
+        ("echo answer-$((40 + 2))-$(nproc)", &["answer-42-2"]),
+        // Each console alone.
+        (
+            "\x1d2",
+            &[
+                "console of guest 2, 'rt-linux'",
+                "-rt-arm64: 1 of 1 vCPUs on line",
+                "# ",
+            ],
+        ),
+        ("uname -v", &["PREEMPT_RT"]),
+        (
+            "\x1d3",
+            &[
+                "console of guest 3, 'periodic'",
+                "periodic: wakes up each 10000 us",
+                "wake-ups, late by",
+            ],
+        ),
+        (
+            "\x1d1",
+            &["console of guest 1, 'linux'", "answer-42-2", "# "],
+        ),
+        // The shell.
+        ("\x1ds", &["the operator's shell", "penumbra> "]),
+        (
+            "list",
+            &[
+                "1 linux        running      1,2",
+                "2 rt-linux     running      3",
+                "3 periodic     running      0",
+            ],
+        ),
+        (
+            "schedule",
+            &[
+                "core 0: frame of 10000 us",
+                "2000  periodic",
+                "8000  the manager",
+            ],
+        ),
+        (
+            "top",
+            &["linux           0    1", "(manager)", "(any key ends this)"],
+        ),
+        ("x", &["penumbra> "]),
+        ("audit", &["every frame that a VM sees is its own"]),
+        ("poweroff", &["linux, rt-linux, periodic would lose power"]),
+        ("poweroff now", &["the operator switches the board off"]),
+    ] {
+        if !command.is_empty() {
+            board.send(command)?;
+        }
+        for answer in answers {
+            board
+                .expect(answer, LIMIT)
+                .map_err(|why| format!("`{command}`: {why}"))?;
+        }
+    }
+    board.off(LIMIT).map(drop)
+}
