@@ -40,19 +40,36 @@ pub(super) fn cases() -> Vec<Case> {
             dies(w, &own, &Setup::default(), way, words)
         }));
     }
-    for (way, end) in [
-        ("undefined-storm", "storm survived"),
-        ("misuse", "misuse over"),
-    ] {
+    for (way, end) in LIVES {
         let name = format!("crash-{way}");
         let own = name.clone();
-        cases.push(Case::new(name, true, move |w| lives(w, &own, way, end)));
+        cases.push(Case::new(name, true, move |w| {
+            lives(w, &own, &Setup::default(), way, end)
+        }));
     }
-    cases.push(Case::new("crash-endless-fault", true, spins));
-    cases.push(Case::new("crash-beside-another", true, beside));
-    cases.push(Case::new("crash-reset", true, resets));
+    for (name, run) in BESIDES {
+        cases.push(Case::new(name, true, move |w| {
+            run(w, name, &Setup::default())
+        }));
+    }
     cases
 }
+
+/// A test of a name on a board.
+type Run = fn(&Workshop, &str, &Setup) -> Result<(), String>;
+
+/// What else befalls guests.
+pub(super) const BESIDES: [(&str, Run); 3] = [
+    ("crash-endless-fault", spins),
+    ("crash-beside-another", beside),
+    ("crash-reset", resets),
+];
+
+/// Ways in which a guest harms nobody, and its last words.
+pub(super) const LIVES: [(&str, &str); 2] = [
+    ("undefined-storm", "storm survived"),
+    ("misuse", "misuse over"),
+];
 
 fn scenario(workshop: &Workshop, way: &str) -> String {
     let backing = if way == "quota" {
@@ -96,35 +113,40 @@ pub(super) fn dies(
     Ok(())
 }
 
-fn lives(w: &Workshop, name: &str, way: &str, end: &str) -> Result<(), String> {
-    let mut board = w.boot(name, &scenario(w, way), &Setup::default())?;
+/// The guest does what no hypervisor should mind, and the board goes off in order.
+pub(super) fn lives(
+    w: &Workshop,
+    name: &str,
+    setup: &Setup,
+    way: &str,
+    end: &str,
+) -> Result<(), String> {
+    let mut board = w.boot(name, &scenario(w, way), setup)?;
     board.expect(end, LIMIT)?;
     board.off(LIMIT).map(drop)
 }
 
 /// A guest that faults for ever at a mapped vector harms nobody: another one on the same core ends.
-fn spins(w: &Workshop) -> Result<(), String> {
+fn spins(w: &Workshop, name: &str, setup: &Setup) -> Result<(), String> {
     let twin = format!(
         "cores = [1]\ncmdline = \"seed=5\"\nkernel = \"{}\"",
         w.payload("twin").display()
     );
     let toml = scenario(w, "endless-fault").replace("vcpus = 2", "vcpus = 1\ncores = [1]")
         + &guest("twin", 1, "16 MiB", &twin);
-    let mut board = w.boot("crash-endless-fault", &toml, &Setup::default())?;
+    let mut board = w.boot(name, &toml, setup)?;
     board.expect(" passed, 0 failed", LIMIT)
 }
 
 /// One guest dies while another works on the same core; the other comes to its end.
-fn beside(w: &Workshop) -> Result<(), String> {
+fn beside(w: &Workshop, name: &str, setup: &Setup) -> Result<(), String> {
     let twin = format!(
         "cores = [1]\ncmdline = \"seed=5\"\nkernel = \"{}\"",
         w.payload("twin").display()
     );
     let toml = scenario(w, "wild-jump").replace("vcpus = 2", "vcpus = 1\ncores = [1]")
         + &guest("twin", 1, "16 MiB", &twin);
-    let console = w
-        .boot("crash-beside-another", &toml, &Setup::default())?
-        .off(LIMIT)?;
+    let console = w.boot(name, &toml, setup)?.off(LIMIT)?;
     for word in ["guest 'crash' crashed", " passed, 0 failed"] {
         if !console.contains(word) {
             return Err(format!("\"{word}\" did not come"));
@@ -134,8 +156,8 @@ fn beside(w: &Workshop) -> Result<(), String> {
 }
 
 /// SYSTEM_RESET loads the guest anew: it starts again and again.
-fn resets(w: &Workshop) -> Result<(), String> {
-    let mut board = w.boot("crash-reset", &scenario(w, "reset"), &Setup::default())?;
+fn resets(w: &Workshop, name: &str, setup: &Setup) -> Result<(), String> {
+    let mut board = w.boot(name, &scenario(w, "reset"), setup)?;
     for _ in 0..3 {
         board.expect("crash: reset", LIMIT)?;
     }

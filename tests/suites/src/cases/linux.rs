@@ -34,7 +34,7 @@ const CPUS: [&str; 5] = [
 pub(super) const DEBIAN: &str = "linux";
 pub(super) const CLOUD: &str = "linux-cloud";
 pub(super) const BACKPORTS: &str = "linux-backports";
-const RT: &str = "linux-rt";
+pub(super) const RT: &str = "linux-rt";
 
 const QUICK: [(u8, &str, u8, &str, &str); 5] = [
     (3, "cortex-a72", 2, "reserved", CLOUD),
@@ -99,7 +99,13 @@ pub(super) fn cases() -> Vec<Case> {
         }
     }
     cases.push(Case::new("linux-shell-reboot-poweroff", true, shell));
-    cases.push(Case::new("linux-pair-on-one-core", false, pair));
+    cases.push(Case::new("linux-pair-on-one-core", false, |w| {
+        let setup = Setup {
+            ram_mib: 2048,
+            ..Setup::default()
+        };
+        pair(w, "linux-pair", &setup)
+    }));
     cases
 }
 
@@ -200,9 +206,9 @@ pub(super) fn shell_on(w: &Workshop, name: &str, setup: &Setup) -> Result<(), St
 }
 
 /// Two Linux guests whose vCPUs share cores.
-fn pair(w: &Workshop) -> Result<(), String> {
+pub(super) fn pair(w: &Workshop, name: &str, setup: &Setup) -> Result<(), String> {
     let mut toml = String::new();
-    for name in ["one", "two"] {
+    for guest_name in ["one", "two"] {
         let more = linux(
             w,
             CLOUD,
@@ -210,13 +216,9 @@ fn pair(w: &Workshop) -> Result<(), String> {
             "thin",
             "cores = [1, 2]",
         );
-        toml += &guest(name, 2, "384 MiB", &more);
+        toml += &guest(guest_name, 2, "384 MiB", &more);
     }
-    let setup = Setup {
-        ram_mib: 2048,
-        ..Setup::default()
-    };
-    let board = w.boot("linux-pair", &toml, &setup)?;
+    let board = w.boot(name, &toml, setup)?;
     let console = board.off(Duration::from_secs(400))?;
     let good = console.matches("load: verdict good").count();
     if good != 2 || console.contains("load: FAIL") {

@@ -33,23 +33,40 @@ const DEATHS: [(&str, &str); 7] = [
 pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::new("manager-dies-beside-linux", true, |w| {
-            let mut neighbour = Neighbour::boot(w, "manager-dies", "")?;
-            neighbour.kill_managers(3, Duration::ZERO)?;
-            neighbour.verdict()
+            dies_thrice(w, "manager-dies", &setup())
         }),
         Case::new("manager-dies-in-every-way", false, |w| {
-            let mut neighbour = Neighbour::boot(w, "manager-dies-every-way", "")?;
-            neighbour.kill_managers(DEATHS.len(), STEADY)?;
-            neighbour.verdict()
+            dies_in_every_way(w, "manager-dies-every-way", &setup())
         }),
         Case::new("watchdog-restarts-linux-beside-linux", true, |w| {
-            watchdog(w, "watchdog")
+            watchdog(w, "watchdog", &setup())
         }),
     ]
 }
 
+fn setup() -> Setup {
+    Setup {
+        ram_mib: 2048,
+        ..Setup::default()
+    }
+}
+
+/// The manager dies three times in a row.
+pub(super) fn dies_thrice(w: &Workshop, name: &str, setup: &Setup) -> Result<(), String> {
+    let mut neighbour = Neighbour::boot(w, name, "", setup)?;
+    neighbour.kill_managers(3, Duration::ZERO)?;
+    neighbour.verdict()
+}
+
+/// The manager dies in each way once.
+pub(super) fn dies_in_every_way(w: &Workshop, name: &str, setup: &Setup) -> Result<(), String> {
+    let mut neighbour = Neighbour::boot(w, name, "", setup)?;
+    neighbour.kill_managers(DEATHS.len(), STEADY)?;
+    neighbour.verdict()
+}
+
 /// A Linux that lets its watchdog starve is started anew, beside one that must not notice.
-fn watchdog(w: &Workshop, name: &str) -> Result<(), String> {
+pub(super) fn watchdog(w: &Workshop, name: &str, setup: &Setup) -> Result<(), String> {
     let keys = format!(
         "cores = [3]\nkernel = \"{}\"\ninitrd = \"{}\"\ncmdline = \"console=ttyAMA0 quiet\"\n\
          watchdog = true",
@@ -57,7 +74,7 @@ fn watchdog(w: &Workshop, name: &str) -> Result<(), String> {
         w.watchdog_initramfs(name)?.display(),
     );
     let watched = guest("watched", 1, "256 MiB", &keys);
-    let mut neighbour = Neighbour::boot(w, name, &watched)?;
+    let mut neighbour = Neighbour::boot(w, name, &watched, setup)?;
     neighbour.order("console watched", &[])?;
     neighbour.shell = false;
     for _ in 0..2 {
@@ -91,7 +108,8 @@ pub fn soak(w: &Workshop, restarts: usize, kills: usize) -> Result<(), String> {
         "cores = [3]\ncmdline = \"endless-fault\"\nkernel = \"{}\"",
         w.payload("crash").display()
     );
-    let mut neighbour = Neighbour::boot(w, "soak", &guest("bare", 1, "64 MiB", &bare))?;
+    let bare = guest("bare", 1, "64 MiB", &bare);
+    let mut neighbour = Neighbour::boot(w, "soak", &bare, &setup())?;
     let free = neighbour.free()?;
     let start = Instant::now();
     neighbour.restart_bare(restarts)?;
@@ -120,16 +138,8 @@ pub(super) struct Neighbour {
 }
 
 impl Neighbour {
-    fn boot(w: &Workshop, name: &str, others: &str) -> Result<Self, String> {
-        let setup = Setup {
-            ram_mib: 2048,
-            ..Setup::default()
-        };
-        Self::boot_on(w, name, others, &setup)
-    }
-
     /// A board with this Linux and other guests.
-    pub(super) fn boot_on(
+    pub(super) fn boot(
         w: &Workshop,
         name: &str,
         others: &str,

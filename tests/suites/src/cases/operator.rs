@@ -10,7 +10,13 @@ const LIMIT: Duration = Duration::from_secs(150);
 
 /// The tests.
 pub(super) fn cases() -> Vec<Case> {
-    vec![Case::new("operator-shell-two-linux", true, shell)]
+    vec![Case::new("operator-shell-two-linux", true, |w| {
+        let setup = Setup {
+            ram_mib: 2048,
+            ..Setup::default()
+        };
+        shell(w, "operator-shell", &setup)
+    })]
 }
 
 fn linux(w: &Workshop, name: &str, more: &str) -> String {
@@ -23,18 +29,14 @@ fn linux(w: &Workshop, name: &str, more: &str) -> String {
 }
 
 /// Consoles are chosen, guests are stopped, restarted, paused and audited; a policy brings one back.
-fn shell(w: &Workshop) -> Result<(), String> {
+pub(super) fn shell(w: &Workshop, name: &str, setup: &Setup) -> Result<(), String> {
     let toml = linux(w, "one", "cores = [1]")
         + &linux(
             w,
             "two",
             "cores = [2]\non_power_off = \"restart\"\nrestart_delay = \"200 ms\"",
         );
-    let setup = Setup {
-        ram_mib: 2048,
-        ..Setup::default()
-    };
-    let mut board = w.boot("operator-shell", &toml, &setup)?;
+    let mut board = w.boot(name, &toml, setup)?;
     for (command, answers) in [
         ("", &["one| This is a busybox shell"][..]),
         (

@@ -17,17 +17,16 @@ const LOOKS: u32 = 90;
 
 /// A guest to run.
 #[derive(Clone, Copy, Debug)]
-struct Point {
-    kernel: &'static str,
-    gic: u8,
-    vcpus: u8,
-    backing: &'static str,
-    mode: Mode,
+pub(super) struct Point {
+    pub(super) kernel: &'static str,
+    pub(super) vcpus: u8,
+    pub(super) backing: &'static str,
+    pub(super) mode: Mode,
 }
 
 /// How the guest is paged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
+pub(super) enum Mode {
     /// What pays.
     Compound,
     /// Everything, for comparison.
@@ -39,6 +38,14 @@ impl Mode {
         match self {
             Self::Compound => "compound",
             Self::Shadow => "shadow",
+        }
+    }
+
+    /// The first part of the names of its tests.
+    pub(super) const fn family(self) -> &'static str {
+        match self {
+            Self::Compound => "compound",
+            Self::Shadow => "compound-shadow",
         }
     }
 
@@ -68,28 +75,33 @@ pub(super) fn cases() -> Vec<Case> {
         .map(|(quick, kernel, gic, vcpus, backing, mode)| {
             let point = Point {
                 kernel,
-                gic,
                 vcpus,
                 backing,
                 mode,
             };
-            let family = match mode {
-                Mode::Compound => "compound",
-                Mode::Shadow => "compound-shadow",
+            let setup = Setup {
+                gic,
+                ram_mib: 2048,
+                ..Setup::default()
             };
+            let family = mode.family();
             let name = format!("{family}-{kernel}-gicv{gic}-{vcpus}vcpu-{backing}");
             let own = name.clone();
-            Case::new(name, quick, move |w| kernel_map(w, &own, point))
+            Case::new(name, quick, move |w| kernel_map(w, &own, &setup, point))
         })
         .collect()
 }
 
 /// The linear map comes under leaves without a trap, survives processes that come and go, agrees with
 /// the guest's tables, and goes when the operator says so.
-fn kernel_map(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
+pub(super) fn kernel_map(
+    w: &Workshop,
+    name: &str,
+    setup: &Setup,
+    point: Point,
+) -> Result<(), String> {
     let Point {
         kernel,
-        gic,
         vcpus,
         backing,
         mode,
@@ -103,12 +115,7 @@ fn kernel_map(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
         w.initramfs().display(),
     );
     let toml = guest("linux", vcpus, "512 MiB", &more);
-    let setup = Setup {
-        gic,
-        ram_mib: 2048,
-        ..Setup::default()
-    };
-    let mut board = w.boot(name, &toml, &setup)?;
+    let mut board = w.boot(name, &toml, setup)?;
     board.expect("This is a busybox shell", LIMIT)?;
     board.expect("# ", LIMIT)?;
     board.send("\x1ds")?;

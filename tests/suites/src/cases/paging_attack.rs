@@ -11,7 +11,7 @@ use crate::workshop::{Setup, Workshop};
 /// How long each life of the attacker lasts in the quick suite.
 const QUICK_SECONDS: u64 = 10;
 /// The same in the full suite.
-const FULL_SECONDS: u64 = 40;
+pub(super) const FULL_SECONDS: u64 = 40;
 /// What a busy workstation may take to let an attacker reach everything.
 const REACH: Duration = Duration::from_secs(60);
 /// When the attacker ends by itself: long after it was told to.
@@ -30,52 +30,54 @@ const REACHED: [&str; 6] = [
 
 /// An attacker.
 #[derive(Clone, Copy, Debug)]
-struct Point {
-    gic: u8,
-    cpu: &'static str,
-    vcpus: u8,
-    backing: &'static str,
-    seconds: u64,
+pub(super) struct Point {
+    pub(super) vcpus: u8,
+    pub(super) backing: &'static str,
+    pub(super) seconds: u64,
 }
 
 /// The tests.
 pub(super) fn cases() -> Vec<Case> {
-    let point = |gic, cpu, vcpus, backing, seconds| Point {
-        gic,
-        cpu,
+    let point = |vcpus, backing, seconds| Point {
         vcpus,
         backing,
         seconds,
     };
-    let mut cases = vec![case(true, point(3, "cortex-a72", 2, "thin", QUICK_SECONDS))];
+    let quick = point(2, "thin", QUICK_SECONDS);
+    let mut cases = vec![case(true, 3, "cortex-a72", quick)];
     for gic in [2, 3] {
         for vcpus in [1, 2, 4] {
             for backing in ["reserved", "thin"] {
-                let point = point(gic, "cortex-a72", vcpus, backing, FULL_SECONDS);
-                cases.push(case(false, point));
+                let point = point(vcpus, backing, FULL_SECONDS);
+                cases.push(case(false, gic, "cortex-a72", point));
             }
         }
     }
     // A core whose walker can set flags, and with more than Armv8.0 in TCR_EL1.
-    cases.push(case(false, point(3, "max", 2, "reserved", FULL_SECONDS)));
+    let point = point(2, "reserved", FULL_SECONDS);
+    cases.push(case(false, 3, "max", point));
     cases
 }
 
-fn case(quick: bool, point: Point) -> Case {
+fn case(quick: bool, gic: u8, cpu: &'static str, point: Point) -> Case {
     let Point {
-        gic,
-        cpu,
         vcpus,
         backing,
         seconds,
     } = point;
+    let setup = Setup {
+        gic,
+        cpu,
+        ram_mib: 2048,
+        ..Setup::default()
+    };
     let name = format!("compound-attack-{cpu}-gicv{gic}-{vcpus}vcpu-{backing}-{seconds}s");
     let own = name.clone();
-    Case::new(name, quick, move |w| attack(w, &own, point))
+    Case::new(name, quick, move |w| attack(w, &own, &setup, point))
 }
 
 /// Two lives of the attacker, the first of which is cut off; audits, and modes that change under it.
-fn attack(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
+pub(super) fn attack(w: &Workshop, name: &str, setup: &Setup, point: Point) -> Result<(), String> {
     let cores = match point.vcpus {
         1 => "[3]",
         2 => "[2, 3]",
@@ -87,14 +89,8 @@ fn attack(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
         point.backing,
         w.payload("attack").display(),
     );
-    let setup = Setup {
-        gic: point.gic,
-        cpu: point.cpu,
-        ram_mib: 2048,
-        ..Setup::default()
-    };
     let attacker = guest("attack", point.vcpus, "64 MiB", &attacker);
-    let mut neighbour = Neighbour::boot_on(w, name, &attacker, &setup)?;
+    let mut neighbour = Neighbour::boot(w, name, &attacker, setup)?;
     let free = neighbour.free()?;
     neighbour.order("start attack", &["'attack' was started by the operator"])?;
     pester(&mut neighbour, point.seconds * 3 / 4)?;

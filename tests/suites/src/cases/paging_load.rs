@@ -11,62 +11,63 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// Load of the quick suite.
 const QUICK_SECONDS: u64 = 12;
 /// Load of the full suite.
-const FULL_SECONDS: u64 = 30;
+pub(super) const FULL_SECONDS: u64 = 30;
 
 /// A guest to run.
 #[derive(Clone, Copy, Debug)]
-struct Point {
-    kernel: &'static str,
-    gic: u8,
-    vcpus: u8,
-    backing: &'static str,
-    seconds: u64,
+pub(super) struct Point {
+    pub(super) kernel: &'static str,
+    pub(super) vcpus: u8,
+    pub(super) backing: &'static str,
+    pub(super) seconds: u64,
 }
 
 /// The tests.
 pub(super) fn cases() -> Vec<Case> {
     let quick = Point {
         kernel: "linux-cloud",
-        gic: 3,
         vcpus: 2,
         backing: "thin",
         seconds: QUICK_SECONDS,
     };
-    let mut cases = vec![case(true, quick)];
+    let mut cases = vec![case(true, 3, quick)];
     for gic in [2, 3] {
         for vcpus in [1, 2, 4] {
             for backing in ["reserved", "thin"] {
                 let point = Point {
                     kernel: "linux",
-                    gic,
                     vcpus,
                     backing,
                     seconds: FULL_SECONDS,
                 };
-                cases.push(case(false, point));
+                cases.push(case(false, gic, point));
             }
         }
     }
     cases
 }
 
-fn case(quick: bool, point: Point) -> Case {
+fn case(quick: bool, gic: u8, point: Point) -> Case {
     let Point {
         kernel,
-        gic,
         vcpus,
         backing,
         seconds,
     } = point;
+    let setup = Setup {
+        gic,
+        ram_mib: 2048,
+        ..Setup::default()
+    };
     let name = format!("compound-load-{kernel}-gicv{gic}-{vcpus}vcpu-{backing}-{seconds}s");
     let own = name.clone();
-    Case::new(name, quick, move |w| load(w, &own, point))
+    Case::new(name, quick, move |w| load(w, &own, &setup, point))
 }
 
-fn load(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
+/// Boots, loads and audits meanwhile, on any board.
+pub(super) fn load(w: &Workshop, name: &str, setup: &Setup, point: Point) -> Result<(), String> {
     let Point {
         kernel,
-        gic,
         vcpus,
         backing,
         seconds,
@@ -78,12 +79,7 @@ fn load(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
         w.initramfs().display(),
     );
     let toml = guest("linux", vcpus, "512 MiB", &more);
-    let setup = Setup {
-        gic,
-        ram_mib: 2048,
-        ..Setup::default()
-    };
-    let mut board = w.boot(name, &toml, &setup)?;
+    let mut board = w.boot(name, &toml, setup)?;
     board.expect("load: Linux", LIMIT)?;
     board.send("\x1ds")?;
     board.expect("penumbra> ", LIMIT)?;

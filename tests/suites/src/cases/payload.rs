@@ -84,12 +84,21 @@ pub(super) fn cases() -> Vec<Case> {
     for gic in [3, 2] {
         let name = format!("traps-one-core-gicv{gic}");
         let own = name.clone();
-        cases.push(Case::new(name, gic == 3, move |w| one_core(w, &own, gic)));
+        cases.push(Case::new(name, gic == 3, move |w| {
+            one_core(w, &own, &setup(gic))
+        }));
         let name = format!("twins-gicv{gic}");
         let own = name.clone();
-        cases.push(Case::new(name, true, move |w| twins(w, &own, gic)));
+        cases.push(Case::new(name, true, move |w| twins(w, &own, &setup(gic))));
     }
     cases
+}
+
+fn setup(gic: u8) -> Setup {
+    Setup {
+        gic,
+        ..Setup::default()
+    }
 }
 
 /// What a payload's checks said: its failures, if any, as a sentence.
@@ -141,7 +150,7 @@ pub(super) fn traps_on(
 }
 
 /// Two vCPUs of the guest on one core, together with the manager: time slices and lost residency.
-fn one_core(workshop: &Workshop, name: &str, gic: u8) -> Result<(), String> {
+pub(super) fn one_core(workshop: &Workshop, name: &str, setup: &Setup) -> Result<(), String> {
     let kernel = workshop.payload("traps");
     let toml = guest(
         "traps",
@@ -151,16 +160,15 @@ fn one_core(workshop: &Workshop, name: &str, gic: u8) -> Result<(), String> {
     );
     let toml = toml.replace("cores = [0, 0]", "cores = [0, 1]");
     let setup = Setup {
-        gic,
         cores: 2,
-        ..Setup::default()
+        ..setup.clone()
     };
     let console = workshop.boot(name, &toml, &setup)?.off(LIMIT)?;
     verdict(&console, 1)
 }
 
 /// Two guests on one core keep their registers to themselves.
-fn twins(workshop: &Workshop, name: &str, gic: u8) -> Result<(), String> {
+pub(super) fn twins(workshop: &Workshop, name: &str, setup: &Setup) -> Result<(), String> {
     let kernel = workshop.payload("twin");
     let mut toml = String::new();
     for (twin, seed) in [("castor", 17), ("pollux", 4242)] {
@@ -174,10 +182,6 @@ fn twins(workshop: &Workshop, name: &str, gic: u8) -> Result<(), String> {
             ),
         );
     }
-    let setup = Setup {
-        gic,
-        ..Setup::default()
-    };
-    let console = workshop.boot(name, &toml, &setup)?.off(LIMIT)?;
+    let console = workshop.boot(name, &toml, setup)?.off(LIMIT)?;
     verdict(&console, 2)
 }

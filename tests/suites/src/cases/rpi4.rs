@@ -9,8 +9,7 @@ use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use penumbra::qemu;
 use penumbra::{build, card};
 
-use super::linux::{self, Point};
-use super::{crash, guest, payload};
+use super::{guest, linux, payload};
 use crate::board::Board;
 use crate::case::Case;
 use crate::workshop::{Setup, Workshop};
@@ -20,33 +19,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The tests.
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for vcpus in 1..=4 {
-        for backing in ["reserved", "thin"] {
-            let name = format!("rpi4-traps-{vcpus}vcpu-{backing}");
-            let own = name.clone();
-            let quick = [(1, "thin"), (4, "reserved")].contains(&(vcpus, backing));
-            cases.push(Case::new(name, quick, move |w| {
-                payload::traps_on(w, &own, &w.rpi4(), vcpus, backing)
-            }));
-        }
-    }
-    for (way, words) in crash::DEATHS {
-        let name = format!("rpi4-crash-{way}");
-        let own = name.clone();
-        cases.push(Case::new(name, way == "wild-jump", move |w| {
-            crash::dies(w, &own, &w.rpi4(), way, words)
-        }));
-    }
-    for (quick, kernel, vcpus, backing) in [
-        (true, linux::CLOUD, 2, "thin"),
-        (false, linux::DEBIAN, 1, "reserved"),
-        (false, linux::DEBIAN, 2, "thin"),
-        (false, linux::DEBIAN, 3, "reserved"),
-        (false, linux::DEBIAN, 4, "reserved"),
-        (false, linux::BACKPORTS, 4, "thin"),
-    ] {
-        cases.push(load(quick, kernel, vcpus, backing));
-    }
     cases.push(Case::new("rpi4-shell-mini-uart", true, |w| {
         linux::shell_on(w, "rpi4-shell-mini-uart", &w.rpi4())
     }));
@@ -61,27 +33,6 @@ pub(super) fn cases() -> Vec<Case> {
     cases.push(Case::new("fatal-rpi4-bundle-reserved", true, reserved));
     cases.push(Case::new("fatal-rpi4-little-ram", true, little_ram));
     cases
-}
-
-fn load(quick: bool, kernel: &'static str, vcpus: u8, backing: &'static str) -> Case {
-    let seconds = if quick {
-        linux::QUICK_SECONDS
-    } else {
-        linux::FULL_SECONDS
-    };
-    let point = Point {
-        gic: 2,
-        cpu: "cortex-a72",
-        vcpus,
-        backing,
-        kernel,
-        seconds,
-    };
-    let name = format!("rpi4-{kernel}-{vcpus}vcpu-{backing}-{seconds}s");
-    let own = name.clone();
-    Case::new(name, quick, move |w| {
-        linux::load_on(w, &own, &w.rpi4(), point)
-    })
 }
 
 /// The board with its device tree changed.

@@ -14,16 +14,24 @@ pub(super) fn cases() -> Vec<Case> {
     for gic in [3, 2] {
         let name = format!("schedule-hog-gicv{gic}");
         let own = name.clone();
-        cases.push(Case::new(name, true, move |w| hog(w, &own, gic)));
+        cases.push(Case::new(name, true, move |w| hog(w, &own, &setup(gic))));
     }
     cases.push(Case::new("schedule-linux-pair", true, |w| {
-        linux_pair(w, "schedule-linux-pair")
+        linux_pair(w, "schedule-linux-pair", &Setup::default())
     }));
     cases
 }
 
+fn setup(gic: u8) -> Setup {
+    Setup {
+        gic,
+        cores: 2,
+        ..Setup::default()
+    }
+}
+
 /// A guest that measures its windows beside one that exits all the time. The counter counts instructions.
-fn hog(w: &Workshop, name: &str, gic: u8) -> Result<(), String> {
+pub(super) fn hog(w: &Workshop, name: &str, setup: &Setup) -> Result<(), String> {
     let kernel = w.payload("window");
     let keys = |cmdline: &str| {
         format!(
@@ -38,10 +46,8 @@ fn hog(w: &Workshop, name: &str, gic: u8) -> Result<(), String> {
     let toml =
         guest("meter", 1, "16 MiB", &meter) + &guest("hog", 1, "16 MiB", &keys("hog")) + schedule;
     let setup = Setup {
-        gic,
-        cores: 2,
         arguments: ["-icount", "shift=0,sleep=off"].map(String::from).into(),
-        ..Setup::default()
+        ..setup.clone()
     };
     let console = w.boot(name, &toml, &setup)?.off(LIMIT)?;
     let failures: Vec<&str> = console.lines().filter(|l| l.contains("FAIL ")).collect();
@@ -59,7 +65,7 @@ fn hog(w: &Workshop, name: &str, gic: u8) -> Result<(), String> {
 }
 
 /// Two Linux guests in the windows of one core, and the manager in those of core 0.
-fn linux_pair(w: &Workshop, name: &str) -> Result<(), String> {
+pub(super) fn linux_pair(w: &Workshop, name: &str, setup: &Setup) -> Result<(), String> {
     let keys = format!(
         "cores = [1]\nkernel = \"{}\"\ninitrd = \"{}\"\ncmdline = \"console=ttyAMA0 quiet\"",
         w.cached("linux-cloud/vmlinuz").display(),
@@ -70,7 +76,7 @@ fn linux_pair(w: &Workshop, name: &str) -> Result<(), String> {
                      [[schedule]]\ncore = 0\nframe_us = 10000\nwindows = [\
                      {guest = \"manager\", us = 5000}]\n";
     let toml = guest("busy", 1, "256 MiB", &keys) + &guest("calm", 1, "256 MiB", &keys) + schedules;
-    let mut board = w.boot(name, &toml, &Setup::default())?;
+    let mut board = w.boot(name, &toml, setup)?;
     for _ in ["busy", "calm"] {
         board.expect("This is a busybox shell", LIMIT)?;
         board.expect("# ", LIMIT)?;
