@@ -45,7 +45,8 @@ impl GprFrame {
     }
 }
 
-/// System registers of a vCPU that is not resident. Names are Arm's.
+/// System registers of a vCPU that is not resident. Names are Arm's. ACTLR_EL1 is not among them: no guest has
+/// access to it (HCR_EL2.TACR).
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(
     missing_docs,
@@ -62,7 +63,6 @@ pub struct SysregFrame {
     pub elr_el1: u64,
     pub spsr_el1: u64,
     pub sctlr_el1: u64,
-    pub actlr_el1: u64,
     pub cpacr_el1: u64,
     pub ttbr0_el1: u64,
     pub ttbr1_el1: u64,
@@ -96,7 +96,6 @@ impl SysregFrame {
         elr_el1: 0,
         spsr_el1: 0,
         sctlr_el1: 0,
-        actlr_el1: 0,
         cpacr_el1: 0,
         ttbr0_el1: 0,
         ttbr1_el1: 0,

@@ -67,6 +67,8 @@ pub(crate) struct RunLoop {
     fp: Option<VcpuId>,
     /// Whose debug state is in the hardware.
     debug: Option<VcpuId>,
+    /// The set of these two.
+    lazy: u64,
     /// vCPU that ran here last, for each VM.
     last: [Option<VcpuId>; MAX_VMS],
     turns: Turns,
@@ -94,6 +96,7 @@ impl RunLoop {
             resident: None,
             fp: None,
             debug: None,
+            lazy: 0,
             last: [None; MAX_VMS],
             turns: Turns::new(board.facts.counter_hz),
             windows: Windows::new(),

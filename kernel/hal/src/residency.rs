@@ -23,10 +23,9 @@ const EL0_AARCH32: u64 = 0x10;
 macro_rules! pairs {
     ($use:ident) => {
         $use! {
-            sp_el0 sp_el1, elr_el1 spsr_el1, sctlr_el1 actlr_el1, cpacr_el1 ttbr0_el1,
-            ttbr1_el1 tcr_el1, mair_el1 amair_el1, vbar_el1 contextidr_el1, tpidr_el0 tpidrro_el0,
-            tpidr_el1 esr_el1, far_el1 afsr0_el1, afsr1_el1 par_el1, csselr_el1 mdscr_el1,
-            cntkctl_el1 cntv_cval_el0
+            sp_el0 sp_el1, elr_el1 spsr_el1, sctlr_el1 cpacr_el1, ttbr0_el1 ttbr1_el1,
+            tcr_el1 mair_el1, amair_el1 vbar_el1, contextidr_el1 tpidr_el0, tpidrro_el0 tpidr_el1,
+            esr_el1 far_el1, afsr0_el1 afsr1_el1, par_el1 csselr_el1, mdscr_el1 cntkctl_el1
         }
     };
 }
@@ -55,6 +54,7 @@ pub(crate) fn save(frame: &mut SysregFrame) {
         };
     }
     pairs!(save);
+    frame.cntv_cval_el0 = sysreg::cntv_cval_el0::read();
     frame.cntv_ctl_el0 = sysreg::cntv_ctl_el0::read();
     sysreg::cntv_ctl_el0::write(0);
     isb();
@@ -77,6 +77,7 @@ pub(crate) fn load(frame: &SysregFrame, controls: &Controls) {
         };
     }
     pairs!(load);
+    sysreg::cntv_cval_el0::write(frame.cntv_cval_el0);
     sysreg::elr_el2::write(frame.pc);
     set_pstate(frame.pstate);
     // What the timer compares with comes before its enable; the entry into the guest is the next barrier.

@@ -107,8 +107,6 @@ sysreg! {
     spsr_el1 = "spsr_el1": read, write;
     /// SCTLR_EL1.
     sctlr_el1 = "sctlr_el1": read, write;
-    /// ACTLR_EL1.
-    actlr_el1 = "actlr_el1": read, write;
     /// CPACR_EL1.
     cpacr_el1 = "cpacr_el1": read, write;
     /// TTBR0_EL1.

@@ -6,6 +6,13 @@ use crate::machine::Machine;
 use crate::vcpu::{Vcpu, VcpuId};
 
 impl RunLoop {
+    /// Notes whose FP and debug state is in the hardware. The caller publishes it.
+    fn hold(&mut self, fp: Option<VcpuId>, debug: Option<VcpuId>) {
+        (self.fp, self.debug) = (fp, debug);
+        let [fp, debug] = [fp, debug].map(|id| id.map_or(0, VcpuId::bit));
+        self.lazy = fp | debug;
+    }
+
     /// Saves the FP state in the hardware, which is that of `id`.
     pub(super) fn save_fp<M: Machine>(&mut self, id: VcpuId, machine: &mut M) {
         match &mut self.resident {
@@ -20,7 +27,7 @@ impl RunLoop {
                 }
             }
         }
-        self.fp = None;
+        self.hold(None, self.debug);
     }
 
     /// The resident vCPU uses FP registers that are not its own.
@@ -32,7 +39,8 @@ impl RunLoop {
             machine.load_fp(&resident.vcpu.fp);
             controls::trap_fp(&mut resident.vcpu.controls, false);
             machine.set_controls(&resident.vcpu.controls);
-            self.fp = Some(resident.id);
+            let id = resident.id;
+            self.hold(Some(id), self.debug);
         }
         self.publish_holds();
     }
@@ -51,7 +59,7 @@ impl RunLoop {
                 }
             }
         }
-        self.debug = None;
+        self.hold(self.fp, None);
     }
 
     /// Gives the debug registers to `vcpu`, whose slot is locked.
@@ -61,7 +69,7 @@ impl RunLoop {
         }
         machine.load_debug(&vcpu.debug);
         vcpu.uses_debug = true;
-        self.debug = Some(id);
+        self.hold(self.fp, Some(id));
     }
 
     /// The resident vCPU uses debug registers that are not its own.

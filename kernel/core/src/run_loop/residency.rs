@@ -149,8 +149,7 @@ impl RunLoop {
     pub(super) fn publish_holds(&self) {
         let resident = self.resident.as_ref();
         let resident = resident.map_or(0, |resident| resident.id.bit());
-        let [fp, debug] = [self.fp, self.debug].map(|id| id.map_or(0, VcpuId::bit));
-        self.core.set_holds(resident | fp | debug);
+        self.core.set_holds(resident | self.lazy);
     }
 }
 

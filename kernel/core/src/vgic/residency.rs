@@ -15,8 +15,11 @@ impl Vgic {
     /// runs, after `load_sysregs`: the state of the virtual timer is looked at.
     #[inline]
     pub fn load<M: Hardware + ?Sized>(&self, interface: &mut CpuInterface, machine: &mut M) {
-        let count = machine.list_registers().min(MAX_LIST_REGISTERS);
-        interface.all = (1u32 << count).wrapping_sub(1);
+        if interface.all == 0 {
+            // All cores have as many.
+            let count = machine.list_registers().min(MAX_LIST_REGISTERS);
+            interface.all = (1u32 << count).wrapping_sub(1);
+        }
         interface.direct = self.version() == GicVersion::V3;
         machine.load_virtual_interface(&interface.frame);
     }
