@@ -1,7 +1,9 @@
 //! EL2's control registers for each vCPU.
 
 use penumbra_abi::MAX_CPUS;
-use penumbra_trap::controls::{CNTHCTL_EL2, HcrPolicy, cptr, cptr_el2, hcr_el2, mdcr, mdcr_el2};
+use penumbra_trap::controls::{
+    CNTHCTL_EL2, HcrPolicy, cptr, cptr_el2, hcr_el2, hfgwtr_el2, mdcr, mdcr_el2,
+};
 use penumbra_vmsa::CpuIndex;
 
 use crate::machine::Controls;
@@ -11,13 +13,12 @@ use crate::vcpu::{VcpuId, VcpuShared};
 /// MPIDR_EL1: bit 31 is RES1; U = 0, the VM has more than one PE or might have.
 const MPIDR_RES1: u64 = 1 << 31;
 
-/// HCR_EL2.TWI: WFI is trapped.
-pub(crate) const TRAP_WFI: u64 = penumbra_trap::controls::hcr::TWI;
-
 /// Controls of vCPU `id` on a core where neither FP nor debug registers are its own.
 pub(crate) fn for_vcpu(system: &System, board: &BoardState, id: VcpuId) -> Controls {
+    let policy = policy(system, id);
     Controls {
-        hcr_el2: hcr(system, board, id),
+        hcr_el2: hcr_el2(&board.cpu, policy),
+        hfgwtr_el2: board.cpu.fgt.then(|| hfgwtr_el2(policy)),
         cptr_el2: cptr_el2(&board.cpu, true),
         mdcr_el2: mdcr_el2(&board.cpu, board.event_counters),
         cnthctl_el2: CNTHCTL_EL2,
@@ -26,20 +27,34 @@ pub(crate) fn for_vcpu(system: &System, board: &BoardState, id: VcpuId) -> Contr
     }
 }
 
-/// HCR_EL2 of a vCPU: it depends on who shares its core.
-pub(crate) fn hcr(system: &System, board: &BoardState, id: VcpuId) -> u64 {
+/// Brings controls up to date with who shares the core of the vCPU and what is made of its VM's roots,
+/// and traps WFI as well if `trap_wfi`. Returns whether anything has changed.
+pub(crate) fn refresh(
+    controls: &mut Controls,
+    (system, board): (&System, &BoardState),
+    id: VcpuId,
+    trap_wfi: bool,
+) -> bool {
+    let mut policy = policy(system, id);
+    policy.trap_wfi |= trap_wfi;
+    let old = (controls.hcr_el2, controls.hfgwtr_el2);
+    controls.hcr_el2 = hcr_el2(&board.cpu, policy);
+    controls.hfgwtr_el2 = board.cpu.fgt.then(|| hfgwtr_el2(policy));
+    old != (controls.hcr_el2, controls.hfgwtr_el2)
+}
+
+fn policy(system: &System, id: VcpuId) -> HcrPolicy {
     let core = system.shared(id).and_then(VcpuShared::core);
     let here = core
         .and_then(|cpu| system.core(cpu))
         .map_or(0, |core| core.pinned());
-    let policy = HcrPolicy {
+    HcrPolicy {
         // Local maintenance of a vCPU must reach its siblings' entries where they share a core.
         broadcast: shares_a_core(system, id),
         trap_wfi: here.count_ones() > 1,
         trap_stage1: system.vm(id.vm()).is_some_and(|vm| vm.paging.traps_roots()),
         ..HcrPolicy::default()
-    };
-    hcr_el2(&board.cpu, policy)
+    }
 }
 
 /// Whether any core has more than one vCPU of the VM.

@@ -128,6 +128,8 @@ impl SysregFrame {
 )]
 pub struct Controls {
     pub hcr_el2: u64,
+    /// `None` on a core without FEAT_FGT.
+    pub hfgwtr_el2: Option<u64>,
     pub cptr_el2: u64,
     pub mdcr_el2: u64,
     pub cnthctl_el2: u64,
@@ -139,6 +141,7 @@ impl Controls {
     /// All registers zero.
     pub const ZERO: Self = Self {
         hcr_el2: 0,
+        hfgwtr_el2: None,
         cptr_el2: 0,
         mdcr_el2: 0,
         cnthctl_el2: 0,

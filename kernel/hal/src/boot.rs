@@ -2,6 +2,7 @@
 //! [`EarlyBoot`]'s methods, then [`EarlyBoot::finish`], which gives the boot core's [`Hardware`].
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, MIDR_EL1, Readable};
+use penumbra_trap::controls::{FINE_GRAINED_REGISTER_TRAPS, HCRX_EL2, HFGITR_EL2};
 use penumbra_vmsa::{PAGE_SIZE, Stage2Geometry, physical_size};
 
 use crate::console::{CONSOLE, Uart};
@@ -43,23 +44,20 @@ pub(crate) fn prepare_core() {
     let physical_bits = physical_size(ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange));
     // SAFETY: stage 2 is off; this is the geometry of every table that VTTBR_EL2 will name.
     unsafe { sysreg::vtcr_el2::write(Stage2Geometry::PENUMBRA.vtcr(physical_bits)) };
-    // FEAT_FGT and FEAT_HCX: their traps and enables are UNKNOWN after reset. Traps are set up
-    // by HCR_EL2, CPTR_EL2 and MDCR_EL2 alone.
+    // FEAT_FGT and FEAT_HCX: their traps and enables are UNKNOWN after reset.
     if ID_AA64MMFR0_EL1.get() >> 56 & 0xf != 0 {
-        // SAFETY: no guest runs; zero traps nothing more than the features that guests do not see.
-        unsafe { sysreg::hfgrtr_el2::write(0) };
+        // SAFETY: no guest runs; what is trapped are features that guests do not see.
+        unsafe { sysreg::hfgrtr_el2::write(FINE_GRAINED_REGISTER_TRAPS) };
         // SAFETY: as above.
-        unsafe { sysreg::hfgwtr_el2::write(0) };
+        unsafe { sysreg::hfgitr_el2::write(HFGITR_EL2) };
         // SAFETY: as above.
-        unsafe { sysreg::hfgitr_el2::write(0) };
+        unsafe { sysreg::hdfgrtr_el2::write(FINE_GRAINED_REGISTER_TRAPS) };
         // SAFETY: as above.
-        unsafe { sysreg::hdfgrtr_el2::write(0) };
-        // SAFETY: as above.
-        unsafe { sysreg::hdfgwtr_el2::write(0) };
+        unsafe { sysreg::hdfgwtr_el2::write(FINE_GRAINED_REGISTER_TRAPS) };
     }
     if ID_AA64MMFR1_EL1.get() >> 40 & 0xf != 0 {
         // SAFETY: no guest runs; zero enables nothing.
-        unsafe { sysreg::hcrx_el2::write(0) };
+        unsafe { sysreg::hcrx_el2::write(HCRX_EL2) };
     }
     sysreg::cnthp_ctl_el2::write(0);
     sysreg::cntv_ctl_el0::write(0);

@@ -101,6 +101,10 @@ pub(crate) fn set_controls(controls: &Controls) {
     // SAFETY: the values are those of penumbra_trap::controls, which keep stage 2 on, interrupts
     // routed to EL2 and E2H and TGE off.
     unsafe { sysreg::hcr_el2::write(controls.hcr_el2) };
+    if let Some(traps) = controls.hfgwtr_el2 {
+        // SAFETY: the core has FEAT_FGT; traps more or less of the guest's writes.
+        unsafe { sysreg::hfgwtr_el2::write(traps) };
+    }
     // SAFETY: traps more or less of the guest; EL2 itself uses no FP.
     unsafe { sysreg::cptr_el2::write(controls.cptr_el2) };
     // SAFETY: traps more or less of the guest's debug and performance monitors.

@@ -130,6 +130,18 @@ pub mod icc_sre {
     pub const ENABLE: u64 = 1 << 3;
 }
 
+/// HFGWTR_EL2 (FEAT_FGT): traps of writes at EL1.
+pub mod hfgwtr {
+    /// SCTLR_EL1.
+    pub const SCTLR_EL1: u64 = 1 << 29;
+    /// TCR_EL1.
+    pub const TCR_EL1: u64 = 1 << 32;
+    /// TTBR0_EL1.
+    pub const TTBR0_EL1: u64 = 1 << 36;
+    /// TTBR1_EL1.
+    pub const TTBR1_EL1: u64 = 1 << 37;
+}
+
 /// HFGITR_EL2 (FEAT_FGT).
 pub mod hfgitr {
     /// Trap TLBI by range: outer shareable in bits 27:24, inner shareable in 37:34, local in 41:38.
@@ -216,7 +228,18 @@ pub const fn hcr_el2(cpu: &CpuFeatures, policy: HcrPolicy) -> u64 {
         | when(policy.trap_wfi, hcr::TWI)
         | when(policy.trap_wfe, hcr::TWE)
         | when(policy.trap_set_way, hcr::TSW)
-        | when(policy.trap_stage1, hcr::TVM)
+        | when(policy.trap_stage1 && !cpu.fgt, hcr::TVM)
+}
+
+/// HFGWTR_EL2 while a guest runs, where it exists: what says which roots there are and how they are
+/// walked is trapped with [`HcrPolicy::trap_stage1`], and none of the seven other registers that
+/// HCR_EL2.TVM would trap with them. The traps of hidden features are active low.
+#[must_use]
+pub const fn hfgwtr_el2(policy: HcrPolicy) -> u64 {
+    when(
+        policy.trap_stage1,
+        hfgwtr::SCTLR_EL1 | hfgwtr::TCR_EL1 | hfgwtr::TTBR0_EL1 | hfgwtr::TTBR1_EL1,
+    )
 }
 
 /// CPTR_EL2 while a guest runs; `trap_fp` as long as the registers hold another vCPU's state.
@@ -254,7 +277,7 @@ pub const HSTR_EL2: u64 = 0;
 /// HCRX_EL2 while a guest runs, where it exists: every enable in it belongs to a hidden feature.
 pub const HCRX_EL2: u64 = 0;
 
-/// HFGRTR_EL2, HFGWTR_EL2, HDFGRTR_EL2, HDFGWTR_EL2 and HAFGRTR_EL2 while a guest runs, where they
+/// HFGRTR_EL2, HDFGRTR_EL2 and HDFGWTR_EL2 while a guest runs, where they
 /// exist: zero traps the registers of hidden features (their bits are active low) and nothing else.
 pub const FINE_GRAINED_REGISTER_TRAPS: u64 = 0;
 
@@ -318,7 +341,11 @@ mod tests {
                 assert_eq!(value & hcr::TWI != 0, policy.trap_wfi);
                 assert_eq!(value & hcr::TWE != 0, policy.trap_wfe);
                 assert_eq!(value & hcr::TSW != 0, policy.trap_set_way);
-                assert_eq!(value & hcr::TVM != 0, policy.trap_stage1);
+                let traps = value & hcr::TVM != 0;
+                assert_eq!(traps, policy.trap_stage1 && !cpu.fgt);
+                let roots = 1 << 29 | 1 << 32 | 1 << 36 | 1 << 37;
+                let traps = hfgwtr_el2(policy);
+                assert_eq!(traps, if policy.trap_stage1 { roots } else { 0 });
             }
         }
         assert_eq!(hcr_el2(&NOTHING, HcrPolicy::default()), always);

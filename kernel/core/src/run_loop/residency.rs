@@ -137,10 +137,10 @@ impl RunLoop {
             && resident.vcpu.pins != pins
         {
             resident.vcpu.pins = pins;
-            let hcr = controls::hcr(self.system, self.board, resident.id);
-            if resident.vcpu.controls.hcr_el2 != hcr {
-                resident.vcpu.controls.hcr_el2 = hcr;
-                machine.set_controls(&resident.vcpu.controls);
+            let controls = &mut resident.vcpu.controls;
+            let board = (self.system, self.board);
+            if controls::refresh(controls, board, resident.id, false) {
+                machine.set_controls(controls);
             }
         }
     }

@@ -107,14 +107,11 @@ impl RunLoop {
             let again = [planting, looked].contains(&Planting::TryAgain);
             if vm.paging.is_used() {
                 compound::report(&mut resident.vcpu, resident.place);
-                let mut hcr = controls::hcr(self.system, self.board, resident.id);
-                if again {
-                    // A guest that only waits is never seen at EL0.
-                    hcr |= controls::TRAP_WFI;
-                }
-                if resident.vcpu.controls.hcr_el2 != hcr {
-                    resident.vcpu.controls.hcr_el2 = hcr;
-                    machine.set_controls(&resident.vcpu.controls);
+                let controls = &mut resident.vcpu.controls;
+                let board = (self.system, self.board);
+                // A guest that only waits is never seen at EL0.
+                if controls::refresh(controls, board, resident.id, again) {
+                    machine.set_controls(controls);
                 }
             }
         }

@@ -39,7 +39,11 @@ pub(super) fn at(ipa: u64) -> u64 {
 
 /// A guest with its tables, on core 1, and its compound pool; `vcpus` vCPUs, the others off.
 pub(super) fn prepared(vcpus: &[u64]) -> (Bench, u64) {
-    let mut bench = Bench::new(vcpus.len() + 1);
+    prepared_on(Bench::new(vcpus.len() + 1), vcpus)
+}
+
+/// The same on a given board.
+pub(super) fn prepared_on(mut bench: Bench, vcpus: &[u64]) -> (Bench, u64) {
     let vm = bench.guest(vcpus);
     bench.steps(3);
     let core = &mut bench.cores[1];

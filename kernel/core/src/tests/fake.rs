@@ -76,6 +76,8 @@ pub(super) struct Shared {
     /// Physical SPIs that are enabled: the core, and whether they are edge-triggered.
     pub(super) spis: HashMap<u32, (usize, bool)>,
     pub(super) deactivated: Vec<u32>,
+    /// ID_AA64MMFR0_EL1 of every core.
+    mmfr0: u64,
 }
 
 /// One core.
@@ -153,12 +155,13 @@ pub(super) fn facts(cpus: usize) -> BootFacts {
     }
 }
 
-/// A booted system and its cores.
-pub(super) fn board(cpus: usize) -> (&'static System, Vec<Fake>) {
+/// A booted system and its cores, which have this ID_AA64MMFR0_EL1.
+pub(super) fn board(cpus: usize, mmfr0: u64) -> (&'static System, Vec<Fake>) {
     let system: &'static System = Box::leak(Box::new(System::new()));
     let shared = Arc::new(Mutex::new(Shared {
         now: 1000,
         system: Some(system),
+        mmfr0,
         ..Shared::default()
     }));
     let mut cores: Vec<Fake> = (0..cpus).map(|n| Fake::new(n, &shared)).collect();

@@ -38,7 +38,12 @@ fn ok(x: [u64; 7]) -> u64 {
 
 impl Bench {
     fn new(cpus: usize) -> Self {
-        let (system, cores) = board(cpus);
+        Self::on(cpus, 0)
+    }
+
+    /// On cores that have this ID_AA64MMFR0_EL1.
+    fn on(cpus: usize, mmfr0: u64) -> Self {
+        let (system, cores) = board(cpus, mmfr0);
         let loops = cores
             .iter()
             .map(|core| RunLoop::new(system, crate::machine::Core::cpu(core)).unwrap())

@@ -5,11 +5,11 @@ use penumbra_abi::{
     PagingSpace, RootInstall, paging_roots,
 };
 use penumbra_paging::WINDOW_BIT;
-use penumbra_trap::controls::hcr;
+use penumbra_trap::controls::{hcr, hfgwtr};
 use penumbra_vmsa::PAGE_SIZE;
 
 use super::Bench;
-use super::compound::{LEVEL2, ROOT, TABLE, TCR, WHOLE, prepared, settle};
+use super::compound::{LEVEL2, ROOT, TABLE, TCR, WHOLE, prepared_on, settle};
 use super::fake::{Op, RAM};
 use crate::machine::SysregFrame;
 
@@ -38,7 +38,11 @@ pub(super) fn make_private(bench: &mut Bench) {
 
 /// A guest whose roots are trapped, with a space wanted for `ROOT` in the lower half.
 pub(super) fn trapped() -> (Bench, u64) {
-    let (mut bench, vm) = prepared(&[1]);
+    trapped_on(Bench::new(2))
+}
+
+fn trapped_on(bench: Bench) -> (Bench, u64) {
+    let (mut bench, vm) = prepared_on(bench, &[1]);
     make_private(&mut bench);
     bench.cores[1].sysregs.ttbr1_el1 = OTHER | asid(1);
     assert_eq!(
@@ -55,7 +59,9 @@ pub(super) fn trapped() -> (Bench, u64) {
 
 impl Bench {
     pub(super) fn is_trapping(&self) -> bool {
-        self.cores[1].controls.hcr_el2 & hcr::TVM != 0
+        let controls = &self.cores[1].controls;
+        let fine = controls.hfgwtr_el2.is_some_and(|traps| traps != 0);
+        controls.hcr_el2 & hcr::TVM != 0 || fine
     }
 
     /// The guest writes a register. Returns TTBR0_EL1 then.
@@ -117,6 +123,22 @@ fn a_root_with_a_space_is_exchanged_and_others_are_not() {
     assert_eq!(bench.ok(Call::PagingSpaceAdd, &[vm, ROOT]), 1);
     assert_eq!(bench.shadow(vm, 0), Some(PagingForm::Leaf));
     assert_eq!(bench.differences(vm), 0);
+}
+
+#[test]
+fn where_writes_can_be_trapped_one_by_one_only_roots_and_their_conditions_are() {
+    const FGT: u64 = 1 << 56;
+    let (mut bench, vm) = trapped_on(Bench::on(2, FGT));
+    let controls = bench.cores[1].controls;
+    assert_eq!(controls.hcr_el2 & hcr::TVM, 0);
+    let all = hfgwtr::SCTLR_EL1 | hfgwtr::TCR_EL1 | hfgwtr::TTBR0_EL1 | hfgwtr::TTBR1_EL1;
+    assert_eq!(controls.hfgwtr_el2, Some(all));
+    let written = bench.msr(vm, TTBR0, ROOT | asid(7));
+    assert_eq!(written, ROOT | WINDOW_BIT | asid(7));
+    bench.finish(Call::PagingRoots, &[vm, 0], 1);
+    settle(&mut bench);
+    assert!(!bench.is_trapping());
+    assert_eq!(bench.cores[1].controls.hfgwtr_el2, Some(0));
 }
 
 #[test]

@@ -97,7 +97,11 @@ impl GuestRegisters for Fake {
         self.syndrome
     }
     fn id_register(&self, crm: u8, op2: u8) -> u64 {
-        if (crm, op2) == (4, 0) { 0x1122 } else { 0 }
+        match (crm, op2) {
+            (4, 0) => 0x1122,
+            (7, 0) => self.shared.lock().unwrap().mmfr0,
+            _ => 0,
+        }
     }
 }
 

@@ -59,6 +59,9 @@ fn allowed(esr: u64) -> bool {
 
 pub(crate) fn run(machine: Machine) {
     known();
+    if machine.hypervised {
+        range_tlbis();
+    }
     sysreg::irq_off();
     let group = if machine.gic == gic::Version::V3 {
         mrs!("icc_igrpen1_el1")
@@ -125,6 +128,21 @@ fn instructions(machine: Machine) {
     }
     check::that("sysregs.instructions", bad.is_none(), bad);
     payload::println!("   sysregs: {done} instructions done, {faulted} faulted");
+}
+
+/// FEAT_TLBIRANGE is hidden, so its instructions are UNDEFINED also on a core that has them.
+fn range_tlbis() {
+    // RVAE1OS, RVAE1IS and RVAE1, and their siblings for all ASIDs and the last level.
+    for crm in [5, 2, 6] {
+        for op2 in [1, 3, 5, 7] {
+            let (fault, _) = access(Encoding::new(1, 0, 8, crm, op2).write(), 0);
+            check::that(
+                "sysregs.tlbi-range",
+                fault.is_some_and(|f| f.is_undefined()),
+                (crm, op2),
+            );
+        }
+    }
 }
 
 /// A few whose answer is known.
