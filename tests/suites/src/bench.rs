@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::bench_reset;
 use crate::board::Board;
 use crate::peers::{EVENTS, Event, PEERS};
-use crate::workshop::{LOAD_ADDRESS, Setup, Workshop};
+use crate::workshop::{Setup, Workshop};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(900);
 
@@ -24,7 +25,7 @@ pub(crate) struct Counts {
     /// Lines of tests, by number.
     pub(crate) tests: BTreeMap<u64, Value>,
     /// Totals when each VMID first ran, in order.
-    firsts: Vec<Value>,
+    pub(crate) firsts: Vec<Value>,
     total: Value,
 }
 
@@ -73,7 +74,7 @@ fn plugin(w: &Workshop) -> Result<PathBuf, String> {
 }
 
 /// Runs a scenario under eventscope until the board is off.
-fn count(
+pub(crate) fn count(
     w: &Workshop,
     name: &str,
     toml: &str,
@@ -98,8 +99,11 @@ pub(crate) fn start(
     // What an earlier run left there is not this run's.
     let _ = fs::remove_file(&out);
     let mut option = format!("{},out={},manager=on", plugin(w)?.display(), out.display());
-    for range in ranges {
-        option += &format!(",range={range}");
+    if !ranges.is_empty() {
+        let file = w.file(&format!("{name}.ranges"));
+        fs::write(&file, ranges.join("\n"))
+            .map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+        option += &format!(",ranges={}", file.display());
     }
     let arguments = [
         "-icount",
@@ -241,7 +245,7 @@ pub fn events(w: &Workshop) -> Result<bool, String> {
     Ok(true)
 }
 
-fn row(case: &str, metric: &str, value: u64, limit: Option<u64>) -> Value {
+pub(crate) fn row(case: &str, metric: &str, value: u64, limit: Option<u64>) -> Value {
     json!({"case": case, "metric": metric, "value": value, "unit": "instructions", "limit": limit})
 }
 
@@ -253,31 +257,6 @@ pub(crate) fn write(w: &Workshop, name: &str, rows: &[Value]) -> Result<(), Stri
         .map_err(|error| format!("cannot write {}: {error}", file.display()))
 }
 
-/// Address ranges of functions whose symbols have `part` in them.
-fn ranges(w: &Workshop, binary: &str, base: u64, names: &[&str]) -> Result<Vec<String>, String> {
-    let mut nm = w
-        .project()
-        .llvm("llvm-nm")
-        .map_err(|problem| problem.message)?;
-    nm.arg("-S").arg(w.project().elf(binary));
-    let text = penumbra::toolchain::output(&mut nm).map_err(|problem| problem.message)?;
-    let mut found = Vec::new();
-    for line in text.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let [address, size, _, symbol] = words.as_slice() else {
-            continue;
-        };
-        let Some(name) = names.iter().find(|name| symbol.contains(*name)) else {
-            continue;
-        };
-        let parse = |hex: &str| u64::from_str_radix(hex, 16).map_err(|e| e.to_string());
-        let low = parse(address)? + base;
-        let short: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
-        found.push(format!("{binary}.{short}:{low:x}:{:x}", low + parse(size)?));
-    }
-    Ok(found)
-}
-
 /// Measures reset to the first guest instruction, and Linux's boot to its first program; prints both
 /// and writes `target/bench/boot.json`.
 ///
@@ -285,7 +264,7 @@ fn ranges(w: &Workshop, binary: &str, base: u64, names: &[&str]) -> Result<Vec<S
 /// A guest that did not come to its end, or a file that cannot be written.
 pub fn boot(w: &Workshop) -> Result<bool, String> {
     let mut rows = Vec::new();
-    reset_to_guest(w, &mut rows)?;
+    bench_reset::reset_to_guest(w, &mut rows)?;
     for gic in [3, 2] {
         linux(w, gic, &mut rows)?;
     }
@@ -293,60 +272,7 @@ pub fn boot(w: &Workshop) -> Result<bool, String> {
     Ok(true)
 }
 
-fn reset_to_guest(w: &Workshop, rows: &mut Vec<Value>) -> Result<(), String> {
-    let toml = format!(
-        "[[guest]]\nname = \"events\"\nvcpus = 1\ncores = [0]\nmemory = \"16 MiB\"\nbacking = \"thin\"\n\
-         kernel = \"{}\"\ncmdline = \"n=1\"\n",
-        w.payload("events").display()
-    );
-    let mut counted = ranges(
-        w,
-        "penumbra-qemu-virt",
-        LOAD_ADDRESS,
-        &[
-            "cache4zero",
-            "cache16clean_invalidate",
-            "cache12publish_code",
-            "memcpy",
-            "memset",
-        ],
-    )?;
-    counted.extend(ranges(w, "manager", 0, &["compress256", "memcpy"])?);
-    let counts = count(w, "boot-first", &toml, 3, 1, &counted)?;
-    let [manager, guest, ..] = counts.firsts.as_slice() else {
-        return Err("no guest ran".into());
-    };
-    let el2_to_manager = number(manager, "el2").unwrap_or(0);
-    let el2 = number(guest, "el2").unwrap_or(0);
-    let el1: u64 = fields(guest, |key| key.ends_with("_el1"));
-    let apart: u64 = fields(guest, |key| key.starts_with("range_"));
-    println!(
-        "Reset to the first guest instruction, one core, a payload of a few pages (instructions):\n"
-    );
-    println!("  EL2 until the manager runs           {el2_to_manager:>10}");
-    println!("  EL2 until the guest runs             {el2:>10}");
-    println!("  manager until the guest runs         {el1:>10}");
-    println!("  both                                 {:>10}", el2 + el1);
-    for (key, value) in guest.as_object().into_iter().flatten() {
-        if let (Some(name), Some(value)) = (key.strip_prefix("range_"), value.as_u64()) {
-            println!("    of which {name:28} {value:>8}");
-        }
-    }
-    let rest = (el2 + el1).saturating_sub(apart);
-    println!(
-        "  without copies, digests and zeroing  {rest:>10}   (to reach: 400000; Xen 16.8 M, Bao 0.42 M)\n"
-    );
-    rows.push(row("reset-to-guest", "all", el2 + el1, None));
-    rows.push(row(
-        "reset-to-guest",
-        "without-copies-digests-zeroing",
-        rest,
-        Some(400_000),
-    ));
-    Ok(())
-}
-
-fn fields(value: &Value, wanted: impl Fn(&str) -> bool) -> u64 {
+pub(crate) fn fields(value: &Value, wanted: impl Fn(&str) -> bool) -> u64 {
     let object = value.as_object().into_iter().flatten();
     object
         .filter(|(key, _)| wanted(key))

@@ -9,6 +9,7 @@
 
 pub mod bench;
 pub mod bench_paging;
+pub mod bench_reset;
 pub mod board;
 pub mod case;
 pub mod cases;

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use penumbra_suites::case::{Case, run_all};
 use penumbra_suites::workshop::Workshop;
-use penumbra_suites::{bench, bench_paging, cases};
+use penumbra_suites::{bench, bench_paging, bench_reset, cases};
 
 const USAGE: &str =
-    "usage: penumbra-suites quick | full | list | one NAME... | soak RESTARTS KILLS | bench-events | bench-boot | bench-paging
+    "usage: penumbra-suites quick | full | list | one NAME... | soak RESTARTS KILLS | bench-events | bench-boot | bench-reset | bench-paging
 NAME may be the beginning of names.";
 
 fn main() -> ExitCode {
@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         },
         ["bench-events"] => measure(bench::events),
         ["bench-boot"] => measure(bench::boot),
+        ["bench-reset"] => measure(bench_reset::reset),
         ["bench-paging"] => measure(bench_paging::paging),
         _ => {
             eprintln!("{USAGE}");

@@ -8,7 +8,7 @@ pub(crate) const CORES: usize = 16;
 /// VMIDs told apart at most; further ones share the last place.
 pub(crate) const VMIDS: usize = 8;
 /// Address ranges counted apart at most.
-pub(crate) const RANGES: usize = 192;
+pub(crate) const RANGES: usize = 4096;
 /// Places for EL0 and EL1 of each VMID, and one each for EL2 and EL3.
 pub(crate) const PLACES: usize = 2 * VMIDS + 2;
 /// The place of EL2.
@@ -16,14 +16,16 @@ pub(crate) const EL2: usize = 2 * VMIDS;
 
 /// A place that is not known yet.
 pub(crate) const UNKNOWN: u8 = u8::MAX;
+/// No range.
+pub(crate) const NO_RANGE: u16 = u16::MAX;
 
 /// What the plugin knows of a translation block.
 #[derive(Debug)]
 pub(crate) struct Block {
     /// Its place, [`UNKNOWN`] until it runs first.
     pub(crate) place: AtomicU8,
-    /// Its range, [`UNKNOWN`] if none.
-    pub(crate) range: u8,
+    /// Its range, [`NO_RANGE`] if none.
+    pub(crate) range: u16,
 }
 
 /// The counters of one core.

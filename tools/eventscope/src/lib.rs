@@ -8,8 +8,8 @@
 //! for each VMID when its first instruction ran.
 //!
 //! Options: `out=FILE`; `manager=on` if the first VMID that runs at EL1 is the management
-//! partition's; `range=NAME:LOW:HIGH` (hexadecimal, repeatable) counts blocks of EL2 that start in
-//! `[LOW, HIGH)` apart, too.
+//! partition's; `ranges=FILE`, with a line `NAME:LOW:HIGH` (hexadecimal) for each range, counts blocks that
+//! start in `[LOW, HIGH)` apart, too; of two ranges that overlap the first one counts.
 //!
 //! `penumbra-qemu-plugin` declares QEMU's interface; [`plugin`] holds the callbacks, [`count`] the counters and [`report`] the figures. A translation block belongs to
 //! one exception level and, its frames having one owner, to one VM, so the level is read once for

@@ -54,16 +54,14 @@ fn parse(options: &[String]) -> Result<Options, String> {
         match key {
             "out" => parsed.out = value.into(),
             "manager" => parsed.manager = matches!(value, "on" | "true" | "yes" | ""),
-            "range" => {
-                let mut fields = value.split(':');
-                let name = fields.next().unwrap_or_default().to_owned();
-                let mut number = || {
-                    let text = fields.next()?.trim_start_matches("0x");
-                    u64::from_str_radix(text, 16).ok()
-                };
-                match (number(), number()) {
-                    (Some(low), Some(high)) => parsed.ranges.push((name, low, high)),
-                    _ => return Err(format!("eventscope: '{value}' is not NAME:LOW:HIGH")),
+            "ranges" => {
+                let text = fs::read_to_string(value)
+                    .map_err(|error| format!("eventscope: cannot read {value}: {error}"))?;
+                for line in text.lines() {
+                    let range = report::range(line);
+                    parsed
+                        .ranges
+                        .push(range.ok_or(format!("eventscope: '{line}' is not NAME:LOW:HIGH"))?);
                 }
             }
             _ => return Err(format!("eventscope: unknown option '{key}'")),
@@ -123,8 +121,8 @@ extern "C" fn translated(_id: u64, tb: *mut ffi::Tb) {
                 .iter()
                 .position(|(_, low, high)| (*low..*high).contains(&start))
         })
-        .and_then(|index| u8::try_from(index).ok())
-        .unwrap_or(count::UNKNOWN);
+        .and_then(|index| u16::try_from(index).ok())
+        .unwrap_or(count::NO_RANGE);
     // A block is never freed: QEMU may run it until the end.
     let block: &'static Block = Box::leak(Box::new(Block {
         place: AtomicU8::new(count::UNKNOWN),
@@ -229,7 +227,10 @@ fn totals(head: &str) -> String {
         .flat_map(|o| o.ranges.iter())
         .enumerate()
     {
-        let _ = write!(line, ",\"range_{name}\":{}", count::range_sum(index));
+        let sum = count::range_sum(index);
+        if sum > 0 {
+            let _ = write!(line, ",\"range_{name}\":{sum}");
+        }
     }
     line.push('}');
     line

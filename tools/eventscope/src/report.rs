@@ -72,6 +72,14 @@ fn quantile(sorted: &[u64], percent: usize) -> Option<u64> {
     sorted.get((last * percent).div_ceil(100)).copied()
 }
 
+/// The range that a line `NAME:LOW:HIGH` describes; the name may have colons in it.
+pub(crate) fn range(line: &str) -> Option<(String, u64, u64)> {
+    let mut fields = line.rsplitn(3, ':');
+    let mut number = || u64::from_str_radix(fields.next()?, 16).ok();
+    let (high, low) = (number()?, number()?);
+    Some((fields.next()?.to_owned(), low, high))
+}
+
 /// The test and side (`true`: opening) that an instruction marks, if it is a marker.
 pub(crate) fn marker(opcode: u32) -> Option<(usize, bool)> {
     const HINT: u32 = 0xd503_201f;
@@ -94,6 +102,15 @@ mod tests {
         assert_eq!(marker(0xd503_201f | 95 << 5), Some((31, true)));
         assert_eq!(marker(0xd503_201f | 97 << 5), Some((1, false)));
         assert_eq!(marker(0xd503_201e | 97 << 5), None);
+    }
+
+    #[test]
+    fn a_range_is_a_name_and_two_numbers() {
+        let range_of = |name: &str, low, high| Some((name.to_owned(), low, high));
+        assert_eq!(range("el2.a::b:40:4c"), range_of("el2.a::b", 0x40, 0x4c));
+        assert_eq!(range("a:b:c:d"), range_of("a:b", 0xc, 0xd));
+        assert_eq!(range("40:4c"), None);
+        assert_eq!(range("el2.a:0x40:4c"), None);
     }
 
     #[test]
