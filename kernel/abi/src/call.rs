@@ -5,7 +5,7 @@
 pub const CALL_BASE: u32 = 0xc600_0100;
 
 /// Function numbers above [`CALL_BASE`] that are or may become calls.
-const CALL_NUMBERS: u32 = 128;
+const CALL_NUMBERS: usize = 128;
 
 /// A hypercall of the manager. The value is the function number above [`CALL_BASE`].
 ///
@@ -261,14 +261,21 @@ impl Call {
     /// The call that an SMCCC function identifier names.
     #[must_use]
     pub fn from_id(id: u32) -> Option<Self> {
-        let number = id.wrapping_sub(CALL_BASE);
-        // Any guest may ask for any number: what is out of range is not looked for.
-        if number >= CALL_NUMBERS {
-            return None;
-        }
-        Self::ALL.into_iter().find(|call| *call as u32 == number)
+        let number = usize::try_from(id.wrapping_sub(CALL_BASE)).ok()?;
+        BY_NUMBER.get(number).copied().flatten()
     }
 }
+
+/// The calls by their numbers.
+static BY_NUMBER: [Option<Call>; CALL_NUMBERS] = {
+    let mut table = [None; CALL_NUMBERS];
+    let mut rest: &[Call] = &Call::ALL;
+    while let [call, others @ ..] = rest {
+        table[*call as usize] = Some(*call);
+        rest = others;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {
@@ -278,9 +285,17 @@ mod tests {
     fn identifiers_are_fast_smc64_vendor_hypervisor_calls() {
         for call in Call::ALL {
             assert_eq!(Call::from_id(call.id()), Some(call));
-            assert!(call.id() < CALL_BASE + CALL_NUMBERS);
+
             assert_eq!(call.id() >> 24, 0xc6);
         }
-        assert_eq!(Call::from_id(CALL_BASE - 1), None);
+        for id in [
+            CALL_BASE - 1,
+            CALL_BASE + 6,
+            CALL_BASE + 127,
+            CALL_BASE + 128,
+            0,
+        ] {
+            assert_eq!(Call::from_id(id), None);
+        }
     }
 }

@@ -426,7 +426,8 @@ pub trait BoardMemory {
     fn free(&self, base: Pa, bytes: u64);
     /// Free bytes, and bytes of the largest free block.
     fn free_bytes(&self) -> (u64, u64);
-    /// Copies `bytes` to RAM at `base`. Not for memory that a guest can reach at the time.
+    /// Copies `bytes` to RAM at `base` and does for it what [`Self::publish_code`] does. Not for memory that a
+    /// guest can reach at the time.
     fn copy_in(&self, base: Pa, bytes: &[u8]);
     /// Zeroes frames and cleans and invalidates them to the point of coherency.
     fn zero(&self, base: Pa, bytes: u64);

@@ -150,10 +150,6 @@ pub(crate) fn create(
     owned.map_err(|_| BootError::NoMemory)?;
     machine.zero(ram, bytes);
     machine.copy_in(ram, facts.manager_image);
-    machine.publish_code(
-        ram,
-        u64::try_from(facts.manager_image.len()).unwrap_or(bytes),
-    );
     system.manager.ram.store(page, Ordering::Relaxed);
     {
         let mut memory = vm.memory.lock();
@@ -266,9 +262,7 @@ pub(crate) fn revive(system: &'static System, machine: &mut impl Machine) {
     }
     system.manager.ended(system, vm.life(), machine.counter());
     let ram = system.manager.ram();
-    let image = board.facts.manager_image;
-    machine.copy_in(ram, image);
-    machine.publish_code(ram, u64::try_from(image.len()).unwrap_or(0));
+    machine.copy_in(ram, board.facts.manager_image);
     vm.gic.configure(board.facts.gic, 1);
     turn_on(system, machine);
 }

@@ -65,20 +65,23 @@ pub fn clean_invalidate(base: usize, bytes: usize) {
     dsb_sy();
 }
 
+/// From here on a range is larger than most instruction caches: to invalidate them whole is one message
+/// to the other cores, by line it were one for each.
+const WHOLE_CACHE_BYTES: usize = 64 * 1024;
+
 /// Makes instructions written to `base..base + bytes` visible to fetches on every core, and to a
 /// guest with its caches off: DC CIVAC to the point of coherency, then IC IVAU, or IC IALLUIS where
-/// the instruction cache is not PIPT (a guest fetches by other addresses than EL2 wrote by).
+/// the range is large or the instruction cache is not PIPT (a guest fetches by other addresses than EL2 wrote
+/// by).
+// A symbol of its own: `bench-boot` counts it apart.
+#[inline(never)]
 pub fn publish_code(base: usize, bytes: usize) {
     clean_invalidate(base, bytes);
-    if instruction_cache_is_pipt() {
+    if bytes < WHOLE_CACHE_BYTES && instruction_cache_is_pipt() {
         let line = instruction_line_bytes();
         let mut at = base & !(line - 1);
         let end = base.saturating_add(bytes);
-        while at < end {
-            // SAFETY: cache maintenance by address does not change data.
-            unsafe { asm!("ic ivau, {}", in(reg) at, options(nostack, preserves_flags)) }
-            at = at.saturating_add(line);
-        }
+        each!("ic ivau, {0}", at, end, line);
     } else {
         // SAFETY: invalidating instruction caches does not change what is executed here.
         unsafe { asm!("ic ialluis", options(nostack, preserves_flags)) }
@@ -109,7 +112,7 @@ pub unsafe fn zero(base: usize, bytes: usize) {
     clean_invalidate(base, bytes);
 }
 
-/// Copies `bytes` to RAM at `base`, cleaned and invalidated to the point of coherency.
+/// Copies `bytes` to RAM at `base` and does for it what [`publish_code`] does.
 ///
 /// # Safety
 /// The target is mapped Normal write-back, no reference to any of it exists, and its owner agreed.
@@ -117,7 +120,7 @@ pub unsafe fn copy_in(base: usize, bytes: &[u8]) {
     let target = core::ptr::with_exposed_provenance_mut::<u8>(base);
     // SAFETY: the caller gave the target; a live slice cannot lie in it.
     unsafe { target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-    clean_invalidate(base, bytes.len());
+    publish_code(base, bytes.len());
 }
 
 /// Exchanges the contents of two pages, and does for both what [`publish_code`] does.

@@ -105,8 +105,9 @@ _start:
     // With the caches on: zero BSS.
     adrp    x1, penumbra_bss_start
     adrp    x2, penumbra_bss_end
-3:  stp     xzr, xzr, [x1], #16
+3:  .rept   64                              // its pages are whole: 1 KiB at a time
     stp     xzr, xzr, [x1], #16
+    .endr
     cmp     x1, x2
     b.lo    3b
     mov     x0, xzr

@@ -48,25 +48,20 @@ pub(crate) fn made(
     machine: &mut impl Machine,
     call: Call,
 ) -> Option<Deferred> {
-    let arguments: Arguments = core::array::from_fn(|n| {
-        vcpu.gpr
-            .get(u8::try_from(n.saturating_add(1)).unwrap_or(31))
-    });
+    let [_, x1, x2, x3, x4, x5, x6, x7, ..] = vcpu.gpr.x;
+    let arguments = [x1, x2, x3, x4, x5, x6, x7];
     if call == Call::Wait {
         return wait(vcpu, place, arguments);
     }
     let reply = answer(place.system, machine, call, arguments);
-    let (x0, values) = match reply {
+    let [x0, x1, x2, x3, x4, x5, x6, ..] = &mut vcpu.gpr.x;
+    (*x0, [*x1, *x2, *x3, *x4, *x5, *x6]) = match reply {
         Ok(values) => {
             place.system.manager.note_call();
             (0, values)
         }
         Err(error) => (error.to_bits(), NOTHING),
     };
-    vcpu.gpr.set(0, x0);
-    for (register, value) in (1..).zip(values) {
-        vcpu.gpr.set(register, value);
-    }
     None
 }
 
