@@ -13,7 +13,7 @@ const CALL_NUMBERS: usize = 128;
 /// it is to be repeated with the same arguments until X1 says it is done. Interrupts are taken and
 /// other vCPUs run between the pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u8)]
 pub enum Call {
     /// Interface version. -> X1: [`AbiVersion`](crate::AbiVersion).
     Version = 0,
@@ -271,7 +271,10 @@ static BY_NUMBER: [Option<Call>; CALL_NUMBERS] = {
     let mut table = [None; CALL_NUMBERS];
     let mut rest: &[Call] = &Call::ALL;
     while let [call, others @ ..] = rest {
-        table[*call as usize] = Some(*call);
+        let (_, from) = table.split_at_mut(*call as usize);
+        if let [slot, ..] = from {
+            *slot = Some(*call);
+        }
         rest = others;
     }
     table

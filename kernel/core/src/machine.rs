@@ -7,8 +7,11 @@
 //! in the hardware and are reached through [`GuestRegisters`]; its general-purpose registers are in
 //! [`GprFrame`]. They move to and from [`SysregFrame`] only when another vCPU is loaded.
 
+use penumbra_abi::Call;
 use penumbra_vmsa::{CpuIndex, Half, Ipa, Pa};
 
+use crate::hypercall;
+use crate::system::System;
 use crate::vcpu::Vcpu;
 
 /// General-purpose registers X0 to X30 of a vCPU, saved at every exit that reaches Rust.
@@ -464,4 +467,15 @@ pub trait Machine:
     /// Enters the resident vCPU and returns at an exit that neither
     /// [`exit::first_synchronous`](crate::exit::first_synchronous) nor [`exit::fast`](crate::exit::fast) ended.
     fn run(&mut self, vcpu: &mut Vcpu) -> ExitKind;
+
+    /// Calls [`hypercall::answer`]: only the manager waits for it, so that metal compiles it apart, for size.
+    ///
+    /// # Errors
+    /// As the call says.
+    fn answer(
+        &mut self,
+        system: &'static System,
+        call: Call,
+        arguments: hypercall::Arguments,
+    ) -> hypercall::Reply;
 }

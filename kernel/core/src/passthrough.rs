@@ -7,8 +7,8 @@ use core::sync::atomic::{AtomicU16, Ordering};
 
 use penumbra_abi::Error;
 use penumbra_vmsa::{CpuIndex, PAGE_SIZE, VmId};
-use spin::Mutex;
 
+use crate::lock::Mutex;
 use crate::machine::PhysicalInterrupts;
 
 /// Ranges of device registers at most. Neighbours of one VM are one range.

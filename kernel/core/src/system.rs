@@ -7,12 +7,13 @@ use penumbra_trap::controls::CpuFeatures;
 use penumbra_trap::idregs::{GuestFeatures, IdReg, filter};
 use penumbra_trap::inject::EntryFeatures;
 use penumbra_vmsa::{CpuIndex, PAGE_SIZE, Pa, VmId};
-use spin::{Mutex, Once};
+use spin::Once;
 
 use crate::cores::CoreShared;
 use crate::events::Sources;
 use crate::frames::FrameTable;
 use crate::hypercall::AuditProgress;
+use crate::lock::Mutex;
 use crate::machine::{Core, Machine, PhysicalInterrupts};
 use crate::manager::{self, Manager};
 use crate::passthrough::Passthrough;

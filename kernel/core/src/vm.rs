@@ -4,9 +4,9 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use penumbra_abi::{CrashCause, StopReason, VmState};
 use penumbra_vmsa::Ipa;
-use spin::Mutex;
 
 use crate::compound::Paging;
+use crate::lock::Mutex;
 use crate::memory::Memory;
 use crate::pl011::Pl011;
 use crate::vgic::{Frame, Vgic};

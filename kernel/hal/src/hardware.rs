@@ -1,12 +1,12 @@
 //! One core: [`Machine`] and the traits it is made of, forwarded to the modules that do the work.
 
+use penumbra_abi::Call;
 use penumbra_core::machine::{
     Board, BoardMemory, Controls, Core, DebugFrame, ExitKind, FpFrame, GuestRegister,
     GuestRegisters, Machine, PhysicalInterrupts, Residency, Syndrome, SysregFrame, Translations,
     VirtualInterface, VirtualInterfaceFrame,
 };
-use penumbra_core::system::BootError;
-use penumbra_core::{BootFacts, System, Vcpu, run_loop};
+use penumbra_core::{System, Vcpu, hypercall, run_loop};
 use penumbra_vmsa::{CpuIndex, Half, Ipa, Pa};
 
 use crate::gic::{Gic, GicCore};
@@ -36,23 +36,25 @@ impl Hardware {
     }
 }
 
-/// The core logic is generic over its machine. These two make it here, where the vectors' entry
-/// points make it too, so that the image holds it once and not a second time for the platform.
+/// The core logic is generic over its machine. This makes it here, where the vectors' entry points make it,
+/// too, so that the image holds it once and not a second time for the platform.
 impl Hardware {
-    /// [`System::boot`] on the boot core.
-    ///
-    /// # Errors
-    /// As `System::boot`.
-    #[inline(never)]
-    pub fn boot(&mut self, system: &'static System, facts: &BootFacts) -> Result<(), BootError> {
-        system.boot(self, facts)
-    }
-
     /// [`run_loop::run`] on this core.
     #[inline(never)]
     pub fn serve(&mut self, system: &'static System) -> ! {
         run_loop::run(system, self)
     }
+}
+
+unsafe extern "Rust" {
+    /// [`hypercall::answer`], compiled for size: generic code is compiled as the crate that instantiates
+    /// it, and this one is compiled for speed.
+    fn penumbra_hypercall(
+        system: &'static System,
+        hardware: &mut Hardware,
+        call: Call,
+        arguments: hypercall::Arguments,
+    ) -> hypercall::Reply;
 }
 
 impl GuestRegisters for Hardware {
@@ -338,5 +340,16 @@ impl Machine for Hardware {
     #[inline]
     fn run(&mut self, vcpu: &mut Vcpu) -> ExitKind {
         switch::run(self, vcpu)
+    }
+
+    #[inline]
+    fn answer(
+        &mut self,
+        system: &'static System,
+        call: Call,
+        arguments: hypercall::Arguments,
+    ) -> hypercall::Reply {
+        // SAFETY: a function of Rust's with these types, which the platforms' common crate defines.
+        unsafe { penumbra_hypercall(system, self, call, arguments) }
     }
 }

@@ -6,6 +6,7 @@
 #![no_std]
 #![cfg(target_arch = "aarch64")]
 
+mod hypercalls;
 mod start;
 
 pub use penumbra_board::{Facts, revision};

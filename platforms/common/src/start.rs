@@ -49,6 +49,8 @@ impl Platform {
         }
     }
 
+    // Not part of `run`, whose frame stays on the boot core's stack for ever.
+    #[inline(never)]
     fn start(
         &self,
         mut early: EarlyBoot,
@@ -96,7 +98,7 @@ impl Platform {
             facts.ram.bytes() / MIB
         );
         let facts = self.boot_facts(&facts, &plan, tree, cpus, gic.version());
-        hardware.boot(system, &facts).map_err(no_manager)?;
+        system.boot(&mut hardware, &facts).map_err(no_manager)?;
         Ok(hardware)
     }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::bench_reset;
 use crate::board::Board;
 use crate::peers::{EVENTS, Event, PEERS};
-use crate::workshop::{Setup, Workshop};
+use crate::workshop::{LOAD_ADDRESS, Setup, Workshop};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(900);
 
@@ -282,12 +282,11 @@ pub(crate) fn fields(value: &Value, wanted: impl Fn(&str) -> bool) -> u64 {
 
 /// Linux from its first instruction to its first program, which powers off.
 fn linux(w: &Workshop, gic: u8, rows: &mut Vec<Value>) -> Result<(), String> {
-    let zeroing = ranges(
-        w,
-        "penumbra-qemu-virt",
-        LOAD_ADDRESS,
-        &["cache4zero", "cache16clean_invalidate"],
-    )?;
+    let mut zeroing = bench_reset::functions(w, "penumbra-qemu-virt", LOAD_ADDRESS)?;
+    zeroing.retain(|range| {
+        let parts = ["cache4zero", "cache16clean_invalidate"];
+        parts.iter().any(|part| range.contains(part))
+    });
     for backing in ["reserved", "thin"] {
         let toml = format!(
             "[[guest]]\nname = \"linux\"\nvcpus = 1\ncores = [1]\nmemory = \"256 MiB\"\nbacking = \"{backing}\"\n\

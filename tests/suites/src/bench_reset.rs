@@ -23,7 +23,7 @@ const APART: [&str; 7] = [
 const NAMED: usize = 20;
 
 /// Address ranges of the functions of a binary that is loaded at `base`.
-fn functions(w: &Workshop, binary: &str, base: u64) -> Result<Vec<String>, String> {
+pub(crate) fn functions(w: &Workshop, binary: &str, base: u64) -> Result<Vec<String>, String> {
     let mut nm = w
         .project()
         .llvm("llvm-nm")

@@ -18,6 +18,7 @@ use penumbra_vmsa::{CpuIndex, VmId};
 use crate::machine::Machine;
 use crate::system::System;
 use crate::vcpu::VcpuId;
+use crate::vm::Vm;
 
 /// How long answers are waited for.
 const PATIENCE_MS: u64 = 2000;
@@ -40,36 +41,68 @@ pub(crate) fn held<M: Machine, R>(
     machine: &mut M,
     edit: impl FnOnce(&mut M, &Parked) -> R,
 ) -> Option<R> {
-    let vm = system.vm(id.get())?;
-    let began = machine.counter();
-    let hz = system.board().map_or(0, |board| board.facts.counter_hz);
-    let patience = (hz / 1000).saturating_mul(PATIENCE_MS);
-    let deadline = began.saturating_add(patience);
-    while !vm.try_hold() {
-        if holder == Holder::Sibling || machine.counter() > deadline {
-            vm.paging.count(PagingCounter::HoldsLost, 1);
-            return None;
-        }
-        answer(system, machine);
-        machine.relax();
-    }
-    let done = if all_answer(system, id, machine, deadline) {
-        Some(edit(machine, &Parked::all_others()))
-    } else {
-        None
-    };
-    vm.release_hold();
-    let parked = vm.paging.take_parked();
-    for index in 0..MAX_VCPUS_PER_VM {
-        let waits = parked & 1 << index != 0;
-        if let Some(vcpu) = VcpuId::new(id, index).filter(|_| waits) {
-            system.wake(vcpu, machine);
-        }
-    }
-    vm.paging.count(PagingCounter::Holds, 1);
-    let ticks = machine.counter().saturating_sub(began);
-    vm.paging.count(PagingCounter::HoldTicks, ticks);
+    let hold = Hold::begin(system, id, holder, machine)?;
+    let done = hold
+        .is_complete
+        .then(|| edit(machine, &Parked::all_others()));
+    hold.end(system, machine);
     done
+}
+
+/// A VM that one core holds.
+struct Hold<'s> {
+    vm: &'s Vm,
+    id: VmId,
+    began: u64,
+    /// Whether all other cores have answered in time.
+    is_complete: bool,
+}
+
+// Apart from `held`, which is made anew for each edit.
+impl<'s> Hold<'s> {
+    /// Waits until the VM is this core's to hold, and for the other cores; `None` if others hold it.
+    fn begin<M: Machine>(
+        system: &'s System,
+        id: VmId,
+        holder: Holder,
+        machine: &mut M,
+    ) -> Option<Self> {
+        let vm = system.vm(id.get())?;
+        let began = machine.counter();
+        let hz = system.board().map_or(0, |board| board.facts.counter_hz);
+        let patience = (hz / 1000).saturating_mul(PATIENCE_MS);
+        let deadline = began.saturating_add(patience);
+        while !vm.try_hold() {
+            if holder == Holder::Sibling || machine.counter() > deadline {
+                vm.paging.count(PagingCounter::HoldsLost, 1);
+                return None;
+            }
+            answer(system, machine);
+            machine.relax();
+        }
+        Some(Self {
+            vm,
+            id,
+            began,
+            is_complete: all_answer(system, id, machine, deadline),
+        })
+    }
+
+    /// Lets the VM go on.
+    fn end<M: Machine>(self, system: &System, machine: &mut M) {
+        let Self { vm, id, began, .. } = self;
+        vm.release_hold();
+        let parked = vm.paging.take_parked();
+        for index in 0..MAX_VCPUS_PER_VM {
+            let waits = parked & 1 << index != 0;
+            if let Some(vcpu) = VcpuId::new(id, index).filter(|_| waits) {
+                system.wake(vcpu, machine);
+            }
+        }
+        vm.paging.count(PagingCounter::Holds, 1);
+        let ticks = machine.counter().saturating_sub(began);
+        vm.paging.count(PagingCounter::HoldTicks, ticks);
+    }
 }
 
 /// Asks the other cores of a VM and waits for their answers.

@@ -23,7 +23,6 @@ use penumbra_abi::{
     PAGING_BLOCKS, PAGING_NODES, PAGING_SPACES, PagingCounter, PagingMode, PagingRefusal,
 };
 use penumbra_paging::{Access, Compound, Refusal, Relayout, ShadowError};
-use spin::Mutex;
 
 pub(crate) use fault::{Faulted, on_access_flag, on_conflict, on_permission, on_walk};
 pub(crate) use held::look_at_held;
@@ -31,6 +30,7 @@ pub(crate) use hold::{Holder, answer, held};
 pub(crate) use roots::{Planting, plant, wants};
 pub(crate) use trapped::{RootCache, drop_low, drop_space, known, low_space, report, written};
 
+use crate::lock::Mutex;
 use crate::machine::Machine;
 use crate::memory::{TableFrames, VmTlb};
 use crate::vm::Vm;

@@ -26,9 +26,9 @@ use crate::vcpu::{Blocked, Deferred, Place, Vcpu};
 use crate::vm::Vm;
 
 /// X1 to X6 of a call that succeeded.
-type Values = [u64; 6];
+pub type Values = [u64; 6];
 /// What a call returns.
-type Reply = Result<Values, Error>;
+pub type Reply = Result<Values, Error>;
 
 /// One value.
 const fn one(value: u64) -> Values {
@@ -39,7 +39,7 @@ const fn one(value: u64) -> Values {
 const NOTHING: Values = [0; 6];
 
 /// X1 to X7 of a call.
-type Arguments = [u64; 7];
+pub type Arguments = [u64; 7];
 
 /// Answers a call of the manager.
 pub(crate) fn made(
@@ -53,7 +53,7 @@ pub(crate) fn made(
     if call == Call::Wait {
         return wait(vcpu, place, arguments);
     }
-    let reply = answer(place.system, machine, call, arguments);
+    let reply = machine.answer(place.system, call, arguments);
     let [x0, x1, x2, x3, x4, x5, x6, ..] = &mut vcpu.gpr.x;
     (*x0, [*x1, *x2, *x3, *x4, *x5, *x6]) = match reply {
         Ok(values) => {
@@ -76,7 +76,11 @@ fn wait(vcpu: &mut Vcpu, place: &'static Place, arguments: Arguments) -> Option<
     Some(Deferred::Block(Blocked::Events(deadline)))
 }
 
-fn answer(
+/// Carries out a call, [`Call::Wait`] apart.
+///
+/// # Errors
+/// As the call says.
+pub fn answer(
     system: &'static System,
     machine: &mut impl Machine,
     call: Call,

@@ -2,9 +2,9 @@
 
 use penumbra_abi::{Error, ScheduleStatus, ScheduleWindow};
 use penumbra_vmsa::CpuIndex;
-use spin::Mutex;
 
 use super::{NOTHING, Reply};
+use crate::lock::Mutex;
 use crate::machine::Machine;
 use crate::schedule::Schedule;
 use crate::system::System;

@@ -3,12 +3,12 @@
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use penumbra_abi::{GicVersion, MAX_VCPUS_PER_VM};
-use spin::mutex::SpinMutex;
 
 use super::VcpuSet;
 use super::private::{PrivateIrqs, SGIS, TIMER};
 use super::spi::{Spi, Spis};
 use super::vcpu_set::Bits;
+use crate::lock::Mutex;
 use crate::machine::{GuestRegisters, PhysicalInterrupts, VirtualInterface};
 
 /// What the vGIC needs of a core.
@@ -28,7 +28,7 @@ pub struct Vgic {
     /// GICD_CTLR, bits EnableGrp0 and EnableGrp1.
     pub(super) groups: AtomicU32,
     pub(super) private: [PrivateIrqs; MAX_VCPUS_PER_VM],
-    pub(super) spis: SpinMutex<Spis>,
+    pub(super) spis: Mutex<Spis>,
 }
 
 impl Vgic {
@@ -45,7 +45,7 @@ impl Vgic {
             vcpu_mask: AtomicU32::new(0),
             groups: AtomicU32::new(0),
             private: [const { PrivateIrqs::new() }; MAX_VCPUS_PER_VM],
-            spis: SpinMutex::new(Spis::vacant()),
+            spis: Mutex::new(Spis::vacant()),
         }
     }
 

@@ -2,13 +2,15 @@
 
 use std::collections::VecDeque;
 
+use penumbra_abi::Call;
 use penumbra_trap::controls::mdcr;
 use penumbra_vmsa::{CpuIndex, Half, Ipa, PAGE_SIZE, Pa};
 
 use super::{Fake, RAM, RAM_BYTES};
-use crate::exit;
 use crate::machine::*;
+use crate::system::System;
 use crate::vcpu::{Deferred, Vcpu};
+use crate::{exit, hypercall};
 
 impl Machine for Fake {
     fn run(&mut self, vcpu: &mut Vcpu) -> ExitKind {
@@ -49,6 +51,15 @@ impl Machine for Fake {
                 return kind;
             }
         }
+    }
+
+    fn answer(
+        &mut self,
+        system: &'static System,
+        call: Call,
+        arguments: hypercall::Arguments,
+    ) -> hypercall::Reply {
+        hypercall::answer(system, self, call, arguments)
     }
 }
 
