@@ -38,6 +38,7 @@ impl RunLoop {
         let mut vcpu = slot.lock();
         if let Some((entry, context)) = place.shared.take_request() {
             vcpu.reset(entry, context);
+            (vcpu.id, vcpu.place, vcpu.core) = (id, Some(place), Some(self.core));
             place.vm.paging.forget_vcpu(id.index());
             if id == VcpuId::MANAGER {
                 manager::greet(self.system, &mut vcpu, now);
@@ -62,9 +63,6 @@ impl RunLoop {
         machine: &mut M,
     ) {
         self.set_deadline_of(id, NEVER);
-        vcpu.id = id;
-        vcpu.place = Some(place);
-        vcpu.core = Some(self.core);
         let pins = self.system.pins();
         if vcpu.pins != pins {
             vcpu.pins = pins;
