@@ -119,8 +119,8 @@ pub enum Call {
     /// (0 to 65,535; the least goes first).
     PagingWorth = 72,
     /// Moves the pages of a mirrored region into one 2 MiB frame, for one leaf. *Continuation.* X1: VM,
-    /// X2: space, X3: VA, X4: IPA of 2 MiB of the VM's RAM that give their frame and take the others,
-    /// X5: 1: also if only EL1 may access the region. Not for direct memory.
+    /// X2: space, X3: VA, X4: the frame: a number below [`PAGING_OWN_FRAMES`](crate::PAGING_OWN_FRAMES), or the
+    /// IPA of a page that lies in it now; what else lies in it goes to the frames that become free. X5: 1: also if only EL1 may access the region. Not for direct memory.
     /// -> X1: 1 when one leaf stands for the region.
     PagingRelayout = 73,
     /// Merges 2 MiB of the VM's RAM into one stage-2 block, if nothing is in the way. X1: VM, X2: IPA.

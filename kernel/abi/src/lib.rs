@@ -22,9 +22,9 @@ pub use call::{CALL_BASE, Call};
 pub use error::Error;
 pub use event::Events;
 pub use paging::{
-    PAGING_BLOCKS, PAGING_NODES, PAGING_RANGE, PAGING_ROOTS, PAGING_SAMPLES, PAGING_SPACES,
-    PagingCounter, PagingForm, PagingMode, PagingRefusal, PagingRegion, PagingRoot, PagingSpace,
-    PagingStatus, PagingSurvey, RootInstall, paging_epoch, paging_roots,
+    PAGING_BLOCKS, PAGING_NODES, PAGING_OWN_FRAMES, PAGING_RANGE, PAGING_ROOTS, PAGING_SAMPLES,
+    PAGING_SPACES, PagingCounter, PagingForm, PagingMode, PagingRefusal, PagingRegion, PagingRoot,
+    PagingSpace, PagingStatus, PagingSurvey, RootInstall, paging_epoch, paging_roots,
 };
 pub use schedule::{
     MAX_FRAME_US, MAX_WINDOWS, MIN_MANAGER_WINDOW_US, MIN_WINDOW_US, ScheduleStatus, ScheduleWindow,

@@ -17,6 +17,10 @@ pub const PAGING_SAMPLES: usize = 64;
 /// Tables that one `PagingShadow` looks at.
 pub const PAGING_RANGE: u64 = 16;
 
+/// `PagingRelayout` takes a number below this for one of the 2 MiB frames in which the region's pages lie
+/// already, the one with most of them first; all else is an IPA.
+pub const PAGING_OWN_FRAMES: u64 = 8;
+
 /// How a VM's stage 1 is walked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u64)]

@@ -35,6 +35,7 @@ mod coalesce;
 mod demote;
 mod manage;
 mod node;
+mod placing;
 mod pool;
 mod raise;
 mod relayout;
@@ -48,6 +49,7 @@ use penumbra_vmsa::{Ipa, Level};
 
 use crate::stage2::Stage2Error;
 use node::Nodes;
+use placing::Residents;
 use pool::Pool;
 use relayout::Aliases;
 use sample::Samples;
@@ -56,6 +58,7 @@ use space::Spaces;
 pub use access::Access;
 pub use manage::SpaceView;
 pub use node::Form;
+pub use placing::{Donor, OWN_FRAMES};
 pub use relayout::{FrameMover, Relayout};
 pub use sample::{Accessed, MAX_SAMPLES, Sample, SampleKind};
 pub use settle::Home;
@@ -146,6 +149,7 @@ pub struct Compound<const SPACES: usize, const NODES: usize, const BLOCKS: usize
     nodes: Nodes<NODES>,
     pool: Pool<BLOCKS>,
     aliases: Aliases,
+    residents: Residents,
     samples: Samples,
     counters: Counters,
 }
@@ -159,6 +163,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             nodes: Nodes::new(),
             pool: Pool::new(),
             aliases: Aliases::new(),
+            residents: Residents::new(),
             samples: Samples::new(),
             counters: Counters {
                 mirrored: 0,

@@ -56,9 +56,9 @@ mod thin;
 mod tlb;
 
 pub use compound::{
-    ALIAS_BASE, Access, Accessed, Compound, Counters, Form, FrameMover, Home, MAX_SAMPLES,
-    POOL_BASE, Parked, Refusal, Region, Relayout, Sample, SampleKind, ShadowError, SpaceId,
-    SpaceView, Stored, SurveyStep, WINDOW_BIT,
+    ALIAS_BASE, Access, Accessed, Compound, Counters, Donor, Form, FrameMover, Home, MAX_SAMPLES,
+    OWN_FRAMES, POOL_BASE, Parked, Refusal, Region, Relayout, Sample, SampleKind, ShadowError,
+    SpaceId, SpaceView, Stored, SurveyStep, WINDOW_BIT,
 };
 pub use memory::TableMemory;
 pub use stage1::{

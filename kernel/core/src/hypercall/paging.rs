@@ -1,10 +1,11 @@
 //! The manager's calls about compound page tables.
 
 use penumbra_abi::{
-    Error, PAGING_BLOCKS, PAGING_RANGE, PAGING_SPACES, PagingCounter, PagingForm, PagingMode,
-    PagingRegion, PagingSpace, PagingStatus, PagingSurvey, RootInstall, VmState,
+    Error, PAGING_BLOCKS, PAGING_OWN_FRAMES, PAGING_RANGE, PAGING_SPACES, PagingCounter,
+    PagingForm, PagingMode, PagingRegion, PagingSpace, PagingStatus, PagingSurvey, RootInstall,
+    VmState,
 };
-use penumbra_paging::{Form, Parked, Region, ShadowError, SpaceId, SpaceView, SurveyStep};
+use penumbra_paging::{Donor, Form, Parked, Region, ShadowError, SpaceId, SpaceView, SurveyStep};
 use penumbra_vmsa::{Half, Ipa, Level, Va, VmId};
 
 use super::{Arguments, NOTHING, Reply, guest, one};
@@ -22,6 +23,8 @@ pub(super) const SPARE_TABLES: usize = 6;
 pub(super) const PRUNED_PER_CALL: u32 = 8;
 /// Nodes that one call of the audit looks at.
 const AUDITED_PER_CALL: usize = 128;
+
+const _: () = assert!(PAGING_OWN_FRAMES == penumbra_paging::OWN_FRAMES as u64);
 
 /// What the caller named, checked.
 pub(super) struct Target<'a> {
@@ -359,10 +362,14 @@ pub(super) fn worth(
 pub(super) fn relayout(
     system: &System,
     machine: &mut impl Machine,
-    [number, index, va, partner, kernel, ..]: Arguments,
+    [number, index, va, donor, kernel, ..]: Arguments,
 ) -> Reply {
     let target = target(system, number)?;
-    let partner = Ipa::new(partner).map_err(|_| Error::InvalidParameter)?;
+    let donor = if donor < PAGING_OWN_FRAMES {
+        Donor::Own(u8::try_from(donor).map_err(|_| Error::InvalidParameter)?)
+    } else {
+        Donor::At(Ipa::new(donor).map_err(|_| Error::InvalidParameter)?)
+    };
     let va = Va::truncated(va);
     let vm = target.vm;
     if vm.memory.lock().is_pinned() {
@@ -373,12 +380,12 @@ pub(super) fn relayout(
         let under_way = state
             .relayout
             .take()
-            .filter(|work| work.is_for(id, va, partner));
+            .filter(|work| work.is_for(id, va, donor));
         let mut work = match under_way {
             Some(work) => work,
             None => state
                 .tables
-                .relayout(access, id, va, partner, kernel != 0)
+                .relayout(access, id, va, donor, kernel != 0)
                 .map_err(error)?,
         };
         // What fails is given up: all that was moved is where it may be.

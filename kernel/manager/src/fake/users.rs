@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use penumbra_abi::{
-    Error, PAGING_SAMPLES, PagingForm, PagingRegion, PagingRoot, PagingSpace, RootInstall,
-    paging_epoch, paging_roots,
+    Error, PAGING_OWN_FRAMES, PAGING_SAMPLES, PagingForm, PagingRegion, PagingRoot, PagingSpace,
+    RootInstall, paging_epoch, paging_roots,
 };
 
 use super::paging::FakePaging;
@@ -29,7 +29,7 @@ pub(crate) struct FakeUsers {
     pub(crate) switches: u64,
     /// EL2 traps roots.
     pub(crate) offered: bool,
-    /// 2 MiB of guest RAM that may not give their frames.
+    /// Own frames (by number) and 2 MiB of guest RAM that may not give their frames.
     pub(crate) bad_partners: BTreeSet<u64>,
     /// Those that did.
     pub(crate) partners: Vec<u64>,
@@ -156,7 +156,8 @@ impl FakeUsers {
         if region.form != PagingForm::Mirror {
             return Err(Error::NotMapped);
         }
-        if self.bad_partners.contains(&partner) || self.partners.contains(&partner) {
+        let own = partner < PAGING_OWN_FRAMES;
+        if self.bad_partners.contains(&partner) || !own && self.partners.contains(&partner) {
             return Err(Error::InvalidParameter);
         }
         self.moved += 1;

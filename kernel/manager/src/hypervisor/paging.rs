@@ -71,8 +71,8 @@ pub trait PagingService {
     fn paging_shadow(&mut self, place: Place) -> Result<PagingForm>;
     /// `PagingShadow` of so many level-3 tables in a row (two at least), in one hold.
     fn paging_shadow_range(&mut self, first: Place, count: u64) -> Result<Shadowed>;
-    /// `PagingRelayout` with the frame behind `partner`, of what EL0 may access; whether it is done.
-    fn paging_relayout(&mut self, place: Place, partner: u64) -> Result<bool>;
+    /// `PagingRelayout` with the frame that `donor` names, of what EL0 may access; whether it is done.
+    fn paging_relayout(&mut self, place: Place, donor: u64) -> Result<bool>;
     /// `PagingSettle`; whether the 2 MiB are a block now.
     fn paging_settle(&mut self, vm: VmId, ipa: u64) -> Result<bool>;
     /// `PagingDemote` of the level-3 table; how many tables were given up.

@@ -18,8 +18,10 @@ use crate::paging::trace::Line;
 /// Time after which pages are moved no further before other events had their turn. Moving holds
 /// nobody.
 const MOVE_MS: u64 = 4;
-/// Partners that are tried for one region.
-const MAX_PARTNERS: u8 = 4;
+/// Frames of a region's own pages that are tried for it first.
+const OWN_FRAMES: u8 = 3;
+/// Frames that are tried for one region in all.
+const MAX_DONORS: u8 = OWN_FRAMES + 4;
 /// Blocks that are looked at in one search for a partner.
 const MAX_PROBES: u64 = 256;
 /// Calls that begin samples in one pass: what EL2 can hold, and one more for each space.
@@ -32,12 +34,13 @@ const MAX_SETTLED: usize = 64;
 pub(super) struct Move {
     space: u8,
     va: u64,
-    partner: u64,
+    /// What `PagingRelayout` is told of the frame.
+    donor: u64,
     tried: u8,
 }
 
-/// The 2 MiB of guest RAM that give their frames to regions. A partner's pages lie scattered afterwards,
-/// so each serves once. Which the guest uses least nobody knows: the search begins in the middle of
+/// The 2 MiB of guest RAM that give their frames to regions for which none of those will do in which their own
+/// pages lie. A partner's pages lie scattered afterwards, so each serves once. Which the guest uses least nobody knows: the search begins in the middle of
 /// RAM, behind the kernel's image and before what Linux allocates from the top while it boots.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Partners {
@@ -188,15 +191,12 @@ impl Pager {
         (space, va): (u8, u64),
     ) -> Result<Move, Result<Form, Failure>> {
         match hv.paging_shadow(Place { vm, space, va }) {
-            Ok(PagingForm::Mirror) | Err(Error::AlreadyMapped) => {
-                let partner = self.partner(hv, vm).ok_or(Err(Failure::NoPartner))?;
-                Ok(Move {
-                    space,
-                    va,
-                    partner,
-                    tried: 1,
-                })
-            }
+            Ok(PagingForm::Mirror) | Err(Error::AlreadyMapped) => Ok(Move {
+                space,
+                va,
+                donor: 0,
+                tried: 1,
+            }),
             Ok(form) => Err(Ok(form_of(form))),
             Err(Error::NoSlot) if self.grow(hv, vm).is_ok() => Err(Err(Failure::Busy)),
             Err(error) => Err(Err(failure(error))),
@@ -261,15 +261,20 @@ impl Pager {
         work: &mut Move,
     ) -> Option<Result<Form, Failure>> {
         let (space, va) = (work.space, work.va);
-        match hv.paging_relayout(Place { vm, space, va }, work.partner) {
+        match hv.paging_relayout(Place { vm, space, va }, work.donor) {
             Ok(true) => Some(Ok(Form::Relaid)),
             Ok(false) => None,
-            // The partner may be what does not serve: tables of the guest lie in it.
-            Err(Error::InvalidParameter) if work.tried < MAX_PARTNERS => {
-                let Some(partner) = self.partner(hv, vm) else {
+            // The frame may be what does not serve: tables of the guest lie in it.
+            Err(Error::InvalidParameter) if work.tried < MAX_DONORS => {
+                let donor = if work.tried < OWN_FRAMES {
+                    Some(work.tried.into())
+                } else {
+                    self.partner(hv, vm)
+                };
+                let Some(donor) = donor else {
                     return Some(Err(Failure::NoPartner));
                 };
-                work.partner = partner;
+                work.donor = donor;
                 work.tried = work.tried.saturating_add(1);
                 None
             }

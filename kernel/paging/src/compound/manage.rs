@@ -125,6 +125,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         self.nodes.clear();
         self.pool.clear();
         self.aliases.clear();
+        self.residents.clear();
         self.samples.clear();
         self.counters = Counters::default();
     }

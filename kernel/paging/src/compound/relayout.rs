@@ -1,24 +1,27 @@
 //! Re-layout: the frames behind a shadowed region are put in VA order into one 2 MiB frame of the
 //! VM, so that one leaf can stand for the region, through an alias IPA of the window.
 //!
-//! Frames are exchanged, not added: the 2 MiB frame lies behind some other 2 MiB of the guest's own
-//! IPAs, the *partner*, and what lay there moves to the frames that become free. Pages go one by one, each
+//! Frames are exchanged, not added: the 2 MiB frame lies behind pages of the guest's own, those of the region
+//! among them or others, and what lay there moves to the frames that become free. Pages go one by one, each
 //! behind stage-2 break-before-make: a vCPU that touches one meanwhile waits for the VM's lock, for
 //! one page copy. Should the guest edit its table on the way, the work done so far is harmless.
 
 use penumbra_vmsa::{
-    Ipa, Level, PAGE_SIZE, Pa, Stage1Desc, Stage2Attrs, TABLE_ENTRIES, TableLimits, Va, bits,
+    Ipa, Level, Pa, Stage1Desc, Stage2Attrs, TABLE_ENTRIES, TableLimits, Va, bits,
 };
 
 use super::access::guest_entry;
 use super::coalesce::as_block;
 use super::node::{Node, NodeId};
+use super::placing::{Donor, Found, OwnFrames, Search, frame_of};
 use super::{ALIAS_BASE, Access, Compound, IGNORED, Parked, ShadowError, SpaceId};
 use crate::memory::{TableMemory, entry};
 use crate::stage2::Mapping;
 use crate::thin::REGION_BYTES;
 use crate::tlb::TlbSink;
 
+/// Pages that are where they belong, and that one step passes over.
+const IN_PLACE_PER_STEP: u32 = 16;
 /// Data aliases of one VM at most.
 const MAX_ALIASES: usize = 128;
 
@@ -81,12 +84,15 @@ impl Aliases {
 pub struct Relayout {
     space: SpaceId,
     va: Va,
-    /// First IPA of the partner, which lay behind the frame when the work began.
-    partner: Ipa,
+    /// [`Donor::number`] of what was named.
+    donor: u64,
     frame: Pa,
+    search: Search,
     /// 1: also what only EL1 may access. No `bool`, whose niche would make a `None` of this other than
     /// zero bytes, and EL2's state with it.
     kernel: u8,
+    /// 1: where the pages of the frame are is known.
+    placed: u8,
     next: u64,
 }
 
@@ -97,16 +103,16 @@ impl Relayout {
         self.next
     }
 
-    /// Whether it is about this region and this partner.
+    /// Whether it is about this region and this frame.
     #[must_use]
-    pub fn is_for(&self, space: SpaceId, va: Va, partner: Ipa) -> bool {
-        (self.space, self.va, self.partner) == (space, va, partner)
+    pub fn is_for(&self, space: SpaceId, va: Va, donor: Donor) -> bool {
+        (self.space, self.va, self.donor) == (space, va, donor.number())
     }
 }
 
 impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPACES, NODES, BLOCKS> {
-    /// Begins to re-lay out the region of `va`, whose level-3 table is mirrored, with the frame
-    /// behind the 2 MiB of guest RAM at `partner`, a block in stage 2. Moves nothing yet.
+    /// Begins to re-lay out the region of `va`, whose level-3 table is mirrored, with the frame that
+    /// `donor` names. Moves nothing yet. One work at a time: another that begins ends this one.
     ///
     /// With `kernel` unset, only regions that EL0 may access qualify: what AT says of them nobody
     /// relies on.
@@ -114,13 +120,13 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
     /// # Errors
     /// `NoSpace`, `NoTable` (no mirror there), `NotUniform` (not full, unequal attributes, or global in the
     /// low half), `NotRam`
-    /// (pages or partner), `Full`.
+    /// (pages, or no such frame that no alias shows), `Full`.
     pub fn relayout<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
-        &self,
+        &mut self,
         vm: &Access<'_, M, T>,
         space: SpaceId,
         va: Va,
-        partner: Ipa,
+        donor: Donor,
         kernel: bool,
     ) -> Result<Relayout, ShadowError> {
         let (_, node) = self.region_node(space, va)?;
@@ -131,55 +137,105 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         if !self.may_go(space, first, kernel) {
             return Err(ShadowError::NotUniform);
         }
-        for index in 1..TABLE_ENTRIES {
+        let mut own = OwnFrames::default();
+        for index in 0..TABLE_ENTRIES {
             let raw = self.movable(vm, &node, index)?;
+            let page = Ipa::truncated(raw & bits::TABLE_ADDRESS);
+            if let Some(frame) = frame_of(vm, page) {
+                own.note(frame, page);
+            }
             if (raw ^ first) & !(IGNORED | bits::TABLE_ADDRESS | bits::CONTIGUOUS) != 0 {
                 return Err(ShadowError::NotUniform);
             }
         }
-        let block = vm.table_ram(partner).ok_or(ShadowError::NotRam)?;
-        let frame = block.pa_of(partner);
-        let whole = block.level < Level::L3 && partner.is_aligned(REGION_BYTES);
-        if !whole || !frame.is_aligned(REGION_BYTES) || self.aliases.of(frame).is_some() {
+        let page = match donor {
+            Donor::Own(number) => own.get(number, &self.aliases),
+            Donor::At(page) => Some(page),
+        };
+        let page = page.ok_or(ShadowError::NotRam)?;
+        let frame = frame_of(vm, page).ok_or(ShadowError::NotRam)?;
+        if self.aliases.of(frame).is_some() {
             return Err(ShadowError::NotRam);
         }
+        self.residents.clear();
         Ok(Relayout {
             space,
             va,
-            partner,
+            donor: donor.number(),
             frame,
+            search: Search::from(page),
             kernel: kernel.into(),
+            placed: 0,
             next: 0,
         })
     }
 
-    /// Moves one page at most. Returns whether all have been looked at. Other vCPUs may run.
+    /// Looks for a while at what lies in the frame, or moves one page at most. Returns whether all pages
+    /// are in place. Other vCPUs may run.
     ///
     /// # Errors
-    /// `NoTable`, `NotUniform`, `NotRam`: the guest has changed something; give the work up.
+    /// `NoTable`, `NotUniform`, `NotRam`: the guest has changed something, or something of the frame may not
+    /// be moved; give the work up.
     pub fn relayout_step<M: TableMemory + FrameMover + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         vm: &mut Access<'_, M, T>,
         work: &mut Relayout,
     ) -> Result<bool, ShadowError> {
         let (_, node) = self.region_node(work.space, work.va)?;
-        if work.next >= TABLE_ENTRIES {
-            return Ok(true);
+        if work.placed == 0 {
+            let stage2 = (&*vm.stage2, &*vm.memory);
+            match self.residents.search(stage2, work.frame, &mut work.search) {
+                Found::All => work.placed = 1,
+                Found::Some => {}
+                Found::NotAll => return Err(ShadowError::NotRam),
+            }
+            return Ok(false);
         }
-        let raw = self.movable(vm, &node, work.next)?;
-        let page = Ipa::truncated(raw & bits::TABLE_ADDRESS);
+        for _ in 0..IN_PLACE_PER_STEP {
+            if work.next >= TABLE_ENTRIES {
+                return Ok(true);
+            }
+            let raw = self.movable(vm, &node, work.next)?;
+            let page = Ipa::truncated(raw & bits::TABLE_ADDRESS);
+            let moved = self.place(vm, work, page)?;
+            work.next = work.next.saturating_add(1);
+            if moved {
+                break;
+            }
+        }
+        Ok(work.next >= TABLE_ENTRIES)
+    }
+
+    /// Brings a page to where it belongs. Returns whether it had to be moved.
+    fn place<M: TableMemory + FrameMover + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        vm: &mut Access<'_, M, T>,
+        work: &Relayout,
+        page: Ipa,
+    ) -> Result<bool, ShadowError> {
         let wanted = Pa::truncated(work.frame.raw() | work.next << Level::L3.shift());
         let now = vm.table_ram(page).ok_or(ShadowError::NotRam)?.pa_of(page);
-        if now != wanted {
-            let holder = self.holder(vm, work, wanted)?;
-            vm.stage2.split(vm.memory, vm.tlb, page)?;
-            vm.stage2.split(vm.memory, vm.tlb, holder)?;
-            vm.stage2
-                .exchange_pages(vm.memory, vm.tlb, page, holder, FrameMover::exchange)?;
-            self.counters.moved = self.counters.moved.saturating_add(1);
+        if now == wanted {
+            return Ok(false);
         }
-        work.next = work.next.saturating_add(1);
-        Ok(work.next >= TABLE_ENTRIES)
+        let holder = self.residents.get(work.next).ok_or(ShadowError::NotRam)?;
+        self.may_move(vm, holder)?;
+        let held = vm.table_ram(holder).ok_or(ShadowError::NotRam)?;
+        if held.pa_of(holder) != wanted {
+            // Something else has moved since the frame was looked at.
+            return Err(ShadowError::NotRam);
+        }
+        vm.stage2.split(vm.memory, vm.tlb, page)?;
+        vm.stage2.split(vm.memory, vm.tlb, holder)?;
+        vm.stage2
+            .exchange_pages(vm.memory, vm.tlb, page, holder, FrameMover::exchange)?;
+        self.residents.set(work.next, page);
+        if now.align_down(REGION_BYTES) == work.frame {
+            let place = now.raw() >> Level::L3.shift() & 0x1ff;
+            self.residents.set(place, holder);
+        }
+        self.counters.moved = self.counters.moved.saturating_add(1);
+        Ok(true)
     }
 
     /// Lets one leaf stand for the region, if its pages lie as they should: all steps done, and the
@@ -331,34 +387,5 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             return Err(ShadowError::NotRam);
         }
         Ok(())
-    }
-
-    /// The IPA that maps frame `wanted` of the 2 MiB frame now. At first it is the partner's page of
-    /// the same number; where that went to page `k` of the frame before, its place was taken by
-    /// what the partner's page `k` got. The chain has no more than 512 links.
-    fn holder<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
-        &self,
-        vm: &Access<'_, M, T>,
-        work: &Relayout,
-        wanted: Pa,
-    ) -> Result<Ipa, ShadowError> {
-        let mut number = wanted.raw() & (REGION_BYTES - 1);
-        for _ in 0..TABLE_ENTRIES {
-            let ipa = Ipa::truncated(work.partner.raw() | number);
-            self.may_move(vm, ipa)?;
-            let pa = vm
-                .stage2
-                .lookup(vm.memory, ipa)
-                .map_or(Pa::truncated(0), |l| l.pa_of(ipa));
-            if pa == wanted {
-                return Ok(ipa);
-            }
-            let offset = pa.offset_from(work.frame).ok_or(ShadowError::NotRam)?;
-            if offset >= REGION_BYTES {
-                return Err(ShadowError::NotRam);
-            }
-            number = offset & !(PAGE_SIZE - 1);
-        }
-        Err(ShadowError::NotRam)
     }
 }

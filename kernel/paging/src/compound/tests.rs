@@ -29,6 +29,8 @@ macro_rules! vm {
     };
 }
 
+mod relaid;
+
 impl Rig {
     fn new() -> Self {
         let mut rig = Self {

@@ -1,7 +1,7 @@
 //! What each operation does to the VM under test.
 
 use penumbra_oracle::compound::{GuestTlbi, Handle, LOWS, RAM_IPA, Race, VCPUS};
-use penumbra_paging::{Access, SampleKind, ShadowError, Stage1Regs, SurveyStep, TlbSink};
+use penumbra_paging::{Access, Donor, SampleKind, ShadowError, Stage1Regs, SurveyStep, TlbSink};
 use penumbra_vmsa::{Half, Ipa, Level, PAGE_SIZE, Va};
 
 use crate::guest::{INDICES, Op, ROOTS, TARGETS, Value, level_of, page, raw_of};
@@ -185,7 +185,12 @@ impl Rig {
                 let (context, va, _) = TARGETS[usize::from(user)];
                 self.aim(context, va)?;
                 let space = self.spaces[context].ok_or(ShadowError::NoSpace)?;
-                let partner = Ipa::truncated(RAM_IPA + ((20 + u64::from(partner) * 2) << 20));
+                let partner = match partner {
+                    3 => Donor::Own(0),
+                    _ => Donor::At(Ipa::truncated(
+                        RAM_IPA + ((20 + u64::from(partner) * 2) << 20),
+                    )),
+                };
                 let vm: &Access<'_, _, _> = vm!(self, memory, tlb);
                 let va = Va::truncated(va);
                 self.work = Some(self.compound.relayout(vm, space, va, partner, !user)?);

@@ -78,7 +78,8 @@ fn a_busy_reader_of_scattered_pages_ends_under_leaves_by_trapped_roots() {
     fake.vm(1).paging.users.switches = 10;
     let ram = crate::map::RAM_IPA;
     let middle = ram + fake.vm(1).ram.unwrap().bytes / 2;
-    fake.vm(1).paging.users.bad_partners.insert(middle);
+    let bad = [0, 1, 2, middle];
+    fake.vm(1).paging.users.bad_partners.extend(bad);
     work(&mut manager, &mut fake, 15_000);
     let users = &fake.vm(1).paging.users;
     let leaves = users
@@ -152,4 +153,28 @@ fn a_guest_whose_scenario_says_nothing_keeps_its_user_memory_nested() {
     fake.vm(1).paging.random_reader(3);
     work(&mut manager, &mut fake, 60_000);
     assert_eq!(fake.vm(1).paging.status.roots, paging_roots::STICKY);
+}
+
+#[test]
+fn a_reader_that_begins_is_seen_sampled_and_moved_within_six_seconds() {
+    let mut fake = Fake::new();
+    let mut spec = compound("linux");
+    spec.backing = Backing::Thin;
+    spec.quota_bytes = Some(64 << 20);
+    spec.paging.copy_bytes = 256 << 20;
+    let bundle = bundle(vec![spec]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(200);
+    // Wherever between two looks it begins.
+    for idle in [29_300, 28_100, 30_700] {
+        work(&mut manager, &mut fake, idle);
+        fake.vm(1).paging.random_reader(128);
+        work(&mut manager, &mut fake, 6_000);
+        let regions = fake.vm(1).paging.users.regions.values();
+        let leaves = regions.filter(|region| region.form == PagingForm::Leaf);
+        assert!(leaves.count() > 0, "{idle}");
+        fake.vm(1).paging.users = Default::default();
+        // Long enough for the trial to end, and for the wait behind it.
+        work(&mut manager, &mut fake, 120_000);
+    }
 }

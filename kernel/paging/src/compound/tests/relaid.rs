@@ -1,0 +1,110 @@
+//! Re-layout: which frames serve, and that no page gets lost on the way.
+
+use penumbra_vmsa::PAGE_SIZE;
+
+use super::*;
+use crate::thin::REGION_BYTES;
+
+/// Four blocks of RAM for data.
+const DATA: u64 = 0x1000_0000;
+const BLOCKS: u64 = 4;
+/// The regions' pages begin so far behind a multiple of 2 MiB.
+const SHIFT: u64 = 100;
+const USER: u64 = 1 << 6;
+
+impl FrameMover for FakeMemory {
+    fn exchange(&mut self, a: Pa, b: Pa) {
+        let (at_a, at_b) = (self.words[&a.raw()], self.words[&b.raw()]);
+        self.words.insert(a.raw(), at_b);
+        self.words.insert(b.raw(), at_a);
+    }
+}
+
+/// Two mirrored regions whose pages lie in a row, but not at multiples of 2 MiB.
+fn shifted() -> (Rig, SpaceId) {
+    let mut rig = Rig::new();
+    let (ipa, pa) = (Ipa::truncated(DATA), Pa::truncated(DATA));
+    let ram = Mapping::new(ipa, pa, BLOCKS * REGION_BYTES, Stage2Attrs::RAM);
+    rig.stage2.map(&mut rig.memory, ram).unwrap();
+    for page in 0..BLOCKS * 512 {
+        rig.memory.words.insert(DATA + page * PAGE_SIZE, page);
+    }
+    rig.write(ROOT, LEVEL2 | bits::TABLE);
+    for region in 0..2 {
+        let table = LEVEL3 + region * PAGE_SIZE;
+        rig.write(LEVEL2 + region * 8, table | bits::TABLE);
+        for index in 0..512 {
+            let page = DATA + (SHIFT + region * 512 + index) * PAGE_SIZE;
+            let raw = page | USER | bits::NOT_GLOBAL | bits::AF | bits::TABLE;
+            rig.write(table + index * 8, raw);
+        }
+    }
+    let (space, _) = rig.compound.plant(vm!(rig), &regs(), Half::Low).unwrap();
+    for region in 0..2 {
+        let va = Va::truncated(region * REGION_BYTES);
+        let parked = Parked::all_others();
+        let made = rig.compound.shadow(vm!(rig), space, va, Level::L3, &parked);
+        assert_eq!(made, Ok(Form::Mirror));
+    }
+    (rig, space)
+}
+
+impl Rig {
+    fn relay(&mut self, space: SpaceId, region: u64, donor: Donor) -> Result<u64, ShadowError> {
+        let va = Va::truncated(region * REGION_BYTES);
+        let before = self.compound.counters().moved;
+        let mut work = self.compound.relayout(vm!(self), space, va, donor, false)?;
+        while !self.compound.relayout_step(vm!(self), &mut work)? {}
+        let parked = Parked::all_others();
+        self.compound
+            .relayout_finish(vm!(self), &work, &parked)
+            .map(|()| self.compound.counters().moved - before)
+    }
+
+    /// Each page has what it had, in a frame of its own.
+    fn is_whole(&mut self) -> bool {
+        (0..BLOCKS * 512).all(|page| {
+            let ipa = Ipa::truncated(DATA + page * PAGE_SIZE);
+            let pa = self.stage2.lookup(&self.memory, ipa).unwrap().pa_of(ipa);
+            self.memory.words[&pa.raw()] == page
+        })
+    }
+}
+
+#[test]
+fn each_region_goes_into_a_frame_in_which_its_own_pages_lie() {
+    let (mut rig, space) = shifted();
+    // The second one's frame has been splintered by the first, and holds strangers' pages.
+    for region in 0..2 {
+        let moved = rig.relay(space, region, Donor::Own(0)).unwrap();
+        assert!((SHIFT..=512).contains(&moved), "{moved}");
+        assert!(rig.is_whole());
+        assert_eq!(rig.audit(), 0);
+    }
+    assert_eq!(rig.compound.counters().relaid, 2);
+}
+
+#[test]
+fn any_frame_of_the_guests_may_be_named_by_a_page_in_it() {
+    let (mut rig, space) = shifted();
+    let last = Ipa::truncated(DATA + 3 * REGION_BYTES + 5 * PAGE_SIZE);
+    assert_eq!(rig.relay(space, 0, Donor::At(last)), Ok(512));
+    // The region's first page lies in that frame now, and an alias shows it.
+    let first = Donor::At(Ipa::truncated(DATA + SHIFT * PAGE_SIZE));
+    assert_eq!(rig.relay(space, 1, first), Err(ShadowError::NotRam));
+    assert!(rig.is_whole());
+    assert_eq!(rig.audit(), 0);
+}
+
+#[test]
+fn a_frame_that_is_not_all_the_guests_does_not_serve() {
+    let (mut rig, space) = shifted();
+    // Behind the guest's first MiB there is nothing of its own.
+    let first = Donor::At(Ipa::truncated(0x8_0000));
+    assert_eq!(rig.relay(space, 0, first), Err(ShadowError::NotRam));
+    // Its pages lie in two frames.
+    assert_eq!(rig.relay(space, 0, Donor::Own(2)), Err(ShadowError::NotRam));
+    assert!(rig.relay(space, 0, Donor::Own(1)).is_ok());
+    assert!(rig.is_whole());
+    assert_eq!(rig.audit(), 0);
+}
