@@ -42,9 +42,16 @@ pub(super) fn allow(
             return Ok(one(0));
         }
     }
+    let begins = trapped(roots) && !trapped(paging.roots());
     paging.allow_roots(roots);
     if trapped(roots) {
-        paging.change(|_| paging.next_generation());
+        paging.change(|state| {
+            if begins {
+                // What was seen before may be gone.
+                state.seen.clear();
+            }
+            paging.next_generation();
+        });
         paging.look_again(EVERY_VCPU);
     }
     system.note_pins();

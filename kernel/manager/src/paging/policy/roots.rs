@@ -75,6 +75,8 @@ pub struct Root {
     /// Passes in which it was seen.
     passes: u8,
     spaced_ms: Option<u64>,
+    /// Since when it has been waiting for its space.
+    wanted_ms: Option<u64>,
     retry_ms: u64,
     penalty: u8,
     pub(super) pass: u32,
@@ -88,6 +90,7 @@ impl Root {
             why: Reason::New,
             passes: 0,
             spaced_ms: None,
+            wanted_ms: None,
             retry_ms: 0,
             penalty: 0,
             pass,
@@ -174,7 +177,7 @@ impl Policy {
         let (pass, elapsed) = (self.pass, self.elapsed_ms);
         let gain = self.gain_of(|root| root == sample.root);
         let eager = self.config.mode == Mode::Shadow;
-        let spaces = self.roots.iter().filter(|root| root.seen.space);
+        let spaces = self.roots.iter().filter(|r| r.seen.space || r.seen.wanted);
         let room = spaces.count() < MAX_USER_SPACES;
         let known = self.roots.iter().any(|root| root.seen.root == sample.root);
         if !known && self.roots.len() < MAX_ROOTS {
@@ -202,8 +205,16 @@ impl Policy {
                 root.why = Reason::Refused(refusal);
                 root.postpone(now_ms);
             }
+            if sample.wanted {
+                // EL2 keeps a place for each wish, and a process that is gone never fulfils it.
+                let since = *root.wanted_ms.get_or_insert(now_ms);
+                let waits = now_ms.saturating_sub(since) >= TRIAL_MS;
+                root.why = if waits { Reason::Gone } else { root.why };
+                return waits.then_some(Action::DropSpace { root: number });
+            }
+            root.wanted_ms = None;
             let lives = few || root.passes >= 2;
-            let due = !sample.wanted && lives && now_ms >= root.retry_ms;
+            let due = lives && now_ms >= root.retry_ms;
             if due && !room {
                 root.why = Reason::Budget;
             }

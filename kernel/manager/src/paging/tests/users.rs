@@ -261,7 +261,7 @@ fn a_space_whose_process_is_gone_is_dropped_and_not_revived() {
         root: root.root,
         mirrored: true,
     };
-    let drop = Some(Action::DropSpace { root: root.root });
+    let drop = Action::DropSpace { root: root.root };
     for (seen, mirrored) in [(true, false), (false, true)] {
         now += 500;
         policy.begin(
@@ -286,10 +286,48 @@ fn a_space_whose_process_is_gone_is_dropped_and_not_revived() {
             assert_eq!(policy.root(now, &root), None);
         }
         let lost = SpaceSample { mirrored, ..space };
-        assert_eq!(policy.space(now, &lost), drop);
-        let _ = policy.done(now, drop.unwrap(), Ok(Form::Nested));
+        assert_eq!(policy.space(now, &lost), Some(drop));
+        let _ = policy.done(now, drop, Ok(Form::Nested));
         assert_eq!(policy.spaces().count(), 0);
         assert_eq!(policy.decisions().last().unwrap().why, Reason::Gone);
         let _ = policy.end(now);
     }
+}
+
+#[test]
+fn a_wish_that_nobody_fulfils_is_taken_back() {
+    let mut free = config(true);
+    free.may_trap = true;
+    let mut policy = Policy::new(free);
+    let mut now = 0;
+    trial(&mut policy, &mut now);
+    let mut wanted = [false; 12];
+    let (mut most, mut dropped) = (0, 0);
+    // Roots of processes that ended at once, as EL2 goes on to list them.
+    for _ in 0..40 {
+        now += 500;
+        policy.begin(
+            now,
+            &VmSample {
+                busy_ms: now,
+                ..VmSample::default()
+            },
+        );
+        for (number, wanted) in (1..).zip(&mut wanted) {
+            let sample = RootSample {
+                root: number << 12,
+                wanted: *wanted,
+                ..RootSample::default()
+            };
+            if let Some(action) = policy.root(now, &sample) {
+                *wanted = matches!(action, Action::AddSpace { .. });
+                dropped += u32::from(!*wanted);
+                let _ = policy.done(now, action, Ok(Form::Nested));
+            }
+        }
+        most = most.max(wanted.iter().filter(|wanted| **wanted).count());
+        let _ = policy.end(now);
+    }
+    assert_eq!(most, 8, "room for others is left");
+    assert!(dropped >= 12, "each had its turn: {dropped}");
 }

@@ -53,7 +53,8 @@ impl Rig {
     fn relay(&mut self, space: SpaceId, region: u64, donor: Donor) -> Result<u64, ShadowError> {
         let va = Va::truncated(region * REGION_BYTES);
         let before = self.compound.counters().moved;
-        let mut work = self.compound.relayout(vm!(self), space, va, donor, false)?;
+        let vm: &Access<'_, _, _> = vm!(self);
+        let mut work = self.compound.relayout(vm, space, va, donor, false)?;
         while !self.compound.relayout_step(vm!(self), &mut work)? {}
         let parked = Parked::all_others();
         self.compound
