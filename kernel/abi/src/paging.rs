@@ -470,11 +470,14 @@ pub enum PagingCounter {
     RootTraps = 17,
     /// Walks sampled.
     Samples = 18,
+    /// Counter ticks that vCPUs have spent at EL0, added up, as far as a look at each running vCPU once a
+    /// second tells: what passed since the last look counts if this one finds it there.
+    UserTicks = 19,
 }
 
 impl PagingCounter {
     /// All, by number.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Mirrored,
         Self::Structural,
         Self::Shadowed,
@@ -494,6 +497,7 @@ impl PagingCounter {
         Self::Violations,
         Self::RootTraps,
         Self::Samples,
+        Self::UserTicks,
     ];
 
     /// Reads a number.
@@ -522,7 +526,7 @@ mod tests {
             assert_eq!(u64::from(refusal as u8), number);
             assert_eq!(PagingRefusal::from_bits(number), Some(refusal));
         }
-        assert_eq!(PagingCounter::from_bits(19), None);
+        assert_eq!(PagingCounter::from_bits(20), None);
     }
 
     #[test]

@@ -81,6 +81,8 @@ pub(crate) struct RunLoop {
     /// When a guest's watchdog has to be looked at; the core of vCPU 0 does that.
     watch: u64,
     heartbeat: u64,
+    /// When the last one was, or the one under way began.
+    beat: u64,
     /// What EL2's timer is set to.
     armed: u64,
 }
@@ -105,6 +107,7 @@ impl RunLoop {
             first_deadline: NEVER,
             watch: NEVER,
             heartbeat: NEVER,
+            beat: 0,
             armed: 0,
         })
     }
@@ -143,6 +146,7 @@ impl RunLoop {
         if self.may_enter(machine, now) {
             if self.heartbeat == NEVER {
                 self.heartbeat = now.saturating_add(self.ticks(HEARTBEAT_MS));
+                self.beat = now;
             }
             self.start_clock(now);
             self.arm(machine, now);

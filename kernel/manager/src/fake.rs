@@ -517,8 +517,7 @@ impl Hypervisor for Fake {
         let core = Some(*pins.get(&vcpu).ok_or(Error::NoSuchObject)?);
         let now = self.now();
         // vCPU 0 has a quarter of its core, the next one half of it.
-        let busy = self.vms.get(&vm.0).is_some_and(|vm| vm.paging.users.busy);
-        let ran = if busy { now } else { (now * (vcpu + 1)) / 4 };
+        let ran = (now * (vcpu + 1)) / 4;
         Ok(VcpuTime { ran, now, core })
     }
 

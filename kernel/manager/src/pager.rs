@@ -40,7 +40,7 @@ const TICK_MS: u64 = 1;
 /// at most.
 const PAUSE_FACTOR: u64 = 3;
 /// Time between two looks at how busy a guest is for which roots may be trapped.
-const GLANCE_MS: u64 = 2_000;
+const GLANCE_MS: u64 = 1_000;
 /// Steps of a whole survey at most: a guest can make its tables look endless.
 const SURVEY_STEPS: u32 = 4096;
 
@@ -78,7 +78,6 @@ pub(crate) struct Pager {
     sampled: (u8, u64),
     /// Counter value at which the policy wants its next pass.
     due: Option<u64>,
-    vcpus: u64,
     blocks: u64,
 }
 
@@ -140,7 +139,6 @@ impl Pager {
             partners: Partners::new(guest.memory_bytes),
             sampled: (0, 0),
             due: None,
-            vcpus: u64::try_from(guest.vcpus()).unwrap_or(1),
             blocks: 0,
         }
     }
@@ -337,11 +335,11 @@ impl Pager {
         from.saturating_add(GLANCE_MS.saturating_mul(self.hz) / 1000)
     }
 
-    /// For how many ms the guest's vCPUs have run, added up.
+    /// For how many ms the guest's vCPUs were in user mode, added up. How long they ran says nothing: one that has
+    /// its core for itself waits in the guest.
     fn busy_ms<H: Hypervisor>(&self, hv: &mut H, vm: VmId) -> u64 {
-        let ran = |vcpu| hv.vcpu_time(vm, vcpu).map_or(0, |time| time.ran);
-        let ticks = (0..self.vcpus).map(ran).fold(0, u64::saturating_add);
-        self.us(ticks) / 1000
+        let ticks = hv.paging_counter(vm, PagingCounter::UserTicks);
+        self.us(ticks.unwrap_or(0)) / 1000
     }
 
     fn begin<H: Hypervisor>(

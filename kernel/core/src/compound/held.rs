@@ -11,6 +11,7 @@
 
 use core::sync::atomic::Ordering;
 
+use penumbra_abi::PagingCounter;
 use penumbra_paging::WINDOW_BIT;
 
 use super::roots::{bit, is_between};
@@ -51,6 +52,14 @@ pub(crate) fn look_at_held<M: Machine>(
     forget(vcpu, place);
     install(vcpu, place, machine, value);
     Planting::Done
+}
+
+/// Notes that the resident vCPU, whose exit this is, was found at EL0 so many ticks after the last look.
+pub(crate) fn note_user_time<M: Machine>(place: &Place, machine: &M, ticks: u64) {
+    let paging = &place.vm.paging;
+    if paging.is_used() && is_between(machine, false) {
+        paging.count(PagingCounter::UserTicks, ticks);
+    }
 }
 
 impl Paging {

@@ -25,7 +25,7 @@ use penumbra_abi::{
 use penumbra_paging::{Access, Compound, Refusal, Relayout, ShadowError};
 
 pub(crate) use fault::{Faulted, on_access_flag, on_conflict, on_permission, on_walk};
-pub(crate) use held::look_at_held;
+pub(crate) use held::{look_at_held, note_user_time};
 pub(crate) use hold::{Holder, answer, held};
 pub(crate) use roots::{Planting, plant, wants};
 pub(crate) use trapped::{RootCache, drop_low, drop_space, known, low_space, report, written};

@@ -89,9 +89,12 @@ impl RunLoop {
         if self.core.pinned() & VcpuId::MANAGER.bit() != 0 {
             manager::check_life(self.system, machine, now);
         }
+        let since = now.saturating_sub(core::mem::replace(&mut self.beat, now));
+        let since = since.min(self.ticks(HEARTBEAT_MS));
         let Some(resident) = &mut self.resident else {
             return;
         };
+        compound::note_user_time(resident.place, machine, since);
         exit::check_stall(self.system, resident.id.vm(), machine);
         exit::check_vector_loop(&mut resident.vcpu, resident.place, machine);
     }

@@ -1,6 +1,6 @@
 //! Roots that vCPUs hold and do not write: how they are found, and how their compound roots get in place.
 
-use penumbra_abi::{Call, PagingForm, PagingMode, PagingRefusal, paging_roots};
+use penumbra_abi::{Call, PagingCounter, PagingForm, PagingMode, PagingRefusal, paging_roots};
 use penumbra_paging::WINDOW_BIT;
 
 use super::Bench;
@@ -142,4 +142,20 @@ fn nothing_is_looked_at_where_roots_are_not_trapped() {
         let seen = bench.root(vm, ROOT);
         assert!(seen.is_none_or(|seen| seen.held == 0 && !seen.wanted));
     }
+}
+
+#[test]
+fn time_at_el0_is_what_looks_at_it_say() {
+    let (mut bench, vm) = holding();
+    let mut second = |pstate| {
+        bench.cores[1].sysregs.pstate = pstate;
+        bench.cores[0].pass(1_100_000);
+        settle(&mut bench);
+        bench.counts(vm, PagingCounter::UserTicks)
+    };
+    let idle = second(EL1H);
+    let busy = second(EL0);
+    // One look a second, that counts for a second at most.
+    assert_eq!(busy - idle, 1_000_000);
+    assert_eq!(second(EL1H), busy);
 }

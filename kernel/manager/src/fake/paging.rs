@@ -331,6 +331,10 @@ impl PagingService for Fake {
     }
 
     fn paging_counter(&mut self, vm: VmId, counter: PagingCounter) -> Result<u64> {
+        let clock = self.clock;
+        if counter == PagingCounter::UserTicks {
+            return Ok(self.paging(vm)?.users.ticks(clock));
+        }
         let counters = &self.paging(vm)?.counters;
         Ok(counters.get(&(counter as u64)).copied().unwrap_or(0))
     }

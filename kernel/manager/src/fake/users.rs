@@ -35,6 +35,8 @@ pub(crate) struct FakeUsers {
     pub(crate) partners: Vec<u64>,
     /// Merges of stage 2 that were asked for.
     pub(crate) settled: Vec<u64>,
+    /// Clock at the last look, and for how long it was busy until then.
+    looked: (u64, u64),
     writes: u64,
     wanted: bool,
     pub(super) spaced: bool,
@@ -107,6 +109,14 @@ impl FakePaging {
 }
 
 impl FakeUsers {
+    /// For how long the process has run in user mode.
+    pub(super) fn ticks(&mut self, clock: u64) -> u64 {
+        let (then, ticks) = self.looked;
+        let more = if self.busy { clock - then } else { 0 };
+        self.looked = (clock, ticks + more);
+        ticks + more
+    }
+
     pub(super) fn want(&mut self) -> bool {
         self.wanted = true;
         self.spaced

@@ -95,6 +95,6 @@ pub struct VmSample {
     pub frames_used: u64,
     /// Table frames in all.
     pub frames: u64,
-    /// For how many ms its vCPUs have run, added up.
+    /// For how many ms its vCPUs were in user mode, added up.
     pub busy_ms: u64,
 }

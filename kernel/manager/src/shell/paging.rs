@@ -23,7 +23,7 @@ const MAX_RANGES: usize = 48;
 const MAX_AUDIT_PIECES: u32 = 100_000;
 
 /// The counters in words.
-const COUNTERS: [(PagingCounter, &str); 19] = [
+const COUNTERS: [(PagingCounter, &str); 20] = [
     (PagingCounter::RootTraps, "trapped root writes"),
     (PagingCounter::Planted, "roots planted"),
     (PagingCounter::Lost, "roots lost"),
@@ -43,6 +43,7 @@ const COUNTERS: [(PagingCounter, &str); 19] = [
     (PagingCounter::HoldsLost, "holds that met another"),
     (PagingCounter::Samples, "walks sampled"),
     (PagingCounter::Violations, "violations"),
+    (PagingCounter::UserTicks, "ticks found in user mode"),
 ];
 
 impl Manager<'_> {

@@ -32,13 +32,13 @@ const TRIAL_AFTER_MS: u64 = 15_000;
 const RETRY_MS: u64 = 10_000;
 /// Retries double so often at most: to three hours.
 const MAX_PENALTY: u8 = 10;
-/// Share of one core, in permille, from which a guest counts as busy: one vCPU that computes without
-/// a pause.
+/// Share of one core in user mode, in permille, from which a guest counts as busy: one vCPU that computes
+/// without a pause. What a kernel does for itself is for the kernel's root.
 const BUSY_PERMILLE: u64 = 800;
-/// Looks in a row at which it has to be.
-const BUSY_LOOKS: u8 = 2;
-/// Looks closer to each other than this say nothing of a load.
-const LOOK_MS: u64 = 400;
+/// Looks over which it has to be: three seconds at least.
+const LOOKS: usize = 4;
+/// Looks closer to each other than this are none.
+const LOOK_MS: u64 = 950;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Traps {
@@ -54,13 +54,26 @@ pub(super) struct Traps {
     why: Reason,
 }
 
-/// How busy the guest is.
+/// How busy the guest is: the last looks, with their times and how long it had been busy then.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Load {
-    at_ms: u64,
-    busy_ms: u64,
-    /// Looks in a row at which it was busy.
-    looks: u8,
+    looks: [(u64, u64); LOOKS],
+    busy: bool,
+}
+
+impl Load {
+    fn look(&mut self, now_ms: u64, busy_ms: u64) {
+        let [(last, _), ..] = self.looks;
+        if now_ms.saturating_sub(last) < LOOK_MS {
+            return;
+        }
+        self.looks.rotate_right(1);
+        let [first, .., (then, before)] = &mut self.looks;
+        *first = (now_ms, busy_ms);
+        let ran = busy_ms.saturating_sub(*before).saturating_mul(1000);
+        let elapsed = now_ms.saturating_sub(*then);
+        self.busy = ran.checked_div(elapsed).unwrap_or(0) >= BUSY_PERMILLE;
+    }
 }
 
 /// A root that EL2 has seen while roots are trapped, and its history.
@@ -134,28 +147,9 @@ impl Policy {
         wanted && self.is_active(now_ms)
     }
 
-    /// Hears for how many ms the guest's vCPUs have run. Whether a trial is due.
+    /// Hears for how many ms the guest's vCPUs were in user mode. Whether a trial is due.
     pub fn load(&mut self, now_ms: u64, busy_ms: u64) -> bool {
-        let Load {
-            at_ms,
-            busy_ms: before,
-            ..
-        } = self.load;
-        let elapsed = now_ms.saturating_sub(at_ms);
-        if elapsed >= LOOK_MS {
-            let ran = busy_ms.saturating_sub(before).saturating_mul(1000);
-            let busy = ran.checked_div(elapsed).unwrap_or(0) >= BUSY_PERMILLE;
-            let looks = if busy {
-                self.load.looks.saturating_add(1)
-            } else {
-                0
-            };
-            self.load = Load {
-                at_ms: now_ms,
-                busy_ms,
-                looks,
-            };
-        }
+        self.load.look(now_ms, busy_ms);
         self.trial_is_due(now_ms)
     }
 
@@ -168,7 +162,7 @@ impl Policy {
         if self.traps.on || !self.may_trap(now_ms) || now_ms < self.traps.retry_ms {
             return false;
         }
-        let busy = self.load.looks >= BUSY_LOOKS && now_ms >= TRIAL_AFTER_MS;
+        let busy = self.load.busy && now_ms >= TRIAL_AFTER_MS;
         busy || self.config.mode == Mode::Shadow
     }
 
