@@ -7,7 +7,8 @@
 //!   without or with transparent huge pages;
 //! - `pread PATH BYTES COUNT`: random reads of 64 bytes from the page cache;
 //! - `chase PAGES PASSES`: reads one word of each page in order, for counts that arithmetic predicts;
-//! - `check BYTES STOP file PATH|small`: the same until there is a file STOP, with every word checked; no window;
+//! - `check BYTES SECONDS STOP file PATH|small`: the same with every word checked, for a time in the window, then until
+//!   there is a file STOP;
 //! - `exec COUNT`: fork, exec of this program, wait;
 //! - `churn COUNT`: map 64 KiB, touch each page, unmap;
 //! - `pipes COUNT`: a byte to and fro between two processes;
@@ -114,7 +115,7 @@ extern "C" fn main(stack: *const usize) -> ! {
         b"gups" => gups(test, &mut arguments),
         b"pread" => pread(test, &mut arguments),
         b"chase" => chase(test, &mut arguments),
-        b"check" => check::run(&mut arguments),
+        b"check" => check::run(test, &mut arguments),
         b"exec" => exec(test, name, arguments.number()),
         b"churn" => churn(test, arguments.number()),
         b"pipes" => pipes(test, arguments.number()),
