@@ -10,7 +10,8 @@ use penumbra_vmsa::{Half, Ipa, Mair, MemoryType, PAGE_SIZE, Va, VmId};
 
 use super::hold::{Holder, held};
 use super::roots::{half_at, registers, restore_root, restore_roots};
-use super::trapped::{drop_low, retrap};
+use super::spaces::drop_low;
+use super::trapped::retrap;
 use super::{From, State, VmAccess};
 use crate::machine::{GuestRegister, Machine};
 use crate::vcpu::{Place, Vcpu};

@@ -15,7 +15,8 @@ use penumbra_abi::PagingCounter;
 use penumbra_paging::WINDOW_BIT;
 
 use super::roots::{bit, is_between};
-use super::trapped::{ROOT, forget, install, low_space};
+use super::spaces::low_space;
+use super::trapped::{ROOT, forget, install};
 use super::{Paging, Planting};
 use crate::machine::{GuestRegister, Machine};
 use crate::vcpu::{Place, Vcpu};

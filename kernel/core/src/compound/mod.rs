@@ -15,6 +15,7 @@ mod held;
 mod hold;
 mod roots;
 mod seen;
+mod spaces;
 mod trapped;
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -28,7 +29,8 @@ pub(crate) use fault::{Faulted, on_access_flag, on_conflict, on_permission, on_w
 pub(crate) use held::{look_at_held, note_user_time};
 pub(crate) use hold::{Holder, answer, held};
 pub(crate) use roots::{Planting, plant, wants};
-pub(crate) use trapped::{RootCache, drop_low, drop_space, known, low_space, report, written};
+pub(crate) use spaces::{drop_low, drop_space, low_space};
+pub(crate) use trapped::{RootCache, known, report, written};
 
 use crate::lock::Mutex;
 use crate::machine::Machine;

@@ -13,13 +13,14 @@
 use core::sync::atomic::Ordering;
 
 use penumbra_abi::{PAGING_SPACES, PagingMode, PagingRefusal, paging_roots};
-use penumbra_paging::{Parked, SpaceView, Stage1Regs, WINDOW_BIT};
+use penumbra_paging::{Stage1Regs, WINDOW_BIT};
 use penumbra_trap::sysreg::Stage1Reg;
 use penumbra_vmsa::{Half, Ipa, Tcr, Ttbr};
 
 use super::fault::{HALVES, edit};
 use super::roots::{registers, restore_root};
 use super::seen::Seen;
+use super::spaces::{drop_low, low_space};
 use super::{Faulted, From, Paging, State, VmAccess, refusal};
 use crate::machine::{GuestRegister, Machine};
 use crate::vcpu::{Counter, Deferred, Place, Vcpu};
@@ -328,13 +329,6 @@ fn space_for<M: Machine>(
     }
 }
 
-/// The space of a root of the lower half.
-pub(crate) fn low_space(state: &State, root: u64) -> Option<(usize, SpaceView)> {
-    (0..PAGING_SPACES)
-        .filter_map(|number| Some((number, state.tables.space(number)?)))
-        .find(|(_, space)| space.half == Half::Low && space.root.raw() == root)
-}
-
 /// TTBR1_EL1, with another root than what is there.
 fn high<M: Machine>(vcpu: &Vcpu, place: &'static Place, machine: &mut M, value: u64) {
     let paging = &place.vm.paging;
@@ -441,45 +435,6 @@ pub(super) fn retrap<M: Machine>(vcpu: &Vcpu, place: &'static Place, machine: &m
     if let Some(id) = super::fault::vm_of(vcpu) {
         place.system.alert(id, machine);
     }
-}
-
-/// Ends the spaces of the lower half, a bounded number of nodes at a time. Whoever still has such an
-/// alias in TTBR0_EL1 faults in stage 2 and gets its own root back. Returns whether none is left.
-pub(crate) fn drop_low<M: Machine>(
-    state: &mut State,
-    access: &mut VmAccess<'_, '_, M>,
-    mut nodes: u32,
-    parked: &Parked,
-) -> bool {
-    state.seen.want_nothing();
-    for number in 0..PAGING_SPACES {
-        let space = state.tables.space(number);
-        let Some(space) = space.filter(|space| space.half == Half::Low) else {
-            continue;
-        };
-        if !drop_space(state, access, (&space, &mut nodes), parked) {
-            return false;
-        }
-    }
-    true
-}
-
-/// Ends one space, or a part of it. Returns whether it is gone.
-pub(crate) fn drop_space<M: Machine>(
-    state: &mut State,
-    access: &mut VmAccess<'_, '_, M>,
-    (space, nodes): (&SpaceView, &mut u32),
-    parked: &Parked,
-) -> bool {
-    while *nodes > 0 && state.tables.prune_space(access, space.id, parked) {
-        *nodes = nodes.saturating_sub(1);
-    }
-    if *nodes == 0 {
-        return false;
-    }
-    state.relayout = None;
-    state.tables.drop_space(access, space.id, parked);
-    true
 }
 
 impl Paging {
