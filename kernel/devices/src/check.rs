@@ -143,12 +143,30 @@ impl Board<'_> {
                 kind: self.tree.kind(device.index),
             });
         }
+        reach(device, guest.ram)?;
         let in_ram = |range: &&Range| range.pages().overlaps(guest.ram);
         if let Some(range) = device.registers.iter().find(in_ram) {
             return Err(Problem::OverlapsRam { base: range.base });
         }
         self.page(number, device)?;
+        self.pins(number, device)?;
         self.interrupt(number, device)
+    }
+
+    /// Whether a pin controller would be in the hands of a guest that could take away what others use.
+    fn pins(&self, number: usize, device: &Device) -> Result<(), Problem> {
+        let trusted = self.guests.get(number).is_some_and(|guest| guest.trusted);
+        for user in self.tree.pin_users(device.index) {
+            let owner = self.owner(user).filter(|owner| *owner != number);
+            let console = Some(user) == self.tree.console() && !trusted;
+            if owner.is_some() || console {
+                return Err(Problem::Pins {
+                    device: self.path(user),
+                    owner: owner.map(|owner| self.name(owner)),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Whether somebody else has something on one of the device's pages.
@@ -159,6 +177,7 @@ impl Board<'_> {
                     && other.overlaps(page)
                     && self.owner(*index) != Some(number)
                     && !self.holds(*index, device.index)
+                    && !self.tree.is_idle(*index)
             };
             let mut others: Vec<usize> = self.pages.iter().filter(foreign).map(|o| o.0).collect();
             others.dedup();
@@ -199,6 +218,21 @@ impl Board<'_> {
     }
 }
 
+/// Whether a bus master reaches all of its guest's RAM.
+fn reach(device: &Device, ram: Range) -> Result<(), Problem> {
+    let mut windows = device.dma.iter().map(|window| window.reach());
+    let Some(first) = windows.clone().max_by_key(|range| range.bytes) else {
+        return Ok(());
+    };
+    match windows.any(|window| window.contains(ram)) {
+        true => Ok(()),
+        false => Err(Problem::Reach {
+            base: first.base,
+            end: first.end(),
+        }),
+    }
+}
+
 /// Whether a guest's RAM at its own address is the board's, and nobody else's.
 fn ram(tree: &BoardTree<'_>, guests: &[Wishes<'_>], number: usize) -> Result<(), Problem> {
     let Some(guest) = guests.get(number).filter(|guest| guest.direct) else {
@@ -226,17 +260,18 @@ fn ram(tree: &BoardTree<'_>, guests: &[Wishes<'_>], number: usize) -> Result<(),
     }
 }
 
-/// The highest range of `bytes` in the board's RAM that starts at a multiple of `align` and overlaps
-/// nothing of `taken`.
+/// The highest range of `bytes` in the board's RAM that lies in `within`, starts at a multiple of `align`
+/// and overlaps nothing of `taken`.
 #[must_use]
 pub fn highest_free(
     tree: &BoardTree<'_>,
-    bytes: u64,
-    align: u64,
+    within: Range,
+    (bytes, align): (u64, u64),
     taken: &[Range],
 ) -> Option<Range> {
     let reserved = tree.reserved();
     for ram in tree.ram().into_iter().rev() {
+        let ram = ram.common(within);
         let mut end = ram.end();
         while let Some(base) = end.checked_sub(bytes) {
             let base = base.checked_div(align)?.checked_mul(align)?;

@@ -3,32 +3,9 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use crate::parts::{GICS, NO_MASTERS, POWER, firmware_clock};
 use crate::tree::{BoardTree, Entry, cells};
-use crate::{Problem, Range};
-
-/// What is known not to be a bus master, by `compatible`. Whatever is not listed may be one.
-const NO_MASTERS: [&str; 12] = [
-    "arm,pl011",
-    "arm,pl022",
-    "arm,pl031",
-    "arm,pl050",
-    "arm,pl061",
-    "arm,sp804",
-    "arm,sp805",
-    "brcm,bcm2711-rng200",
-    "brcm,bcm2835-aux-uart",
-    "brcm,bcm2835-system-timer",
-    "ns16550a",
-    "snps,dw-apb-uart",
-];
-
-/// Interrupt controllers that EL2 drives.
-pub(crate) const GICS: [&str; 4] = [
-    "arm,gic-v3",
-    "arm,gic-400",
-    "arm,cortex-a15-gic",
-    "arm,cortex-a9-gic",
-];
+use crate::{DmaWindow, Problem, Range};
 
 /// An interrupt of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +36,8 @@ pub struct Device {
     pub clocks: Vec<Clock>,
     /// It may read and write memory by itself.
     pub master: bool,
+    /// Where it finds memory, if it is a bus master with addresses of its own; else empty.
+    pub dma: Vec<DmaWindow>,
     /// It is a virtio transport with registers (virtio 1.2, 4.2), which a write can reset.
     pub virtio: bool,
     /// Index of its node.
@@ -118,20 +97,17 @@ impl BoardTree<'_> {
         }
         let registers = self.registers(index)?;
         let master = !entry.is_compatible(&NO_MASTERS);
-        let bus = self
-            .upwards(index)
-            .skip(1)
-            .find(|bus| bus.value("dma-ranges").is_some_and(|map| !map.is_empty()));
-        if let (true, Some(bus)) = (master, bus) {
-            let bus = bus.path.clone();
-            return Err(Problem::DmaRanges { bus });
-        }
+        let dma = match master {
+            true => self.dma(index)?,
+            false => Vec::new(),
+        };
         Ok(Device {
             path: entry.path.clone(),
             registers,
             interrupts: self.interrupts(index)?,
             clocks: self.clocks(entry)?,
             master,
+            dma,
             virtio: entry.is_compatible(&["virtio,mmio"]),
             index,
         })
@@ -163,11 +139,21 @@ impl BoardTree<'_> {
         if own.has("#iommu-cells") {
             return Some("an IOMMU");
         }
+        if own.has("#mbox-cells") {
+            return Some("a mailbox to the board's firmware");
+        }
+        if own.is_compatible(&POWER) {
+            return Some("the board's watchdog and power switch");
+        }
+        // Others hang on what it does.
+        if own.has("#clock-cells") && own.has("reg") {
+            return Some("a clock controller");
+        }
         None
     }
 
     /// The PL011 that `stdout-path` names, else the first one.
-    fn console(&self) -> Option<usize> {
+    pub(crate) fn console(&self) -> Option<usize> {
         let chosen = self.find("/chosen").and_then(|index| self.entry(index));
         let stdout = chosen.and_then(|chosen| chosen.strings("stdout-path").into_iter().next());
         let named = stdout.and_then(|path| {
@@ -223,24 +209,85 @@ impl BoardTree<'_> {
         usize::try_from(cells).map_err(|_| foreign(entry.path.clone()))
     }
 
-    /// The clocks of a node, which must be fixed ones.
+    /// The clocks of a node, which must be fixed ones, or run as firmware has left them.
     fn clocks(&self, entry: &Entry<'_>) -> Result<Vec<Clock>, Problem> {
         let value = entry.value("clocks").unwrap_or_default();
         let all = cells(&value);
         let mut rest = all.as_slice();
         let mut clocks = Vec::new();
         while let Some((handle, behind)) = rest.split_first() {
-            let clock = self.by_phandle(*handle).and_then(|index| self.entry(index));
-            let path = clock.map(|clock| clock.path.clone()).unwrap_or_default();
-            let fixed = clock.filter(|clock| clock.is_compatible(&["fixed-clock"]));
-            let hz = fixed.and_then(|clock| clock.cell("clock-frequency"));
-            let hz = hz.ok_or(Problem::Clock { clock: path })?;
+            let index = self.by_phandle(*handle);
+            let clock = index.and_then(|index| self.entry(index));
+            let unknown = || Problem::Clock {
+                clock: clock.map(|clock| clock.path.clone()).unwrap_or_default(),
+                users: index.map_or(0, |index| self.clock_users(index)),
+            };
+            let clock = clock.ok_or_else(unknown)?;
+            let count = clock.cell("#clock-cells").unwrap_or(0);
+            let count = usize::try_from(count).map_err(|_| unknown())?;
+            let (own, behind) = behind.split_at_checked(count).ok_or_else(unknown)?;
+            let hz = match own {
+                [] if clock.is_compatible(&["fixed-clock"]) => clock.cell("clock-frequency"),
+                [number] => firmware_clock(|names| clock.is_compatible(names), *number),
+                _ => None,
+            };
+            let hz = hz.ok_or_else(unknown)?;
             clocks.push(Clock { hz });
-            // A fixed clock has no cells of its own.
             rest = behind;
         }
         Ok(clocks)
     }
+}
+
+impl BoardTree<'_> {
+    /// Whether nobody uses what a node describes, and it can do no harm in the hands of who has its page:
+    /// the tree says that it is not there, and it is no bus master.
+    pub(crate) fn is_idle(&self, index: usize) -> bool {
+        let harmless = |entry: &Entry<'_>| entry.is_compatible(&NO_MASTERS);
+        self.entry(index).is_some_and(harmless) && !self.upwards(index).all(Entry::is_enabled)
+    }
+
+    /// How many enabled nodes have clocks of clock controller `index`.
+    fn clock_users(&self, index: usize) -> usize {
+        let handle = self.entry(index).and_then(|entry| entry.cell("phandle"));
+        let uses = |entry: &Entry<'_>| {
+            let clocks = entry.value("clocks").unwrap_or_default();
+            entry.is_enabled() && handle.is_some_and(|handle| cells(&clocks).contains(&handle))
+        };
+        self.entries().filter(|(_, entry)| uses(entry)).count()
+    }
+
+    /// The nodes whose pins a pin controller sets: those that name a node below it in a `pinctrl-N`.
+    pub(crate) fn pin_users(&self, controller: usize) -> Vec<usize> {
+        let below = |handle: &u32| {
+            let group = self.by_phandle(*handle);
+            group.is_some_and(|group| {
+                let mut above = self.upwards(group).skip(1);
+                above.any(|entry| self.is_at(entry, controller))
+            })
+        };
+        let uses = |entry: &Entry<'_>| {
+            let names = entry.names().filter(|name| is_pins(name));
+            entry.is_enabled()
+                && names
+                    .filter_map(|name| entry.value(&name))
+                    .any(|value| cells(&value).iter().any(below))
+        };
+        let all = self.entries();
+        all.filter(|(index, entry)| *index != controller && uses(entry))
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    fn is_at(&self, entry: &Entry<'_>, index: usize) -> bool {
+        self.entry(index).is_some_and(|own| own.path == entry.path)
+    }
+}
+
+/// Whether a property is a list of pin settings: `pinctrl-` and a number.
+fn is_pins(name: &str) -> bool {
+    let number = name.strip_prefix("pinctrl-");
+    number.is_some_and(|number| number.parse::<u8>().is_ok())
 }
 
 /// An interrupt as a GIC's specifier names it (Linux, bindings of `arm,gic.yaml`).

@@ -12,7 +12,7 @@ const CLOCK: u32 = 0x8000;
 const SWITCHED: u32 = 0x9000;
 const GPIO: u32 = 0x8007;
 
-fn node(name: &str, compatible: &str) -> DeviceTreeNode {
+pub(crate) fn node(name: &str, compatible: &str) -> DeviceTreeNode {
     let mut node = DeviceTreeNode::new_unchecked(name);
     if !compatible.is_empty() {
         set(&mut node, "compatible", compatible);
@@ -20,7 +20,7 @@ fn node(name: &str, compatible: &str) -> DeviceTreeNode {
     node
 }
 
-fn set(node: &mut DeviceTreeNode, name: &str, value: impl ToPropertyValue) {
+pub(crate) fn set(node: &mut DeviceTreeNode, name: &str, value: impl ToPropertyValue) {
     node.add_property(DeviceTreeProperty::new_unchecked(name, value));
 }
 

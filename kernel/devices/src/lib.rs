@@ -14,16 +14,23 @@ extern crate alloc;
 
 mod check;
 mod device;
+mod dma;
 #[cfg(any(test, feature = "example"))]
 pub mod example;
+#[cfg(any(test, feature = "example"))]
+pub mod example_rpi4;
 pub mod node;
+mod parts;
 mod problem;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_rpi4;
 mod tree;
 
 pub use check::{Finding, Wishes, check, highest_free};
 pub use device::{Clock, Device, Interrupt, merged};
+pub use dma::DmaWindow;
 pub use problem::Problem;
 pub use tree::BoardTree;
 
@@ -56,6 +63,17 @@ impl Range {
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {
         self.base <= other.base && other.end() <= self.end()
+    }
+
+    /// What both have in common; it may be empty.
+    #[must_use]
+    pub fn common(self, other: Self) -> Self {
+        let base = self.base.max(other.base);
+        let end = self.end().min(other.end());
+        Self {
+            base,
+            bytes: end.saturating_sub(base),
+        }
     }
 
     /// The whole pages around it.

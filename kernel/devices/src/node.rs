@@ -11,13 +11,15 @@ use crate::{BoardTree, Device};
 
 /// Properties that name other nodes of the board's tree, which the guest's tree does not have, or that
 /// are written anew.
-const DROPPED: [&str; 21] = [
+const DROPPED: [&str; 26] = [
     "assigned-clock-parents",
     "assigned-clock-rates",
     "assigned-clocks",
     "clocks",
     "dma-names",
+    "dma-ranges",
     "dmas",
+    "gpio-ranges",
     "interconnects",
     "interrupt-parent",
     "interrupts",
@@ -26,9 +28,12 @@ const DROPPED: [&str; 21] = [
     "iommus",
     "linux,phandle",
     "mboxes",
+    "mmc-pwrseq",
     "msi-map",
     "msi-parent",
     "phandle",
+    "phy-names",
+    "phys",
     "power-domains",
     "ranges",
     "reg",
@@ -96,6 +101,28 @@ pub fn copy(tree: &BoardTree<'_>, device: &Device, names: &References<'_>) -> De
         set("dma-coherent", Vec::new());
     }
     copy
+}
+
+/// Puts the copy of a device behind a bus that translates its DMA, if the device has addresses of its own.
+#[must_use]
+pub fn with_bus(device: &Device, copy: DeviceTreeNode) -> DeviceTreeNode {
+    if device.dma.is_empty() {
+        return copy;
+    }
+    let base = device.registers.first().map_or(0, |range| range.base);
+    let mut bus = DeviceTreeNode::new_unchecked(format!("bus-{base:x}"));
+    let mut set = |name: &str, value: Vec<u8>| {
+        bus.add_property(DeviceTreeProperty::new_unchecked(name, value));
+    };
+    set("compatible", b"simple-bus\0".to_vec());
+    for name in ["#address-cells", "#size-cells"] {
+        set(name, 2_u32.to_be_bytes().to_vec());
+    }
+    set("ranges", Vec::new());
+    let windows = device.dma.iter().flat_map(|w| [w.bus, w.cpu, w.bytes]);
+    set("dma-ranges", windows.flat_map(u64::to_be_bytes).collect());
+    bus.add_child(copy);
+    bus
 }
 
 fn properties(copy: &mut DeviceTreeNode, node: &impl Node) {

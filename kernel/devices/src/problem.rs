@@ -67,15 +67,31 @@ pub enum Problem {
         /// What it is compatible with.
         kind: String,
     },
-    /// Its bus changes the addresses that it uses for DMA.
+    /// The `dma-ranges` of a bus above it cannot be made out.
     DmaRanges {
         /// Path of the bus.
         bus: String,
     },
     /// It needs a clock that somebody must switch.
     Clock {
-        /// Path of the clock.
+        /// Path of the clock, or of the controller that it belongs to.
         clock: String,
+        /// How many devices have clocks of it.
+        users: usize,
+    },
+    /// As a bus master it does not reach all of the guest's RAM.
+    Reach {
+        /// First byte that it reaches.
+        base: u64,
+        /// First byte behind.
+        end: u64,
+    },
+    /// It sets the pins of a device that is another guest's, or the console.
+    Pins {
+        /// Path of that device.
+        device: String,
+        /// Guest that has it; `None`: it is the console.
+        owner: Option<String>,
     },
     /// Its registers lie where the guest has RAM.
     OverlapsRam {
@@ -135,6 +151,14 @@ impl Problem {
                  of the board's memory"
                     .into()
             }
+            Self::Reach { .. } => {
+                "leave `address` out to have one chosen, or give the guest less memory".into()
+            }
+            Self::Pins { owner: None, .. } => {
+                "add `backing = \"direct\"` and `dma = \"trusted\"` if this guest may silence the board"
+                    .into()
+            }
+            Self::Pins { .. } => "one guest must have both".into(),
             Self::OverlapsRam { .. } => "give the guest less memory, or memory elsewhere".into(),
             Self::OutsideRam { .. } | Self::RamTaken { .. } => {
                 "leave `address` out to have one chosen".into()
@@ -207,12 +231,31 @@ impl fmt::Display for Problem {
             }
             Self::DmaRanges { bus } => write!(
                 f,
-                "its bus {bus} changes the addresses of DMA (`dma-ranges`), which is not supported"
+                "the addresses that it uses for DMA cannot be made out: see the `dma-ranges` of its bus {bus}"
             ),
-            Self::Clock { clock } => write!(
+            Self::Clock { clock, users } => {
+                write!(
+                    f,
+                    "it needs the clock {clock}, which is not a fixed one and "
+                )?;
+                match users.saturating_sub(1) {
+                    0 => f.write_str("is not passed on"),
+                    1 => f.write_str("is shared with another device"),
+                    others => write!(f, "is shared with {others} other devices"),
+                }
+            }
+            Self::Reach { base, end } => write!(
                 f,
-                "it needs the clock {clock}, which is not a fixed one and is not passed on"
+                "it reads and writes memory by itself, but only from {base:#x} to {end:#x} \
+                 (`dma-ranges` of its bus), and the guest has RAM elsewhere"
             ),
+            Self::Pins { device, owner } => {
+                write!(f, "it sets the pins of {device}, which ")?;
+                match owner {
+                    Some(owner) => write!(f, "guest \"{owner}\" has"),
+                    None => f.write_str("is the board's console"),
+                }
+            }
             Self::OverlapsRam { base } => {
                 write!(f, "its registers at {base:#x} lie where the guest has RAM")
             }

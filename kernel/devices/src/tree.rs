@@ -31,6 +31,11 @@ impl Entry<'_> {
         self.node.property(name).is_some()
     }
 
+    /// The names of its properties.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        self.node.properties().map(|p| p.name().to_string())
+    }
+
     /// A property of one cell.
     pub(crate) fn cell(&self, name: &str) -> Option<u32> {
         cells(&self.value(name)?).first().copied()
@@ -271,7 +276,9 @@ impl<'a> BoardTree<'a> {
             let map = entry.value("ranges").ok_or(Problem::NoAddress)?;
             if !map.is_empty() {
                 let ((child, size), (parent, _)) = (entry.child_cells(), above.child_cells());
-                range = through(&cells(&map), (child, parent, size), range)
+                let map = Map::read(&cells(&map), (child, parent, size));
+                range = map
+                    .and_then(|map| map.through(range))
                     .ok_or(Problem::NoAddress)?;
             }
             bus = entry.parent;
@@ -280,27 +287,40 @@ impl<'a> BoardTree<'a> {
     }
 }
 
-/// Takes a range through a bus whose `ranges` are `map`, with these numbers of cells.
-fn through(
-    map: &[u32],
-    (child, parent, size): (usize, usize, usize),
-    range: Range,
-) -> Option<Range> {
-    let each = child.checked_add(parent)?.checked_add(size)?;
-    map.chunks_exact(each.max(1)).find_map(|one| {
-        let (from, rest) = one.split_at_checked(child)?;
-        let (to, bytes) = rest.split_at_checked(parent)?;
-        let window = Range {
-            base: number(from)?,
-            bytes: number(bytes)?,
-        };
-        let offset = range.base.checked_sub(window.base)?;
-        window.contains(range).then_some(())?;
-        Some(Range {
-            base: number(to)?.checked_add(offset)?,
-            bytes: range.bytes,
+/// A `ranges` or `dma-ranges`: addresses on a bus, the same above it, and bytes.
+pub(crate) struct Map {
+    pub(crate) windows: Vec<(u64, u64, u64)>,
+}
+
+impl Map {
+    /// Reads the cells of such a property, with these numbers of cells for each part.
+    pub(crate) fn read(map: &[u32], (child, parent, size): (usize, usize, usize)) -> Option<Self> {
+        let each = child.checked_add(parent)?.checked_add(size)?;
+        let windows = map.chunks_exact(each.max(1)).map(|one| {
+            let (from, rest) = one.split_at_checked(child)?;
+            let (to, bytes) = rest.split_at_checked(parent)?;
+            Some((number(from)?, number(to)?, number(bytes)?))
+        });
+        Some(Self {
+            windows: windows.collect::<Option<_>>()?,
         })
-    })
+    }
+
+    /// Takes a range through the bus.
+    fn through(&self, range: Range) -> Option<Range> {
+        self.windows.iter().find_map(|(base, above, bytes)| {
+            let window = Range {
+                base: *base,
+                bytes: *bytes,
+            };
+            let offset = range.base.checked_sub(window.base)?;
+            window.contains(range).then_some(())?;
+            Some(Range {
+                base: above.checked_add(offset)?,
+                bytes: range.bytes,
+            })
+        })
+    }
 }
 
 /// A path without its unit address, and the unit address.

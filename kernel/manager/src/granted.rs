@@ -2,12 +2,13 @@
 //! bundle says, and made ready for the guest's own tree.
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use dtoolkit::Node;
 use dtoolkit::model::DeviceTreeNode;
 use penumbra_bundle::{Backing, Guest};
-use penumbra_devices::node::{References, copy};
+use penumbra_devices::node::{References, copy, with_bus};
 use penumbra_devices::{BoardTree, Device, Finding, Range, Wishes, check};
 
 use crate::hypervisor::Hypervisor;
@@ -27,6 +28,8 @@ pub struct Granted {
     pub device: Device,
     /// The guest's INTID of each of its interrupts.
     pub intids: Vec<u32>,
+    /// Name of its node in the guest's tree.
+    pub node: String,
 }
 
 /// All that a guest gets of the board.
@@ -51,10 +54,9 @@ impl GrantedAll {
 
     /// The places of its devices, for reports.
     pub(crate) fn regions(&self) -> impl Iterator<Item = Region> {
-        let devices = self.devices.iter().zip(&self.nodes);
-        devices.flat_map(|(granted, node)| {
+        self.devices.iter().flat_map(|granted| {
             granted.device.registers.iter().map(|range| Region {
-                node: node.name().into(),
+                node: granted.node.clone(),
                 ipa: range.base,
                 bytes: range.bytes,
             })
@@ -80,8 +82,14 @@ impl GrantedAll {
             interrupts: &intids,
             clocks: &clocks,
         };
-        self.nodes.push(copy(tree, &device, &names));
-        self.devices.push(Granted { device, intids });
+        let copy = copy(tree, &device, &names);
+        let node = copy.name().into();
+        self.nodes.push(with_bus(&device, copy));
+        self.devices.push(Granted {
+            device,
+            intids,
+            node,
+        });
     }
 
     /// The guest's INTID of a physical interrupt: the same number where the guest's controller has it

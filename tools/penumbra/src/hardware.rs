@@ -11,6 +11,12 @@ use crate::scenario::{Guest, Scenario, size};
 /// Where every guest sees its RAM that does not need the board's addresses.
 const GUEST_RAM: u64 = 1 << 30;
 
+/// All addresses.
+const ALL: Range = Range {
+    base: 0,
+    bytes: u64::MAX,
+};
+
 /// What a guest gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hardware {
@@ -49,7 +55,7 @@ pub fn find(scenario: &Scenario, blob: &[u8]) -> Result<Vec<Hardware>, Problems>
     if !problems.is_empty() {
         return Err(Problems::of(&scenario.source, problems));
     }
-    let ram = addresses(scenario, &tree)?;
+    let ram = addresses(scenario, &tree, &named)?;
     let guests: Vec<_> = scenario.guests.iter().zip(&named).zip(&ram).collect();
     let wishes: Vec<Wishes<'_>> = guests
         .iter()
@@ -134,7 +140,11 @@ fn budget(scenario: &Scenario, tree: &BoardTree<'_>, problems: &mut Vec<Problem>
 }
 
 /// Where each guest has its RAM; an address that the scenario leaves out is chosen.
-fn addresses(scenario: &Scenario, tree: &BoardTree<'_>) -> Result<Vec<Range>, Problems> {
+fn addresses(
+    scenario: &Scenario,
+    tree: &BoardTree<'_>,
+    named: &[Named],
+) -> Result<Vec<Range>, Problems> {
     let direct = |guest: &&Guest| guest.backing == Backing::Direct;
     let fixed = scenario.guests.iter().filter(direct);
     let mut taken: Vec<Range> = fixed
@@ -146,12 +156,18 @@ fn addresses(scenario: &Scenario, tree: &BoardTree<'_>) -> Result<Vec<Range>, Pr
         })
         .collect();
     let mut all = Vec::new();
-    for guest in &scenario.guests {
+    for (guest, named) in scenario.guests.iter().zip(named) {
         let bytes = guest.memory_bytes;
         let range = match (guest.backing, guest.address) {
             (Backing::Direct, Some(base)) => Range { base, bytes },
             (Backing::Direct, None) => {
-                let found = highest_free(tree, bytes, MEMORY_UNIT_BYTES, &taken);
+                // Where its bus masters do not reach it the check says so, with the device's line.
+                let places = [reach(tree, named), ALL];
+                let size = (bytes, MEMORY_UNIT_BYTES);
+                let mut found = places
+                    .iter()
+                    .map(|place| highest_free(tree, *place, size, &taken));
+                let found = found.find_map(|range| range);
                 let range = found.ok_or_else(|| {
                     let cause = Cause::NoRoom { bytes };
                     let span = scenario.key_span(guest, Key::Memory);
@@ -170,6 +186,12 @@ fn addresses(scenario: &Scenario, tree: &BoardTree<'_>) -> Result<Vec<Range>, Pr
         all.push(range);
     }
     Ok(all)
+}
+
+/// The RAM that all bus masters among the devices reach.
+fn reach(tree: &BoardTree<'_>, named: &[(Span<usize>, String)]) -> Range {
+    let reaches = named.iter().filter_map(|(_, path)| tree.reach(path));
+    reaches.fold(ALL, Range::common)
 }
 
 /// Findings at their places. A word that stands for many devices has one problem of each kind.
