@@ -1,11 +1,15 @@
 #!/bin/busybox sh
 # Runs in the guest of the device tests: uses the disk, the network and the clock that it was given, then
 # starts itself anew until it has lived often enough, which the disk remembers.
-# The command line says dev.lives=N, and dev.port=P for a server on the host.
+# The command line says dev.lives=N, dev.port=P for a server on the host, dev.disk=D for a file system that is
+# not on /dev/vda, and dev.boot=B for a FAT with a hypervisor on it; both may have a star in them.
+disk=/dev/vda
 for word in $(cat /proc/cmdline); do
     case $word in
     dev.lives=*) lives=${word#*=} ;;
     dev.port=*) port=${word#*=} ;;
+    dev.disk=*) disk=${word#*=} ;;
+    dev.boot=*) boot=${word#*=} ;;
     esac
 done
 [ -n "$lives" ] || exit 0
@@ -13,8 +17,24 @@ done
 say() { echo "dev: $*"; }
 fail() { say "FAIL $*"; }
 
-[ "$(cat /sys/class/rtc/rtc0/name 2>/dev/null)" ] || fail "there is no clock"
-mount -t ext4 /dev/vda /mnt || fail "the disk cannot be mounted"
+[ "$disk" != /dev/vda ] || [ "$(cat /sys/class/rtc/rtc0/name 2>/dev/null)" ] || fail "there is no clock"
+# Buses are looked through in the background, and their numbers are not always the same.
+for n in $(seq 60); do
+    set -- $disk
+    [ -b "$1" ] && break
+    sleep 1
+done
+disk=$1
+if [ -n "$boot" ]; then
+    set -- $boot
+    boot=$1
+    mount -t vfat -o ro "$boot" /mnt || fail "the boot partition cannot be mounted"
+    say "boot $(sha256sum </mnt/kernel8.img)"
+    umount /mnt
+fi
+mount -t ext4 "$disk" /mnt || fail "the disk cannot be mounted"
+# A root file system has a program that runs from it.
+[ ! -x /mnt/bin/busybox ] || chroot /mnt /bin/busybox sh /hello || fail "the root file system cannot be used"
 echo life >>/mnt/lives
 life=$(wc -l </mnt/lives)
 cp /mnt/data /mnt/copy.$life || fail "the file cannot be copied"
@@ -22,7 +42,7 @@ sync
 umount /mnt
 # Nothing of it may come from memory.
 echo 3 >/proc/sys/vm/drop_caches
-mount -t ext4 /dev/vda /mnt || fail "the disk cannot be mounted again"
+mount -t ext4 "$disk" /mnt || fail "the disk cannot be mounted again"
 cmp /mnt/data /mnt/copy.$life || fail "the copy differs"
 
 if [ -n "$port" ]; then
@@ -34,7 +54,12 @@ if [ -n "$port" ]; then
     nc 10.0.2.2 "$port" </mnt/copy.$life >/dev/null || fail "the copy cannot be sent"
 fi
 umount /mnt
-used=$(awk '/virtio/ { sum += $2 } END { print sum + 0 }' /proc/interrupts)
+# Where a USB controller says that it puts data: its own addresses, not the CPU's.
+mount -t debugfs none /sys/kernel/debug 2>/dev/null
+for dump in /sys/kernel/debug/usb/*.usb/regdump; do
+    [ -f "$dump" ] && say "DMA $(awk '/^HCDMA\(/ && $3 != "0x00000000" { print $3 }' "$dump" | xargs)"
+done
+used=$(awk '/virtio|mmc|dwc2/ { sum += $2 } END { print sum + 0 }' /proc/interrupts)
 say "life $life over, $used interrupts of devices"
 if [ "$life" -lt "$lives" ]; then
     reboot

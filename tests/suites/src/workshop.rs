@@ -21,6 +21,8 @@ const DEVICES: &str = include_str!("../guest/devices.sh");
 const WATCHDOG: &str = include_str!("../guest/watchdog.sh");
 /// Drivers that the device tests need in the guest: modules in Debian's kernels.
 const DRIVERS: [&str; 3] = ["virtio_mmio", "virtio_blk", "virtio_net"];
+/// What the Raspberry Pi 4's tests run in the guest, with its drivers: modules in Debian's kernel `linux`.
+const RPI4: &str = include_str!("../guest/rpi4.sh");
 
 /// Payload binaries of `tests/payloads`.
 const PAYLOADS: [&str; 7] = [
@@ -180,7 +182,23 @@ impl Workshop {
     /// # Errors
     /// The drivers are not there.
     pub fn device_initramfs(&self, name: &str) -> Result<PathBuf, String> {
-        self.driver_initramfs(name, DEVICES, &DRIVERS)
+        self.driver_initramfs(name, "linux-cloud", DEVICES, &DRIVERS)
+    }
+
+    /// The same with drivers of the kernel `linux`.
+    ///
+    /// # Errors
+    /// The drivers are not there.
+    pub fn disk_initramfs(&self, name: &str, drivers: &[&str]) -> Result<PathBuf, String> {
+        self.driver_initramfs(name, "linux", DEVICES, drivers)
+    }
+
+    /// An initramfs for pins, a UART and a bus of the Raspberry Pi 4, with drivers of the kernel `linux`.
+    ///
+    /// # Errors
+    /// The drivers are not there.
+    pub fn pins_initramfs(&self, name: &str, drivers: &[&str]) -> Result<PathBuf, String> {
+        self.driver_initramfs(name, "linux", RPI4, drivers)
     }
 
     /// The initramfs of the load, with the program `walkload` in it.
@@ -205,17 +223,18 @@ impl Workshop {
     /// # Errors
     /// The driver is not there.
     pub fn watchdog_initramfs(&self, name: &str) -> Result<PathBuf, String> {
-        self.driver_initramfs(name, WATCHDOG, &["sbsa_gwdt"])
+        self.driver_initramfs(name, "linux-cloud", WATCHDOG, &["sbsa_gwdt"])
     }
 
     fn driver_initramfs(
         &self,
         name: &str,
+        kernel: &str,
         script: &str,
         drivers: &[&str],
     ) -> Result<PathBuf, String> {
         let names: Vec<String> = drivers.iter().map(|name| (*name).to_owned()).collect();
-        let modules = modules::read(&self.cached("linux-cloud/modules"), &names)?;
+        let modules = modules::read(&self.cached(&format!("{kernel}/modules")), &names)?;
         let path = self.folder.join(format!("{name}-initramfs.gz"));
         self.pack(script, modules, Vec::new(), &path)?;
         Ok(path)

@@ -60,7 +60,7 @@ fn clock(w: &Workshop, name: &str, gic: u8) -> Result<(), String> {
 }
 
 /// The content of the file: bytes that do not repeat soon.
-fn content() -> Vec<u8> {
+pub(super) fn content() -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let bytes = std::iter::repeat_with(|| {
         // xorshift64.
@@ -72,7 +72,7 @@ fn content() -> Vec<u8> {
     bytes.flatten().take(FILE_BYTES).collect()
 }
 
-fn tool(name: &str, arguments: &[&str], image: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn tool(name: &str, arguments: &[&str], image: &Path) -> Result<Vec<u8>, String> {
     // They lie where the search path of a user need not lead.
     let full = Path::new("/usr/sbin").join(name);
     let program = if full.exists() { full } else { name.into() };
@@ -88,8 +88,12 @@ fn tool(name: &str, arguments: &[&str], image: &Path) -> Result<Vec<u8>, String>
     Ok(output.stdout)
 }
 
-/// A disk with an ext4 file system that holds the file.
-fn make_disk(w: &Workshop, name: &str) -> Result<PathBuf, String> {
+/// A disk with an ext4 file system that holds the file, and more files.
+pub(super) fn make_disk(
+    w: &Workshop,
+    name: &str,
+    more: &[(&str, Vec<u8>)],
+) -> Result<PathBuf, String> {
     let said = |error: std::io::Error| format!("cannot make a disk: {error}");
     let (folder, image) = (
         w.file(&format!("{name}.files")),
@@ -97,6 +101,13 @@ fn make_disk(w: &Workshop, name: &str) -> Result<PathBuf, String> {
     );
     std::fs::create_dir_all(&folder).map_err(said)?;
     std::fs::write(folder.join("data"), content()).map_err(said)?;
+    for (path, bytes) in more {
+        let path = folder.join(path);
+        std::fs::create_dir_all(path.parent().unwrap_or(&folder)).map_err(said)?;
+        std::fs::write(&path, bytes).map_err(said)?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&path, mode).map_err(said)?;
+    }
     let file = std::fs::File::create(&image).map_err(said)?;
     file.set_len(32 << 20).map_err(said)?;
     let from = folder.display().to_string();
@@ -105,7 +116,7 @@ fn make_disk(w: &Workshop, name: &str) -> Result<PathBuf, String> {
 }
 
 /// Checks the copies that the guest wrote, from outside.
-fn check_disk(image: &Path, lives: u32) -> Result<(), String> {
+pub(super) fn check_disk(image: &Path, lives: u32) -> Result<(), String> {
     tool("e2fsck", &["-f", "-n"], image)?;
     for life in 1..=lives {
         let request = format!("cat /copy.{life}");
@@ -139,7 +150,7 @@ fn with_disk(gic: u8, image: &Path) -> Setup {
     }
 }
 
-fn failures(console: &str) -> Result<(), String> {
+pub(super) fn failures(console: &str) -> Result<(), String> {
     let bad: Vec<&str> = console
         .lines()
         .filter(|l| l.contains("dev: FAIL"))
@@ -153,7 +164,7 @@ fn failures(console: &str) -> Result<(), String> {
 
 /// Debian reads and writes files on a disk; the host looks at them afterwards.
 fn disk(w: &Workshop, name: &str, gic: u8) -> Result<(), String> {
-    let image = make_disk(w, name)?;
+    let image = make_disk(w, name, &[])?;
     let toml = linux(w, name, "dev.lives=1")?;
     let mut board = w.boot(name, &toml, &with_disk(gic, &image))?;
     board.expect("dev: all lives over", LIMIT)?;
@@ -208,7 +219,7 @@ fn network(w: &Workshop, name: &str, gic: u8) -> Result<(), String> {
     let served = Arc::new(Served::default());
     let own = Arc::clone(&served);
     std::thread::spawn(move || serve(listener, &own));
-    let image = make_disk(w, name)?;
+    let image = make_disk(w, name, &[])?;
     let mut toml = linux(w, name, &format!("dev.lives={LIVES} dev.port={port}"))?;
     let beside = format!(
         "cores = [2]\nkernel = \"{}\"\ninitrd = \"{}\"\ncmdline = \"console=ttyAMA0\"",

@@ -13,6 +13,7 @@ mod paging_user;
 mod partitions;
 mod payload;
 mod rpi4;
+mod rpi4_devices;
 mod rpi4_suites;
 mod schedule;
 mod walls;
@@ -37,6 +38,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(walls::cases());
     cases.extend(paging::cases());
     cases.extend(rpi4::cases());
+    cases.extend(rpi4_devices::cases());
     cases.extend(rpi4_suites::cases());
     cases.extend(paging_load::cases());
     cases.extend(paging_user::cases());

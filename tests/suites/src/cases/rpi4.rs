@@ -36,7 +36,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// The board with its device tree changed.
-fn changed(
+pub(super) fn changed(
     w: &Workshop,
     name: &str,
     change: impl FnOnce(&mut DeviceTree) -> Option<()>,
@@ -53,13 +53,13 @@ fn changed(
     Ok(setup)
 }
 
-fn set(node: &mut DeviceTreeNode, name: &str, value: Vec<u8>) -> Option<()> {
+pub(super) fn set(node: &mut DeviceTreeNode, name: &str, value: Vec<u8>) -> Option<()> {
     node.remove_property(name);
     node.add_property(DeviceTreeProperty::new(name, value).ok()?);
     Some(())
 }
 
-fn cells(cells: &[u32]) -> Vec<u8> {
+pub(super) fn cells(cells: &[u32]) -> Vec<u8> {
     cells.iter().flat_map(|cell| cell.to_be_bytes()).collect()
 }
 
