@@ -177,6 +177,13 @@ pub enum Call {
     /// (those in contiguous runs of 64 KiB included), X4: table pages.
     VmLeaves = 97,
 
+    /// What a VM tried and was refused since it was created. X1: VM.
+    /// -> X1..X3: [`TrapsStatus`](crate::TrapsStatus).
+    VmTraps = 104,
+    /// A record of that; records change while the guest runs. X1: VM, X2: number.
+    /// -> X1..X6: [`TrapRecord`](crate::TrapRecord).
+    VmTrap = 105,
+
     /// Takes free RAM out of the board's pool for VMs that need it at this very address
     /// ([`Backing::Direct`](crate::Backing::Direct)), until the board's reset. X1: PA, X2: bytes (both
     /// multiples of 2 MiB). RAM that is set aside already may be named again.
@@ -195,7 +202,7 @@ pub enum Call {
 
 impl Call {
     /// Every call, for tables and tests.
-    pub const ALL: [Self; 54] = [
+    pub const ALL: [Self; 56] = [
         Self::Version,
         Self::BootInfo,
         Self::BoardInfo,
@@ -246,6 +253,8 @@ impl Call {
         Self::ScheduleWindow,
         Self::VcpuTime,
         Self::VmLeaves,
+        Self::VmTraps,
+        Self::VmTrap,
         Self::RamSetAside,
         Self::VmMapDevice,
         Self::VmAssignSpi,

@@ -17,6 +17,7 @@ mod event;
 mod paging;
 mod schedule;
 mod state;
+mod traps;
 
 pub use call::{CALL_BASE, Call};
 pub use error::Error;
@@ -33,6 +34,7 @@ pub use state::{
     Backing, CONSOLE_CHUNK_BYTES, CrashCause, GicVersion, MAX_CPUS, MAX_DEVICE_BYTES,
     MAX_VCPUS_PER_VM, MAX_VMS, StopReason, VmState, VmStatus, WatchdogStatus, ZERO_CHUNK_BYTES,
 };
+pub use traps::{TRAP_RECORDS, TrapRecord, TrapsStatus};
 
 /// Version of this interface. The manager refuses to start on another major version.
 pub const ABI_VERSION: AbiVersion = AbiVersion { major: 1, minor: 7 };

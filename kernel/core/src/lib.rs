@@ -39,6 +39,7 @@ pub mod system;
 #[cfg(test)]
 mod tests;
 mod timer;
+mod traps;
 pub mod vcpu;
 pub mod vgic;
 mod vm;

@@ -9,6 +9,7 @@ use crate::compound::Paging;
 use crate::lock::Mutex;
 use crate::memory::Memory;
 use crate::pl011::Pl011;
+use crate::traps::TrapLog;
 use crate::vgic::{Frame, Vgic};
 use crate::watchdog::{WATCHDOG_BYTES, Watchdog};
 
@@ -38,6 +39,7 @@ pub(crate) struct Vm {
     pub(crate) memory: Mutex<Memory>,
     pub(crate) paging: Paging,
     pub(crate) report: Mutex<Report>,
+    pub(crate) traps: Mutex<TrapLog>,
 }
 
 /// Where the emulated devices of a VM lie. They are placed before it runs.
@@ -158,6 +160,7 @@ impl Vm {
                 far: 0,
                 ipa: None,
             }),
+            traps: Mutex::new(TrapLog::new()),
         }
     }
 
@@ -308,6 +311,7 @@ impl Vm {
         drop(uart);
         *self.watchdog.lock() = Watchdog::new();
         *self.report.lock() = Report::default();
+        *self.traps.lock() = TrapLog::new();
     }
 }
 

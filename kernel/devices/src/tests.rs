@@ -249,6 +249,22 @@ fn unknown_names_are_near_known_ones() {
 }
 
 #[test]
+fn the_device_at_an_address_is_found() {
+    let blob = example::board();
+    let tree = BoardTree::parse(&blob).unwrap();
+    for (address, path) in [
+        (0x0901_0000, Some("/pl031@9010000")),
+        (0x0901_0fff, Some("/pl031@9010000")),
+        (0x0901_1000, None),
+        (0x0900_0018, Some("/pl011@9000000")),
+        (0x4000_0000, None),
+        (0, None),
+    ] {
+        assert_eq!(tree.device_at(address).as_deref(), path, "{address:#x}");
+    }
+}
+
+#[test]
 fn the_copy_has_what_the_guest_has() {
     let blob = example::board();
     let tree = BoardTree::parse(&blob).unwrap();

@@ -167,6 +167,26 @@ impl<'a> BoardTree<'a> {
         Err(Problem::Unknown { near })
     }
 
+    /// The path of the device that has registers at an address, whether a guest could have it or not.
+    #[must_use]
+    pub fn device_at(&self, address: u64) -> Option<String> {
+        let at = |index: usize| {
+            let registers = self.registers(index).unwrap_or_default();
+            registers
+                .iter()
+                .any(|range| (range.base..range.end()).contains(&address))
+        };
+        // The innermost node: a bus may name the whole range of its devices.
+        let found = self.entries().filter(|(index, entry)| {
+            entry
+                .strings("device_type")
+                .iter()
+                .all(|kind| kind != "memory")
+                && at(*index)
+        });
+        found.last().map(|(_, entry)| entry.path.clone())
+    }
+
     /// The path or alias that is written most like `word`.
     fn nearest(&self, word: &str) -> Option<String> {
         let aliases = self.entries.iter().filter(|e| e.path == "/aliases");

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use penumbra_abi::{
     ABI_VERSION, AbiVersion, Backing, CrashCause, Error, Events, GicVersion, ScheduleStatus,
-    ScheduleWindow, StopReason, VmState, VmStatus, WatchdogStatus,
+    ScheduleWindow, StopReason, TrapRecord, TrapsStatus, VmState, VmStatus, WatchdogStatus,
 };
 
 use crate::hypervisor::{
@@ -258,6 +258,7 @@ impl Hypervisor for Fake {
             spis: Vec::new(),
             writes: Vec::new(),
             watchdog: WatchdogStatus::default(),
+            refused: Vec::new(),
         };
         self.vms.insert(free, vm);
         Ok(VmId(free))
@@ -519,6 +520,14 @@ impl Hypervisor for Fake {
         // vCPU 0 has a quarter of its core, the next one half of it.
         let ran = (now * (vcpu + 1)) / 4;
         Ok(VcpuTime { ran, now, core })
+    }
+
+    fn vm_traps(&mut self, vm: VmId) -> Result<TrapsStatus> {
+        self.refused_by(vm)
+    }
+
+    fn vm_trap(&mut self, vm: VmId, number: u64) -> Result<TrapRecord> {
+        self.refused_record(vm, number)
     }
 
     fn vm_leaves(&mut self, vm: VmId) -> Result<Leaves> {

@@ -9,7 +9,7 @@ use core::fmt;
 
 use penumbra_abi::{
     AbiVersion, Backing, CONSOLE_CHUNK_BYTES, CrashCause, Error, Events, GicVersion,
-    ScheduleStatus, ScheduleWindow, StopReason, VmStatus, WatchdogStatus,
+    ScheduleStatus, ScheduleWindow, StopReason, TrapRecord, TrapsStatus, VmStatus, WatchdogStatus,
 };
 
 use crate::report::cause_text;
@@ -299,6 +299,10 @@ pub trait Hypervisor: PagingService {
 
     /// `VcpuTime`.
     fn vcpu_time(&mut self, vm: VmId, vcpu: u64) -> Result<VcpuTime>;
+    /// `VmTraps`.
+    fn vm_traps(&mut self, vm: VmId) -> Result<TrapsStatus>;
+    /// `VmTrap`.
+    fn vm_trap(&mut self, vm: VmId, number: u64) -> Result<TrapRecord>;
     /// `VmLeaves`.
     fn vm_leaves(&mut self, vm: VmId) -> Result<Leaves>;
 

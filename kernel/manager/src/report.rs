@@ -9,7 +9,7 @@ use penumbra_bundle::{Guest, Key};
 
 use crate::granted::ram_ipa;
 use crate::hypervisor::{Board, Hypervisor, Register, VmId};
-use crate::map::{self, Place};
+use crate::map::{self, Place, Region};
 use crate::plan::Plan;
 use crate::refusal::Line;
 use crate::syndrome::Syndrome;
@@ -59,16 +59,7 @@ pub fn crash<H: Hypervisor>(
         say(format_args!(
             "  virtual address {far:#x}, address in the guest {ipa:#x}"
         ));
-        let vcpus = u64::try_from(guest.vcpus()).unwrap_or(u64::MAX);
-        let ram = (ram_ipa(guest), guest.memory_bytes);
-        let mut regions = map::regions(board.gic, vcpus, ram);
-        if guest.watchdog.is_some() {
-            regions.extend(map::watchdog_regions());
-        }
-        if let Some(plan) = plan {
-            regions.extend(plan.granted.regions());
-        }
-        if let Some(place) = map::nearest(&regions, ipa) {
+        if let Some(place) = map::nearest(&regions(board, guest, plan), ipa) {
             say(format_args!("  that is {}", PlaceText(place)));
         }
     }
@@ -102,6 +93,20 @@ pub fn crash<H: Hypervisor>(
     let (hint, key) = advice(status, guest);
     say(format_args!("  {hint} {}", Line::of(file, guest, key)));
     lines
+}
+
+/// The nodes of a guest's device tree that stand for addresses.
+pub(crate) fn regions(board: &Board, guest: &Guest<'_>, plan: Option<&Plan<'_>>) -> Vec<Region> {
+    let vcpus = u64::try_from(guest.vcpus()).unwrap_or(u64::MAX);
+    let ram = (ram_ipa(guest), guest.memory_bytes);
+    let mut regions = map::regions(board.gic, vcpus, ram);
+    if guest.watchdog.is_some() {
+        regions.extend(map::watchdog_regions());
+    }
+    if let Some(plan) = plan {
+        regions.extend(plan.granted.regions());
+    }
+    regions
 }
 
 /// Gives the core that ran the vCPU a moment to save its registers.
@@ -150,7 +155,8 @@ fn advice(status: &VmStatus, guest: &Guest<'_>) -> (&'static str, Key) {
     }
 }
 
-struct PlaceText<'r>(Place<'r>);
+/// Where an address lies, as a clause.
+pub(crate) struct PlaceText<'r>(pub(crate) Place<'r>);
 
 impl fmt::Display for PlaceText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

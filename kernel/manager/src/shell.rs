@@ -12,6 +12,7 @@ mod load;
 mod operate;
 mod paging;
 mod show;
+mod traps;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -194,6 +195,7 @@ impl Manager<'_> {
                 Verb::Console => self.console.look_at_all(hv),
                 Verb::Log => (0..self.slots.len()).for_each(|index| self.show_log(hv, index)),
                 Verb::Stats => (0..self.slots.len()).for_each(|index| self.show_stats(hv, index)),
+                Verb::Traps => (0..self.slots.len()).for_each(|index| self.show_traps(hv, index)),
                 _ => self.usage(hv, command),
             };
         };
@@ -213,6 +215,7 @@ impl Manager<'_> {
             Verb::Console => self.console.look_at(hv, index),
             Verb::Log => self.show_log(hv, index),
             Verb::Stats => self.show_stats(hv, index),
+            Verb::Traps => self.show_traps(hv, index),
             _ => self.usage(hv, command),
         }
     }

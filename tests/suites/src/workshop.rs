@@ -25,8 +25,8 @@ const DRIVERS: [&str; 3] = ["virtio_mmio", "virtio_blk", "virtio_net"];
 const RPI4: &str = include_str!("../guest/rpi4.sh");
 
 /// Payload binaries of `tests/payloads`.
-const PAYLOADS: [&str; 7] = [
-    "traps", "events", "crash", "twin", "device", "attack", "window",
+const PAYLOADS: [&str; 8] = [
+    "traps", "events", "crash", "twin", "device", "attack", "window", "refused",
 ];
 
 /// Where QEMU puts an arm64 Image with text offset 0: the first MiB is kept for the loader.

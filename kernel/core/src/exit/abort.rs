@@ -10,6 +10,7 @@ use crate::compound::{self, Faulted};
 use crate::events::Source;
 use crate::machine::Machine;
 use crate::memory::{Touch, touch};
+use crate::traps;
 use crate::vcpu::{Blocked, Counter, Deferred, Place, Vcpu};
 use crate::vgic::{Frame, MmioRead};
 
@@ -88,6 +89,7 @@ pub(super) fn instruction(
         }
     }
     place.shared.count(Counter::Others);
+    note(vcpu, place, machine, ipa);
     let abort = inject::abort(
         syndrome.far,
         abort.far_is_unknown(),
@@ -119,6 +121,7 @@ fn elsewhere(
         machine.skip_instruction();
         return None;
     }
+    note(vcpu, place, machine, ipa);
     let write = abort.is_write();
     let cache_maintenance = abort.is_cache_maintenance();
     let far = machine.syndrome().far;
@@ -129,6 +132,12 @@ fn elsewhere(
         cache_maintenance,
     };
     inject::at(vcpu, place, machine, exception, ipa)
+}
+
+/// Notes an access that nothing answers.
+fn note(vcpu: &Vcpu, place: &'static Place, machine: &mut impl Machine, ipa: Option<Ipa>) {
+    let what = ipa.map_or(traps::NOTHING, Ipa::raw);
+    traps::note(vcpu, place, machine, what, 0);
 }
 
 /// Two TLB entries for one address: drop what the VM has cached and try again.

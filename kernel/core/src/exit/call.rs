@@ -9,6 +9,7 @@ use penumbra_trap::smccc::{Mitigations, NOT_SUPPORTED, Service};
 use super::{Flow, stop};
 use crate::hypercall;
 use crate::machine::Machine;
+use crate::traps;
 use crate::vcpu::{Blocked, Counter, Deferred, Place, Power, Vcpu, VcpuId};
 
 /// What EL2 does about speculation for guests: nothing yet that it could vouch for.
@@ -28,6 +29,7 @@ pub(super) fn made(
     vcpu.count(Counter::Calls);
     if immediate != 0 {
         // SMCCC defines immediate 0 only.
+        note_unknown(vcpu, place, machine, immediate);
         vcpu.gpr.set(0, NOT_SUPPORTED);
         return None;
     }
@@ -41,6 +43,9 @@ pub(super) fn made(
             hypercall::made(vcpu, place, machine, call)
         }
         service => {
+            if matches!(service, Service::Unknown | Service::Hypercall(_)) {
+                note_unknown(vcpu, place, machine, immediate);
+            }
             let x1 = vcpu.gpr.get(1);
             let reply = service.stateless_reply(x1, &MITIGATIONS);
             let reply = reply.unwrap_or([NOT_SUPPORTED, 0, 0, 0]);
@@ -50,6 +55,13 @@ pub(super) fn made(
             None
         }
     }
+}
+
+/// Notes a call that nobody answers. PC is behind it.
+fn note_unknown(vcpu: &Vcpu, place: &'static Place, machine: &mut impl Machine, immediate: u16) {
+    let function = vcpu.gpr.get(0) & 0xffff_ffff;
+    let what = function | u64::from(immediate) << 32;
+    traps::note(vcpu, place, machine, what, 4);
 }
 
 fn psci(

@@ -40,6 +40,7 @@ pub(crate) use watchdog::{check_watchdog, tell_watcher};
 use crate::events::Source;
 use crate::machine::{Core, ExitKind, GuestRegister, Machine, PhysicalInterrupts};
 use crate::system::System;
+use crate::traps;
 use crate::vcpu::{Counter, Deferred, Left, Place, Vcpu};
 use crate::vgic::{Hardware, VcpuSet};
 use crate::vm::Report;
@@ -130,7 +131,10 @@ fn rare(vcpu: &mut Vcpu, place: &'static Place, machine: &mut impl Machine, esr:
         | TrapCause::PauthTrapped
         | TrapCause::HiddenInstruction
         | TrapCause::Hvc32(_)
-        | TrapCause::Smc32 => inject::exception(vcpu, place, machine, Exception::Undefined),
+        | TrapCause::Smc32 => {
+            traps::note(vcpu, place, machine, traps::NOTHING, 0);
+            inject::exception(vcpu, place, machine, Exception::Undefined)
+        }
         TrapCause::PacFail
         | TrapCause::Bti
         | TrapCause::IllegalState

@@ -9,6 +9,7 @@ use super::{Flow, inject, notify};
 use crate::compound;
 use crate::controls;
 use crate::machine::{Machine, intid};
+use crate::traps;
 use crate::vcpu::{Counter, Deferred, Place, Vcpu};
 use crate::vgic::SgiRegister;
 
@@ -50,9 +51,7 @@ pub(super) fn accessed(
         }
         Action::Timer(register) => return timer(vcpu, place, machine, (register, access)),
         Action::Debug(register) => return debug(vcpu, place, machine, (register, access)),
-        Action::Stage1(_) | Action::Undefined => {
-            return inject::exception(vcpu, place, machine, Exception::Undefined);
-        }
+        Action::Stage1(_) | Action::Undefined => return refuse(vcpu, place, machine),
     };
     vcpu.gpr.set(rt, value);
     machine.skip_instruction();
@@ -121,8 +120,14 @@ fn debug(
         }
         _ if controls::debug_is_trapped(&vcpu.controls) => return Some(Deferred::Debug),
         // Not trapped any more, and here nevertheless: there is no such register.
-        _ => return inject::exception(vcpu, place, machine, Exception::Undefined),
+        _ => return refuse(vcpu, place, machine),
     }
     machine.skip_instruction();
     None
+}
+
+/// There is no such register for guests.
+fn refuse(vcpu: &mut Vcpu, place: &'static Place, machine: &mut impl Machine) -> Flow {
+    traps::note(vcpu, place, machine, traps::NOTHING, 0);
+    inject::exception(vcpu, place, machine, Exception::Undefined)
 }

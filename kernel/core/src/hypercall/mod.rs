@@ -122,6 +122,8 @@ pub fn answer(
         Call::Audit => audit::audit(system, machine),
         Call::VcpuTime => observe::time(system, machine, (x1, x2)),
         Call::VmLeaves => observe::leaves(system, x1),
+        Call::VmTraps => observe::traps(system, x1),
+        Call::VmTrap => observe::trap(system, (x1, x2)),
         Call::PagingMode => paging::mode(system, machine, (x1, x2)),
         Call::PagingStatus => paging::status(system, x1),
         Call::PagingRoots => roots::allow(system, machine, (x1, x2)),

@@ -126,6 +126,19 @@ pub(super) fn leaves(system: &System, number: u64) -> Reply {
     Ok([counts.gib, counts.mib2, counts.pages, tables, 0, 0])
 }
 
+/// How much of a guest was refused, in any state.
+pub(super) fn traps(system: &System, number: u64) -> Reply {
+    let (_, vm) = guest(system, number)?;
+    Ok(vm.traps.lock().status().to_regs())
+}
+
+/// A record of that.
+pub(super) fn trap(system: &System, (number, record): (u64, u64)) -> Reply {
+    let (_, vm) = guest(system, number)?;
+    let record = vm.traps.lock().record(record)?;
+    Ok(record.to_regs())
+}
+
 /// The watchdog of a guest, in any state.
 pub(super) fn watchdog(system: &System, machine: &impl Machine, number: u64) -> Reply {
     let (_, vm) = guest(system, number)?;

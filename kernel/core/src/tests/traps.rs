@@ -1,9 +1,9 @@
 //! What a guest gets for what it may not do, and for what is not there.
 
-use penumbra_abi::{CrashCause, StopReason, VmState};
+use penumbra_abi::{Call, CrashCause, Error, StopReason, TrapRecord, VmState};
 
 use super::fake::{GICD, HZ, Op, RAM};
-use super::{Bench, hvc};
+use super::{Bench, hvc, ok};
 
 /// A guest with vectors at a place of its RAM, on core 1.
 fn with_vectors() -> (Bench, u64) {
@@ -157,4 +157,81 @@ fn registers_and_devices_answer() {
     assert_eq!(log[0][1], 0x0100_0012);
     assert_eq!(log[1][1], 0);
     assert_ne!(log[2][1], 0);
+}
+
+/// The log of what a VM was refused.
+fn refused(bench: &mut Bench, vm: u64) -> Vec<TrapRecord> {
+    let all = bench.call(Call::VmTraps, &[vm]);
+    (0..ok(all))
+        .map(|number| {
+            let [x0, values @ ..] = bench.call(Call::VmTrap, &[vm, number]);
+            assert_eq!(x0, 0);
+            TrapRecord::from_regs(values)
+        })
+        .collect()
+}
+
+#[test]
+fn what_is_refused_is_logged_with_pc_address_and_count() {
+    let mut bench = Bench::new(3);
+    let (vm, other) = (bench.guest(&[1]), bench.guest(&[2]));
+    bench.steps(2);
+    bench.cores[1].sysregs.vbar_el1 = RAM + 0x1_0000;
+    for (op, class, what) in [
+        (Op::Mrs([3, 3, 9, 13, 0]), 0x18, u64::MAX),
+        (Op::Load(0x3000_0010, 4), 0x24, 0x3000_0010),
+        (Op::Fetch(0x5000), 0x20, 0x5000),
+        (Op::Class(0x0a, 0), 0x0a, u64::MAX),
+        (hvc(0x8600_1234, &[]), 0x16, 0x8600_1234),
+        // A call of the manager's.
+        (hvc(Call::VmStop.id(), &[1]), 0x16, Call::VmStop.id().into()),
+        (Op::Class(0x16, 5), 0x16, 5 << 32 | u64::from(u32::MAX)),
+    ] {
+        let before = refused(&mut bench, vm).len();
+        bench.cores[1].sysregs.pc = RAM + 0x100;
+        bench.program(vm, 0, [op.clone()]);
+        bench.cores[0].interrupt(1, 0);
+        bench.steps(4);
+        let log = refused(&mut bench, vm);
+        assert_eq!(log.len(), before + 1, "{op:?}");
+        let last = log[before];
+        assert_eq!((last.esr >> 26, last.what, last.count), (class, what, 1));
+        let call_is_behind = u64::from(op_is_forged(&op)) * 4;
+        assert_eq!(last.pc, RAM + 0x100 - call_is_behind, "{op:?}");
+    }
+    let [_, records, all, forgotten, ..] = bench.call(Call::VmTraps, &[vm]);
+    assert_eq!((records, all, forgotten), (7, 7, 0));
+    // Nobody else's log has any of it, and the log goes with its VM.
+    assert_eq!(refused(&mut bench, other), []);
+    bench.call(Call::VmStop, &[vm]);
+    assert_eq!(refused(&mut bench, vm).len(), 7);
+    while ok(bench.call(Call::VmDestroy, &[vm])) == 0 {}
+    let gone = bench.call(Call::VmTraps, &[vm])[0];
+    assert_eq!(Error::check(gone), Err(Error::NoSuchObject));
+    let again = bench.guest(&[1]);
+    assert_eq!((again, refused(&mut bench, again)), (vm, vec![]));
+}
+
+/// Whether an operation forges a syndrome of HVC without moving PC, as HVC does.
+fn op_is_forged(op: &Op) -> bool {
+    matches!(op, Op::Class(0x16, _))
+}
+
+#[test]
+fn what_is_answered_is_not_logged() {
+    let (mut bench, vm) = with_vectors();
+    bench.program(
+        vm,
+        0,
+        [
+            Op::Load(GICD, 4),
+            Op::Mrs([3, 0, 0, 4, 0]),
+            hvc(0x8000_0000, &[]),
+            hvc(0x8400_0050, &[]),
+            hvc(0x8400_000a, &[]),
+        ],
+    );
+    bench.cores[0].interrupt(1, 0);
+    bench.steps(8);
+    assert_eq!(refused(&mut bench, vm), []);
 }

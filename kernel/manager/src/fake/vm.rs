@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use penumbra_abi::{
-    Backing, CrashCause, Error, Events, StopReason, VmState, VmStatus, WatchdogStatus,
+    Backing, CrashCause, Error, Events, StopReason, TrapRecord, TrapsStatus, VmState, VmStatus,
+    WatchdogStatus,
 };
 
 use super::Fake;
@@ -36,6 +37,8 @@ pub(crate) struct FakeVm {
     pub(crate) spis: Vec<(u64, u64, bool)>,
     pub(crate) writes: Vec<(u64, u32)>,
     pub(crate) watchdog: WatchdogStatus,
+    /// What it was refused; one more was forgotten.
+    pub(crate) refused: Vec<TrapRecord>,
 }
 
 impl FakeVm {
@@ -57,6 +60,23 @@ impl Fake {
         }
         fake.status.state = to;
         Ok(())
+    }
+
+    pub(super) fn refused_by(&self, vm: VmId) -> Result<TrapsStatus> {
+        let fake = self.vms.get(&vm.0).ok_or(Error::NoSuchObject)?;
+        let records = u64::try_from(fake.refused.len()).unwrap();
+        let all: u64 = fake.refused.iter().map(|record| record.count).sum();
+        Ok(TrapsStatus {
+            records,
+            all: all + records.min(1),
+            forgotten: records.min(1),
+        })
+    }
+
+    pub(super) fn refused_record(&self, vm: VmId, number: u64) -> Result<TrapRecord> {
+        let fake = self.vms.get(&vm.0).ok_or(Error::NoSuchObject)?;
+        let record = fake.refused.get(usize::try_from(number).unwrap());
+        record.copied().ok_or(Error::NoSuchObject)
     }
 
     pub(crate) fn events(&self) -> Events {

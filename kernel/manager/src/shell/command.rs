@@ -15,6 +15,7 @@ pub(crate) enum Verb {
     Console,
     Log,
     Stats,
+    Traps,
     Load,
     Top,
     Watch,
@@ -80,7 +81,7 @@ const fn command(
 }
 
 /// The commands that `watch` takes.
-pub(crate) const VIEWS: [&str; 5] = ["list", "stats", "load", "schedule", "board"];
+pub(crate) const VIEWS: [&str; 6] = ["list", "stats", "traps", "load", "schedule", "board"];
 
 /// What `paging` does, as it is written, and in words.
 pub(crate) const PAGING: [(&str, &str, &str); 4] = [
@@ -108,7 +109,7 @@ pub(crate) const PAGING: [(&str, &str, &str); 4] = [
 
 /// Every command.
 #[rustfmt::skip]
-pub(crate) const COMMANDS: [Command; 23] = [
+pub(crate) const COMMANDS: [Command; 24] = [
     command(("help", Verb::Help, Takes::AnyCommand), "help [COMMAND]", "the commands, or one of them", "help start"),
     command(("list", Verb::List, Takes::Nothing), "list", "the guests: state, cores, memory, restarts", "list"),
     command(("start", Verb::Start, Takes::Guest), "start GUEST", "starts a guest that is off, anew from the bundle", "start linux"),
@@ -121,6 +122,7 @@ pub(crate) const COMMANDS: [Command; 23] = [
     command(("console", Verb::Console, Takes::AnyGuest), "console [GUEST]", "that guest's console; without a name: all, labelled", "console linux"),
     command(("log", Verb::Log, Takes::AnyGuest), "log [GUEST]", "what happened to it, and its last crash report", "log linux"),
     command(("stats", Verb::Stats, Takes::AnyGuest), "stats [GUEST]", "exits by reason, memory, console", "stats linux"),
+    command(("traps", Verb::Traps, Takes::AnyGuest), "traps [GUEST]", "what it tried and was refused: PC, address, what to change", "traps linux"),
     command(("load", Verb::Load, Takes::Nothing), "load", "CPU time, exits and interrupts of each vCPU since last asked", "load"),
     command(("top", Verb::Top, Takes::Nothing), "top", "load, each second until a key", "top"),
     command(("watch", Verb::Watch, Takes::View), "watch COMMAND", "repeats a command that only shows, each second until a key", "watch stats linux"),

@@ -32,7 +32,7 @@ pub(super) const INTERRUPTS: u64 = 5;
 const LOST_COUNTER: u64 = 8;
 
 /// A counter value as seconds.
-struct Seconds {
+pub(super) struct Seconds {
     ticks: u64,
     hz: u64,
 }
@@ -47,7 +47,7 @@ impl fmt::Display for Seconds {
 }
 
 impl Manager<'_> {
-    fn seconds(&self, ticks: u64) -> Seconds {
+    pub(super) fn seconds(&self, ticks: u64) -> Seconds {
         let hz = self.board.counter_hz;
         Seconds { ticks, hz }
     }

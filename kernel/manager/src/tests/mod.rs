@@ -10,6 +10,7 @@ mod paging;
 mod refuse;
 mod schedule;
 mod shell;
+mod traps;
 
 use std::borrow::Cow;
 

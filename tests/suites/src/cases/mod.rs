@@ -12,6 +12,7 @@ mod paging_load;
 mod paging_user;
 mod partitions;
 mod payload;
+mod refused;
 mod rpi4;
 mod rpi4_devices;
 mod rpi4_suites;
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(payload::cases());
     cases.extend(crash::cases());
     cases.extend(schedule::cases());
+    cases.extend(refused::cases());
     cases.extend(devices::cases());
     cases.extend(linux::cases());
     cases.extend(operator::cases());

@@ -6,7 +6,7 @@ use core::fmt::{self, Write};
 
 use penumbra_abi::{
     AbiVersion, Call, Error, Events, GicVersion, MANAGER_WINDOW_BYTES, MANAGER_WINDOW_IPA,
-    ScheduleStatus, ScheduleWindow, VmStatus, WatchdogStatus,
+    ScheduleStatus, ScheduleWindow, TrapRecord, TrapsStatus, VmStatus, WatchdogStatus,
 };
 use penumbra_manager::hypervisor::{
     Board, Chunk, Death, Grant, Granules, Hypervisor, Leaves, RamRequest, Register, Result,
@@ -378,6 +378,14 @@ impl Hypervisor for El2 {
         let [ran, now, core, ..] = call(Call::VcpuTime, &[vm.0, vcpu])?;
         let core = core.checked_sub(1);
         Ok(VcpuTime { ran, now, core })
+    }
+
+    fn vm_traps(&mut self, vm: VmId) -> Result<TrapsStatus> {
+        call(Call::VmTraps, &[vm.0]).map(TrapsStatus::from_regs)
+    }
+
+    fn vm_trap(&mut self, vm: VmId, number: u64) -> Result<TrapRecord> {
+        call(Call::VmTrap, &[vm.0, number]).map(TrapRecord::from_regs)
     }
 
     fn vm_leaves(&mut self, vm: VmId) -> Result<Leaves> {
