@@ -167,7 +167,7 @@ pub enum Call {
     /// X1: core. -> X1..X5: [`ScheduleStatus`](crate::ScheduleStatus).
     ScheduleStatus = 90,
     /// A window of the table in force. X1: core, X2: its place.
-    /// -> X1..X5: [`ScheduleWindow`](crate::ScheduleWindow).
+    /// -> X1..X6: [`ScheduleWindow`](crate::ScheduleWindow).
     ScheduleWindow = 91,
 
     /// For how long a vCPU has had its core. X1: VM (0: the manager), X2: vCPU. -> X1: CNTPCT ticks since

@@ -54,7 +54,7 @@ impl ScheduleStatus {
     }
 }
 
-/// What `ScheduleWindow` returns in X1 to X5.
+/// What `ScheduleWindow` returns in X1 to X6.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScheduleWindow {
     /// Tag of the VM; 0: the manager.
@@ -67,6 +67,8 @@ pub struct ScheduleWindow {
     pub least_ticks: u64,
     /// The most.
     pub most_ticks: u64,
+    /// All of them together.
+    pub sum_ticks: u64,
 }
 
 impl ScheduleWindow {
@@ -79,20 +81,21 @@ impl ScheduleWindow {
             self.starts,
             self.least_ticks,
             self.most_ticks,
-            0,
+            self.sum_ticks,
         ]
     }
 
     /// Reads registers X1 to X6.
     #[must_use]
     pub const fn from_regs(regs: [u64; 6]) -> Self {
-        let [owner, us, starts, least_ticks, most_ticks, _] = regs;
+        let [owner, us, starts, least_ticks, most_ticks, sum_ticks] = regs;
         Self {
             owner,
             us,
             starts,
             least_ticks,
             most_ticks,
+            sum_ticks,
         }
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Window {
     /// Ticks that it began late: the least and the most.
     pub(crate) least: u64,
     pub(crate) most: u64,
+    /// Their sum.
+    pub(crate) sum: u64,
 }
 
 impl Window {
@@ -31,6 +33,7 @@ impl Window {
         starts: 0,
         least: 0,
         most: 0,
+        sum: 0,
     };
 
     const fn note(&mut self, late: u64) {
@@ -40,6 +43,7 @@ impl Window {
         if late > self.most {
             self.most = late;
         }
+        self.sum = self.sum.saturating_add(late);
         self.starts = self.starts.saturating_add(1);
     }
 }
@@ -313,9 +317,9 @@ mod tests {
         }
         let figures = |index: usize| {
             let window = schedule.table.windows()[index];
-            (window.starts, window.least, window.most)
+            (window.starts, window.least, window.most, window.sum)
         };
-        assert_eq!((figures(0), figures(1)), ((2, 3, 7), (2, 2, 9)));
+        assert_eq!((figures(0), figures(1)), ((2, 3, 7, 10), (2, 2, 9, 11)));
     }
 
     #[test]

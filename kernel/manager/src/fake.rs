@@ -482,6 +482,7 @@ impl Hypervisor for Fake {
             starts: 999,
             least_ticks: 2,
             most_ticks: 30,
+            sum_ticks: 999 * 7,
         })
     }
 

@@ -1,5 +1,6 @@
 //! Fixed cyclic schedules: what the scenario says, handed to EL2.
 
+use alloc::format;
 use alloc::string::{String, ToString};
 
 use penumbra_abi::{Error, MANAGER_VM, ScheduleStatus, ScheduleWindow};
@@ -78,10 +79,16 @@ impl Manager<'_> {
         );
         self.console.print(
             hv,
-            format_args!("    at us  length us  window of         starts  late by ticks (us)"),
+            format_args!(
+                "    at us  length us  window of         starts  late by us: least, average, most"
+            ),
         );
-        let hz = self.board.counter_hz.max(1);
-        let us = |ticks: u64| u128::from(ticks) * 1_000_000 / u128::from(hz);
+        let hz = u128::from(self.board.counter_hz.max(1));
+        // Hundredths, so that a microsecond of a fast core is no zero.
+        let us = |ticks: u64| {
+            let hundredths = u128::from(ticks).saturating_mul(100_000_000) / hz;
+            format!("{}.{:02}", hundredths / 100, hundredths % 100)
+        };
         let mut at = 0u64;
         for place in 0..windows {
             let Ok(window) = hv.schedule_window(core, place) else {
@@ -93,14 +100,15 @@ impl Manager<'_> {
                 starts,
                 least_ticks: least,
                 most_ticks: most,
+                sum_ticks: sum,
             } = window;
+            let average = sum.checked_div(starts).unwrap_or(0);
             let name = self.owner_name(window.owner);
-            let (least_us, most_us) = (us(least), us(most));
+            let [least, average, most] = [least, average, most].map(us);
             self.console.print(
                 hv,
                 format_args!(
-                    "  {at:>7}  {length:>9}  {name:<12} {starts:>11}  {least} to {most} \
-                     ({least_us} to {most_us})"
+                    "  {at:>7}  {length:>9}  {name:<12} {starts:>11}  {least}, {average}, {most}"
                 ),
             );
             at = at.saturating_add(length);

@@ -73,6 +73,7 @@ pub(super) fn window(system: &System, (core, number): (u64, u64)) -> Reply {
         starts: window.starts,
         least_ticks: window.least,
         most_ticks: window.most,
+        sum_ticks: window.sum,
     }
     .to_regs())
 }

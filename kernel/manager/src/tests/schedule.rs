@@ -84,8 +84,8 @@ fn the_shell_shows_windows_and_their_lateness() {
     settle(&mut manager, &mut fake);
     for said in [
         "core 0: frame of 5000 us, 1000 begun, 1 missed",
-        "        0       5000  the manager          999  2 to 30 (2000 to 30000)",
-        "     2000       6000  linux                999  2 to 30 (2000 to 30000)",
+        "        0       5000  the manager          999  2000.00, 7000.00, 30000.00",
+        "     2000       6000  linux                999  2000.00, 7000.00, 30000.00",
         "     8000       2000  nobody",
     ] {
         assert!(fake.screen.contains(said), "{said}: {}", fake.screen);
