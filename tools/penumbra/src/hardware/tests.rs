@@ -257,3 +257,16 @@ fn a_damaged_tree_is_told() {
     let problems = find(&scenario, b"no tree").unwrap_err();
     assert!(problems.list[0].message.contains("damaged"));
 }
+
+#[test]
+fn the_scenario_of_the_book_is_good() {
+    let page = include_str!("../../../../docs/partition.md");
+    let (_, rest) = page.split_once("```toml\n").expect("a scenario");
+    let (text, _) = rest.split_once("```").expect("its end");
+    let found = find_in(text).expect("it is good");
+    let devices: Vec<usize> = found
+        .iter()
+        .map(|hardware| hardware.devices.len())
+        .collect();
+    assert_eq!(devices, [8, 0, 1]);
+}
