@@ -65,7 +65,7 @@ test: check
 test-full: check (oracle "1000000")
     {{ suites }} full
 
-# Measure: `just bench events`, `just bench boot`, `just bench reset` (the first part of boot), `just bench paging`, `just bench walks`. Also writes target/bench/NAME.json.
+# Measure: `just bench NAME` with events, boot, reset (the first part of boot), paging, wakeups or walks. Also writes target/bench/NAME.json.
 bench NAME:
     {{ if NAME == "walks" { "cargo run -q --release -p penumbra-walkscope -- bench" } else { suites + " bench-" + NAME } }}
 

@@ -75,7 +75,7 @@ struct Run {
 /// # Errors
 /// A guest that did not come to its end, or a file that cannot be written.
 pub fn paging(w: &Workshop) -> Result<bool, String> {
-    pack(w)?;
+    pack(w, SCRIPT, "paging")?;
     let mut rows = Vec::new();
     for backing in BACKINGS {
         let mut runs = Vec::new();
@@ -89,8 +89,8 @@ pub fn paging(w: &Workshop) -> Result<bool, String> {
     Ok(true)
 }
 
-/// The initramfs with the workloads.
-fn pack(w: &Workshop) -> Result<(), String> {
+/// An initramfs with the workloads and a script, `NAME-initramfs.gz`.
+pub(crate) fn pack(w: &Workshop, script: &str, name: &str) -> Result<(), String> {
     let said = |problem: penumbra::problem::Problem| problem.message;
     let program = w
         .project()
@@ -101,12 +101,12 @@ fn pack(w: &Workshop) -> Result<(), String> {
     };
     let contents = Contents {
         busybox: read(&w.cached("busybox/busybox"))?,
-        script: Some(SCRIPT.as_bytes().to_vec()),
+        script: Some(script.as_bytes().to_vec()),
         files: vec![("bin/walkload".into(), read(&program)?)],
         modules: Vec::new(),
     };
     let bytes = initramfs::build(&contents)?;
-    fs::write(w.file("paging-initramfs.gz"), bytes)
+    fs::write(w.file(&format!("{name}-initramfs.gz")), bytes)
         .map_err(|error| format!("cannot write an initramfs: {error}"))
 }
 

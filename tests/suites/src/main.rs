@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use penumbra_suites::case::{Case, run_all};
 use penumbra_suites::workshop::Workshop;
-use penumbra_suites::{bench, bench_paging, bench_reset, cases};
+use penumbra_suites::{bench, bench_paging, bench_reset, bench_wakeups, cases};
 
 const USAGE: &str =
-    "usage: penumbra-suites quick | full | list | one NAME... | soak RESTARTS KILLS | bench-events | bench-boot | bench-reset | bench-paging
+    "usage: penumbra-suites quick | full | list | one NAME... | soak RESTARTS KILLS
+       penumbra-suites bench-events | bench-boot | bench-reset | bench-paging | bench-wakeups
 NAME may be the beginning of names.";
 
 fn main() -> ExitCode {
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         ["bench-boot"] => measure(bench::boot),
         ["bench-reset"] => measure(bench_reset::reset),
         ["bench-paging"] => measure(bench_paging::paging),
+        ["bench-wakeups"] => measure(bench_wakeups::wakeups),
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(2)

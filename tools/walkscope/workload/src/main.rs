@@ -14,6 +14,8 @@
 //! - `pipes COUNT`: a byte to and fro between two processes;
 //! - `seed`: makes the kernel's random number generator ready. Until it is, Linux hashes the whole pool for each
 //!   random number, which it draws at every system call: about 9,500 instructions;
+//! - `wake COUNT MICROSECONDS`: a real-time task that sleeps until the next multiple of a period. Each window is
+//!   one period, from one wake-up to the next;
 //! - `exit`: nothing.
 //!
 //! Built for a target without an operating system, so system calls are made by hand. It is trusted code
@@ -119,6 +121,7 @@ extern "C" fn main(stack: *const usize) -> ! {
         b"exec" => exec(test, name, arguments.number()),
         b"churn" => churn(test, arguments.number()),
         b"pipes" => pipes(test, arguments.number()),
+        b"wake" => wake(test, arguments.number(), arguments.number()),
         b"seed" => linux::seed(),
         b"exit" => {}
         _ => exit(2),
@@ -237,6 +240,20 @@ fn pipes(test: usize, count: usize) {
     }
     mark(test, false);
     linux::wait(child);
+}
+
+fn wake(test: usize, count: usize, microseconds: usize) {
+    const SECOND: usize = 1_000_000_000;
+    linux::become_real_time();
+    let mut due = linux::now();
+    for _ in 0..count {
+        due[1] += microseconds * 1000;
+        due[0] += due[1] / SECOND;
+        due[1] %= SECOND;
+        linux::sleep_until(&due);
+        mark(test, false);
+        mark(test, true);
+    }
 }
 
 #[panic_handler]
