@@ -39,6 +39,7 @@ clippy:
 # Tests on the host.
 unit:
     cargo test -q
+    cargo test -q -p penumbra-walkscope-plugin
 
 # The compound page table against its oracle, for so many random steps: `just oracle 1000000`.
 oracle STEPS:

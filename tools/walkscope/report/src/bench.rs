@@ -1,8 +1,8 @@
 //! `walkscope bench`: builds what is needed, runs every system, and writes the results.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Instant;
 
 use clap::Args;
@@ -10,8 +10,10 @@ use penumbra::toolchain::Project;
 use serde_json::json;
 
 use crate::figures::{self, Run};
-use crate::systems::{self, CMDLINE, CMDLINE_WAIT, Files, System};
-use crate::{CostArgs, console, plot, programs, sweep, table};
+use crate::guest::Guest;
+use crate::systems::{self, Files, System};
+use crate::tree::{Load, Tree, first_line};
+use crate::{CostArgs, jobs, plot, sweep, table};
 
 /// `bench`
 #[derive(Debug, Args)]
@@ -19,25 +21,31 @@ pub(crate) struct BenchArgs {
     /// Systems to run.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = System::ALL)]
     systems: Vec<System>,
+    /// Guests to run on each.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Guest::ALL)]
+    guests: Vec<Guest>,
     /// Core models, like a53+a72. a72@walk_holds:all changes a parameter; a72@sweep changes each in turn, all on one
     /// stream of accesses, and shows what each change does to the walk shares.
     #[arg(long, default_value = "a53+a72")]
-    cores: String,
+    pub(crate) cores: String,
     /// Runs of each system; their counts must be equal.
     #[arg(long, default_value_t = 1)]
     repeat: u32,
+    /// Guests that run beside each other; each takes one of the host's cores and up to 2 GiB of its memory.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
     /// About a tenth of the work: 32 MB of data instead of 256, and smaller counts.
     #[arg(long)]
-    short: bool,
+    pub(crate) short: bool,
     /// Compare each modelled TLB hit with a fresh walk (slow).
     #[arg(long)]
-    verify: bool,
+    pub(crate) verify: bool,
     /// Take a system's results from its last run, where that was with these options; the tables name its commit.
     #[arg(long)]
     reuse: bool,
     /// Where to put the RAM of the guest while it runs.
     #[arg(long, default_value = "/dev/shm")]
-    scratch: PathBuf,
+    pub(crate) scratch: PathBuf,
     /// Write the tables into this file, too.
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
@@ -48,64 +56,62 @@ pub(crate) struct BenchArgs {
 /// Runs the benchmark.
 pub(crate) fn run(args: &BenchArgs) -> Result<(), String> {
     let project = Project::find().map_err(|_| "this is not inside a tree of Penumbra's sources")?;
-    let tree = Tree::new(&project)?;
-    let mut last: Vec<_> = args
+    let tree = Tree::new(project)?;
+    let loads: Vec<Load> = args
         .systems
         .iter()
-        .map(|&system| tree.last(system, args).filter(|_| args.reuse))
+        .flat_map(|&system| args.guests.iter().map(move |&guest| (system, guest)))
+        .filter(|(system, guest)| system.takes(*guest))
+        .collect();
+    let last: Vec<_> = loads
+        .iter()
+        .map(|&load| (load, tree.last(load, args).filter(|_| args.reuse)))
         .collect();
     // What has run already needs no guest.
-    let files = if args.repeat <= 1 && last.iter().all(Option::is_some) {
+    let files = if args.repeat <= 1 && last.iter().all(|(_, last)| last.is_some()) {
         None
     } else {
-        Some(tree.build(&args.systems, args.short)?)
+        Some(tree.build(&loads, args.short)?)
     };
-    let measure = |system| match &files {
-        Some(files) => tree.measure(system, files, args),
-        None => Err("nothing was built".to_owned()),
-    };
-    let mut runs = Vec::new();
-    let mut facts = Vec::new();
-    let mut elder = Vec::new();
-    for (&system, last) in args.systems.iter().zip(&mut last) {
-        let start = Instant::now();
-        let first = match last.take() {
-            Some((commit, run)) => {
-                if commit != tree.commit() {
-                    elder.push(format!("{} at {commit}", system.name()));
-                }
-                run
-            }
-            None => measure(system)?,
-        };
-        facts.push(format!(
-            "{} {:.0} s",
-            system.name(),
-            start.elapsed().as_secs_f64()
-        ));
-        for number in 1..args.repeat {
-            let again = measure(system)?;
-            // What comes after the last window depends on when the shell's commands come.
-            if again.tests != first.tests {
-                return Err(format!(
-                    "run {} of {} differs from the first",
-                    number + 1,
-                    system.name()
-                ));
-            }
+    let done = jobs::each(&last, args.jobs, |(load, last)| {
+        measure(&tree, files.as_ref(), args, *load, last.clone())
+    });
+    let mut runs: Vec<Run> = Vec::new();
+    let (mut times, mut elder) = (Vec::new(), Vec::new());
+    for (
+        Done {
+            name,
+            commit,
+            run,
+            seconds,
+        },
+        (_, guest),
+    ) in done
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter()
+        .zip(loads)
+    {
+        times.push(format!("{name} {seconds:.0} s"));
+        if let Some(commit) = commit.filter(|commit| *commit != tree.commit()) {
+            elder.push(format!("{name} at {commit}"));
         }
-        if first.faults > 0 {
-            eprintln!(
-                "walkscope: {}: {} accesses without a walk",
-                system.name(),
-                first.faults
-            );
+        if run.faults > 0 {
+            eprintln!("walkscope: {name}: {} accesses without a walk", run.faults);
         }
-        runs.push(first);
+        if runs.last().is_none_or(|last| last.system != run.system) {
+            runs.push(Run {
+                system: run.system.clone(),
+                ..Run::default()
+            });
+        }
+        if let Some(all) = runs.last_mut() {
+            all.merge(run, guest.boot())?;
+        }
     }
     let text = document(&tree, args, &runs, &elder)?;
     print!("{text}");
-    eprintln!("walkscope: time of the first runs: {}", facts.join(", "));
+    eprintln!("walkscope: {} at a time: {}", args.jobs, times.join(", "));
     tree.save("walks.json", &results(&runs, &args.cost))?;
     tree.save("walks.svg", &plot::svg(&runs, &args.cost))?;
     if let Some(path) = &args.write {
@@ -114,218 +120,60 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), String> {
     Ok(())
 }
 
-/// Where things are.
-struct Tree {
-    root: PathBuf,
-    target: PathBuf,
-    out: PathBuf,
+/// The results of a load.
+struct Done {
+    /// System and guest.
+    name: String,
+    /// The commit of the run, where it is an earlier one.
+    commit: Option<String>,
+    run: Run,
+    /// What it took, with its repetitions.
+    seconds: f64,
 }
 
-impl Tree {
-    fn new(project: &Project) -> Result<Self, String> {
-        let root = project.root().to_path_buf();
-        let target = project
-            .output()
-            .parent()
-            .map(Path::to_path_buf)
-            .unwrap_or_default();
-        let out = target.join("bench");
-        fs::create_dir_all(&out).map_err(|error| format!("{}: {error}", out.display()))?;
-        Ok(Self { root, target, out })
+/// Runs a load, and again as often as is asked for, unless there is a run to take.
+fn measure(
+    tree: &Tree,
+    files: Option<&Files>,
+    args: &BenchArgs,
+    load: Load,
+    last: Option<(String, Run)>,
+) -> Result<Done, String> {
+    let start = Instant::now();
+    let measure = || match files {
+        Some(files) => tree.measure(load, files, args),
+        None => Err("nothing was built".to_owned()),
+    };
+    let (commit, run) = match last {
+        Some((commit, run)) => (Some(commit), run),
+        None => (None, measure()?),
+    };
+    for number in 1..args.repeat {
+        compare(number, &measure()?, &run)?;
     }
-
-    fn cargo(&self, words: &[&str]) -> Result<(), String> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        succeed(Command::new(cargo).args(words).current_dir(&self.root))
-    }
-
-    fn build(&self, systems: &[System], short: bool) -> Result<Files, String> {
-        const TARGET: &str = penumbra::toolchain::TARGET;
-        let cache = self.root.join(".cache/arm64");
-        let (kernel, busybox) = (
-            cache.join("linux-cloud/vmlinuz"),
-            cache.join("busybox/busybox"),
-        );
-        if !kernel.is_file() || !busybox.is_file() || !cache.join("programs").is_dir() {
-            return Err(
-                "the guest is missing: `tools/fetch-arm64 busybox linux-cloud programs` fetches it"
-                    .into(),
-            );
-        }
-        self.cargo(&[
-            "build",
-            "-q",
-            "--release",
-            "-p",
-            "penumbra-walkscope-plugin",
-            "-p",
-            "penumbra",
-        ])?;
-        let workload = [
-            "build",
-            "-q",
-            "--release",
-            "-p",
-            "penumbra-walkscope-workload",
-        ];
-        self.cargo(&[&workload[..], &["--target", TARGET]].concat())?;
-        let files = Files {
-            plugin: self.target.join("release/libwalkscope.so"),
-            initramfs: self.out.join("walks.initramfs.gz"),
-            image: self.target.join("penumbra/penumbra-qemu-virt.img"),
-            kernel,
-        };
-        let script = self.out.join("walks.sh");
-        fs::write(&script, systems::script(short))
-            .map_err(|error| format!("{}: {error}", script.display()))?;
-        let load = self.target.join(TARGET).join("release/walkload");
-        let mut pack = self.penumbra();
-        pack.arg("initramfs").arg("--busybox").arg(&busybox);
-        pack.arg("--script").arg(&script);
-        let mut added = programs::files(&cache.join("programs"))?;
-        added.push((load, "opt/walkload".into()));
-        for (from, to) in added {
-            pack.arg("--add").arg(format!("{}=/{to}", from.display()));
-        }
-        succeed(pack.arg("-o").arg(&files.initramfs))?;
-        if systems.iter().any(|&system| system != System::Bare) {
-            succeed(self.penumbra().arg("build").stdout(Stdio::null()))?;
-        }
-        Ok(files)
-    }
-
-    fn penumbra(&self) -> Command {
-        let mut command = Command::new(self.target.join("release/penumbra"));
-        command.current_dir(&self.root);
-        command
-    }
-
-    /// Packs the guest for Penumbra.
-    fn bundle(&self, system: System, files: &Files) -> Result<String, String> {
-        let bundle = self.out.join(format!("walks-{}.bundle", system.short()));
-        if system != System::Bare {
-            let mut command = self.penumbra();
-            command.args(["image", "--vcpus", "1", "--memory", "1 GiB", "--smp", "2"]);
-            let [backing, paging] = system.guest();
-            let cmdline = if system.compound() {
-                CMDLINE_WAIT
-            } else {
-                CMDLINE
-            };
-            command.args(["--backing", backing, "--paging", paging]);
-            command.args(["--cmdline", cmdline]);
-            command.arg("--kernel").arg(&files.kernel);
-            command.arg("--initrd").arg(&files.initramfs);
-            command.arg("-o").arg(&bundle).stdout(Stdio::null());
-            succeed(&mut command)?;
-        }
-        Ok(bundle.to_string_lossy().into_owned())
-    }
-
-    /// One run of one system.
-    fn measure(&self, system: System, files: &Files, args: &BenchArgs) -> Result<Run, String> {
-        let commit = self.commit();
-        let bundle = self.bundle(system, files)?;
-        let ram = args
-            .scratch
-            .join(format!("walkscope-{}.ram", std::process::id()));
-        let file = fs::File::create(&ram).map_err(|error| format!("{}: {error}", ram.display()))?;
-        file.set_len(system.ram_mib() << 20)
-            .map_err(|error| format!("{}: {error}", ram.display()))?;
-        let out = self
-            .out
-            .join(format!("walks-{}.plugin.json", system.short()));
-        let _ = fs::remove_file(&out);
-        let mut options = format!("out={},cores={}", out.display(), args.cores);
-        if args.cores.contains("@sweep") {
-            options.push_str(",modes=as-is");
-        } else if system != System::Bare {
-            // The synthetic columns are compared on bare metal.
-            options.push_str(",modes=as-is+native");
-        }
-        if args.verify {
-            options.push_str(",verify=on");
-        }
-        let words = systems::arguments(system, files, &bundle, &ram.to_string_lossy(), &options, 3);
-        let mut qemu = Command::new(penumbra::qemu::program());
-        qemu.args(words);
-        let steps: &[console::Step] = if system.compound() {
-            &console::SHOW_PAGING
-        } else {
-            &[]
-        };
-        let printed = console::run(qemu, steps);
-        let _ = fs::remove_file(&ram);
-        let printed = printed?;
-        self.save(&format!("walks-{}.log", system.short()), &printed)?;
-        if !printed.contains(console::DONE) {
-            return Err(format!(
-                "{}: the workloads did not come to their end; the console is in {}",
-                system.name(),
-                self.out
-                    .join(format!("walks-{}.log", system.short()))
-                    .display()
-            ));
-        }
-        let run = figures::read(system.name(), &out)?;
-        self.save(&stamp_name(system), &stamp(&commit, args))?;
-        Ok(run)
-    }
-
-    /// The commit and results of the last run of a system, if it was with these options.
-    fn last(&self, system: System, args: &BenchArgs) -> Option<(String, Run)> {
-        let found = fs::read_to_string(self.out.join(stamp_name(system))).ok()?;
-        let commit = found.split(' ').next()?.to_owned();
-        if found != stamp(&commit, args) {
-            return None;
-        }
-        let file = format!("walks-{}.plugin.json", system.short());
-        let run = figures::read(system.name(), &self.out.join(file)).ok()?;
-        Some((commit, run))
-    }
-
-    fn commit(&self) -> String {
-        first_line(
-            Command::new("git")
-                .args(["describe", "--always", "--dirty"])
-                .current_dir(&self.root),
-        )
-    }
-
-    fn save(&self, name: &str, text: &str) -> Result<(), String> {
-        let path = self.out.join(name);
-        fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))
-    }
+    let (system, guest) = load;
+    Ok(Done {
+        name: format!("{}{}", system.short(), guest.suffix()),
+        commit,
+        run,
+        seconds: start.elapsed().as_secs_f64(),
+    })
 }
 
-/// What a run was of.
-fn stamp(commit: &str, args: &BenchArgs) -> String {
-    format!("{commit} short={} cores={}\n", args.short, args.cores)
-}
-
-fn stamp_name(system: System) -> String {
-    format!("walks-{}.stamp", system.short())
-}
-
-fn succeed(command: &mut Command) -> Result<(), String> {
-    let name = Path::new(command.get_program()).display().to_string();
-    match command.status() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("{name} failed ({status})")),
-        Err(error) => Err(format!("cannot start {name}: {error}")),
+/// Two runs must have the same counts. What comes after the last window depends on when the shell's commands come.
+fn compare(number: u32, again: &Run, first: &Run) -> Result<(), String> {
+    if again.tests == first.tests {
+        return Ok(());
     }
-}
-
-fn first_line(command: &mut Command) -> String {
-    let output = command
-        .output()
-        .map(|output| output.stdout)
-        .unwrap_or_default();
-    String::from_utf8_lossy(&output)
-        .lines()
-        .next()
-        .unwrap_or("unknown")
-        .to_owned()
+    let differs = |number: &&u64| again.tests.get(number) != first.tests.get(number);
+    let tests = first.tests.keys().filter(differs);
+    let names: Vec<String> = tests.map(|number| systems::describes(*number)).collect();
+    Err(format!(
+        "run {} of {} differs from the first in: {}",
+        number + 1,
+        first.system,
+        names.join(", ")
+    ))
 }
 
 /// The document with the tables.

@@ -14,6 +14,9 @@ pub(crate) const SHOW_PAGING: [Step; 4] = [
     ("console of guest 1", "\n"),
 ];
 
+/// Ends QEMU: a board does not go off with a guest of Xen's.
+pub(crate) const QUIT: [Step; 1] = [(DONE, "\x01x")];
+
 /// The guest's last words.
 pub(crate) const DONE: &str = "walkscope: done";
 

@@ -21,6 +21,16 @@ pub(crate) struct Cell {
     pub(crate) reach_entries: u64,
 }
 
+/// Adds misses and reads, column by column.
+fn merge(cells: &mut Vec<Cell>, others: &[Cell]) {
+    cells.resize(others.len(), Cell::default());
+    for (cell, other) in cells.iter_mut().zip(others) {
+        cell.misses += other.misses;
+        cell.stage1_reads += other.stage1_reads;
+        cell.stage2_reads += other.stage2_reads;
+    }
+}
+
 /// An address space: VMID, root of the tables, ASID. The half that all processes share has no ASID.
 pub(crate) type SpaceKey = (u64, String, Option<u64>);
 
@@ -42,6 +52,11 @@ impl Part {
             cell.add(found)?;
         }
         Some(())
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.instructions += other.instructions;
+        merge(&mut self.cells, &other.cells);
     }
 
     /// Misses for a thousand of its instructions.
@@ -93,12 +108,7 @@ impl Test {
         for (reason, count) in &other.exits {
             *self.exits.entry(reason.clone()).or_default() += count;
         }
-        self.cells.resize(other.cells.len(), Cell::default());
-        for (cell, more) in self.cells.iter_mut().zip(&other.cells) {
-            cell.misses += more.misses;
-            cell.stage1_reads += more.stage1_reads;
-            cell.stage2_reads += more.stage2_reads;
-        }
+        merge(&mut self.cells, &other.cells);
     }
 
     pub(crate) fn all_exits(&self) -> u64 {
@@ -151,6 +161,28 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Adds the run of another guest on the same system: its test 0 is `boot` here.
+    ///
+    /// # Errors
+    /// A sentence: the models differ.
+    pub(crate) fn merge(&mut self, other: Self, boot: u64) -> Result<(), String> {
+        if self.columns.is_empty() {
+            self.columns = other.columns;
+        } else if self.columns != other.columns {
+            return Err(format!("the runs of {} have different models", self.system));
+        }
+        for (number, test) in other.tests {
+            self.tests
+                .insert(if number == 0 { boot } else { number }, test);
+        }
+        for (vmid, part) in other.partitions {
+            self.partitions.entry(vmid).or_default().merge(&part);
+        }
+        self.faults += other.faults;
+        self.events += other.events;
+        Ok(())
+    }
+
     /// The workloads together, for one figure: all tests that `counts` admits.
     pub(crate) fn total(&self, counts: impl Fn(u64) -> bool) -> Test {
         let mut total = Test::default();
@@ -287,6 +319,20 @@ pub(crate) mod tests {
         assert_eq!(run.partitions[&1].instructions, 6);
         assert_eq!(test.cells[0].regions["kernel_linear"], 20);
         assert_eq!(run.column("cortex-a72", "as-is"), Some(0));
+    }
+
+    #[test]
+    fn the_runs_of_two_guests_become_one() {
+        let mut second = example();
+        let test = second.tests.remove(&3).unwrap();
+        second.tests.insert(0, test.clone());
+        let mut run = Run::default();
+        run.merge(example(), 0).unwrap();
+        run.merge(second.clone(), 18).unwrap();
+        assert_eq!((&run.tests[&3], &run.tests[&18]), (&test, &test));
+        assert_eq!((run.partitions[&0].instructions, run.events), (2400, 18));
+        second.columns.clear();
+        assert!(run.merge(second, 18).is_err());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! `walkscope`: runs guests under QEMU with the plugin that models their MMU, and reports what walks cost.
 //!
 //! - [`bench`]: the systems and workloads of `just bench walks`, as initramfs and QEMU command lines.
-//! - [`console`]: a run of QEMU.
+//! - [`guest`]: the guests that they are measured with. [`xen`]: how Xen is given one.
+//! - [`tree`]: what is built and run. [`jobs`]: several at a time. [`console`]: a run of QEMU.
 //! - [`figures`]: the plugin's results, and the linear model that turns reads into a share of time.
 //! - [`programs`]: Debian's programs and their libraries, for the guest.
 //! - [`table`], [`spaces`], [`sweep`], [`plot`]: what people read.
@@ -10,12 +11,16 @@
 mod bench;
 mod console;
 mod figures;
+mod guest;
+mod jobs;
 mod plot;
 mod programs;
 mod spaces;
 mod sweep;
 mod systems;
 mod table;
+mod tree;
+mod xen;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

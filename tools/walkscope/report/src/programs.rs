@@ -10,10 +10,11 @@ use elf::endian::LittleEndian;
 
 /// Programs: where they lie in the packages, and in the guest. Debian's redis server is the program
 /// that also checks dumps: it goes by its name.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("usr/bin/redis-check-rdb", "bin/redis-server"),
     ("usr/bin/redis-benchmark", "bin/redis-benchmark"),
     ("usr/bin/sqlite3", "bin/sqlite3"),
+    ("usr/bin/cyclictest", "bin/cyclictest"),
     (
         "usr/lib/xapian-examples/examples/simpleindex",
         "bin/simpleindex",

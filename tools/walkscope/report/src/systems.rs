@@ -4,8 +4,11 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
+use crate::guest::Guest;
+use crate::xen;
+
 /// What a workload is called, by the number of its test.
-pub(crate) const WORKLOADS: [(u64, &str); 17] = [
+pub(crate) const WORKLOADS: [(u64, &str); 22] = [
     (0, "boot"),
     (1, "cat to a pipe"),
     (2, "tar to tar (pipe)"),
@@ -23,6 +26,11 @@ pub(crate) const WORKLOADS: [(u64, &str); 17] = [
     (14, "redis: GET, pipelined"),
     (15, "sqlite, mapped database"),
     (16, "xapian, searches"),
+    (18, "boot, PREEMPT_RT"),
+    (17, "cyclictest, PREEMPT_RT"),
+    (21, "start, no operating system"),
+    (19, "static 4 KiB tables, random access"),
+    (20, "static 4 KiB tables, 32 tasks"),
 ];
 
 /// What a test is called.
@@ -31,9 +39,9 @@ pub(crate) fn describes(number: u64) -> String {
     known.map_or_else(|| format!("test {number}"), |(_, name)| (*name).to_owned())
 }
 
-/// Whether a test is part of the total: the boot is as long as all others together, and the check is no load.
+/// Whether a test is part of the total: a boot is as long as all others together, and the check is no load.
 pub(crate) fn counts(number: u64) -> bool {
-    !matches!(number, 0 | 12)
+    !matches!(number, 0 | 12 | 18 | 21)
 }
 
 /// The script that the guest runs at the end of its start-up.
@@ -43,6 +51,15 @@ w=/opt/walkload
 $w 0 off
 $w 0 seed
 sleep SETTLE
+finish() {
+    echo walkscope: done
+    grep -q walkscope.wait /proc/cmdline && read line
+    poweroff -f
+}
+if grep -q PREEMPT_RT /proc/version; then
+    $w 17 on; cyclictest -q -m -p 90 -i 1000 -l LATENCIES; $w 17 off
+    finish
+fi
 dd if=/dev/zero of=/tmp/data bs=1M count=MIB 2>/dev/null
 dd if=/tmp/data of=/tmp/part bs=1M count=PART 2>/dev/null
 mkdir -p /tmp/tree
@@ -97,9 +114,7 @@ while [ $i -lt QUERIES ]; do
     i=$((i + 1))
 done
 $w 16 off
-echo walkscope: done
-grep -q walkscope.wait /proc/cmdline && read line
-poweroff -f
+finish
 ";
 
 /// Virtual seconds between the boot and the first workload, in which the manager's policy settles. An idle guest's time
@@ -108,7 +123,7 @@ const SETTLE_SECONDS: u32 = 20;
 
 /// The script at full size, or about a tenth of it: 32 MB instead of 256, and smaller counts.
 pub(crate) fn script(short: bool) -> String {
-    let sizes: [(&str, u32, u32); 18] = [
+    let sizes: [(&str, u32, u32); 19] = [
         ("SETTLE", SETTLE_SECONDS, SETTLE_SECONDS),
         ("BYTES", 256 << 20, 32 << 20),
         ("MIB", 256, 32),
@@ -127,6 +142,7 @@ pub(crate) fn script(short: bool) -> String {
         ("LOOKUPS", 40_000, 2000),
         ("DOCUMENTS", 1200, 60),
         ("QUERIES", 40, 3),
+        ("LATENCIES", 5000, 500),
     ];
     sizes
         .iter()
@@ -144,6 +160,10 @@ pub(crate) enum System {
     Reserved,
     /// Penumbra with thin memory.
     Thin,
+    /// Xen without a dom0.
+    Xen,
+    /// Penumbra with reserved memory, paging `shadow`.
+    Shadow,
     /// Penumbra with reserved memory, paging `compound`.
     CompoundReserved,
     /// Penumbra with thin memory, paging `compound`.
@@ -152,10 +172,12 @@ pub(crate) enum System {
 
 impl System {
     /// All, in the order of the tables.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Bare,
         Self::Reserved,
         Self::Thin,
+        Self::Xen,
+        Self::Shadow,
         Self::CompoundReserved,
         Self::CompoundThin,
     ];
@@ -166,6 +188,8 @@ impl System {
             Self::Bare => "bare metal",
             Self::Reserved => "Penumbra nested, reserved",
             Self::Thin => "Penumbra nested, thin",
+            Self::Xen => "Xen dom0less",
+            Self::Shadow => "Penumbra shadow, reserved",
             Self::CompoundReserved => "Penumbra compound, reserved",
             Self::CompoundThin => "Penumbra compound, thin",
         }
@@ -177,6 +201,8 @@ impl System {
             Self::Bare => "bare",
             Self::Reserved => "reserved",
             Self::Thin => "thin",
+            Self::Xen => "xen",
+            Self::Shadow => "shadow",
             Self::CompoundReserved => "compound-reserved",
             Self::CompoundThin => "compound-thin",
         }
@@ -185,8 +211,9 @@ impl System {
     /// Backing and paging of the guest, as `penumbra image` takes them.
     pub(crate) fn guest(self) -> [&'static str; 2] {
         match self {
-            Self::Bare | Self::Reserved => ["reserved", "nested"],
+            Self::Bare | Self::Xen | Self::Reserved => ["reserved", "nested"],
             Self::Thin => ["thin", "nested"],
+            Self::Shadow => ["reserved", "shadow"],
             Self::CompoundReserved => ["reserved", "compound"],
             Self::CompoundThin => ["thin", "compound"],
         }
@@ -194,12 +221,26 @@ impl System {
 
     /// Whether something stands for the guest's tables.
     pub(crate) fn compound(self) -> bool {
-        matches!(self, Self::CompoundReserved | Self::CompoundThin)
+        matches!(
+            self,
+            Self::Shadow | Self::CompoundReserved | Self::CompoundThin
+        )
     }
 
     /// Cores of the board: the manager has one of its own.
     pub(crate) fn cores(self) -> usize {
-        if self == Self::Bare { 1 } else { 2 }
+        if self.penumbra() { 2 } else { 1 }
+    }
+
+    /// Whether it is Penumbra.
+    pub(crate) fn penumbra(self) -> bool {
+        !matches!(self, Self::Bare | Self::Xen)
+    }
+
+    /// Whether it can run a guest: the one without an operating system wants the devices where QEMU's board and
+    /// Penumbra's guests have them.
+    pub(crate) fn takes(self, guest: Guest) -> bool {
+        self != Self::Xen || guest.linux()
     }
 
     /// RAM of the board in MiB; the guest has 1 GiB everywhere.
@@ -212,60 +253,111 @@ impl System {
 #[derive(Clone, Debug)]
 pub(crate) struct Files {
     pub(crate) plugin: PathBuf,
-    pub(crate) kernel: PathBuf,
+    /// The folder of the fetched kernels.
+    pub(crate) kernels: PathBuf,
+    /// The guest without an operating system.
+    pub(crate) payload: PathBuf,
     pub(crate) initramfs: PathBuf,
     pub(crate) image: PathBuf,
+    pub(crate) xen: PathBuf,
 }
 
-/// QEMU's arguments: the recipe that makes two runs equal, RAM in a file, the plugin.
-pub(crate) fn arguments(
-    system: System,
-    files: &Files,
-    bundle: &str,
-    ram: &str,
-    plugin_options: &str,
-    gic: u8,
-) -> Vec<String> {
-    let megabytes = system.ram_mib();
+impl Files {
+    /// The guest's program.
+    pub(crate) fn kernel(&self, guest: Guest) -> PathBuf {
+        match guest.kernel() {
+            Some(folder) => self.kernels.join(folder).join("vmlinuz"),
+            None => self.payload.clone(),
+        }
+    }
+}
+
+/// QEMU's arguments for a system's board, with more properties of the machine.
+pub(crate) fn board(system: System, more: &str) -> Vec<String> {
     let virtualization = if system == System::Bare { "off" } else { "on" };
-    let mut words: Vec<String> = [
-        "-object",
-        &format!("memory-backend-file,id=m,size={megabytes}M,mem-path={ram},share=on"),
+    let machine =
+        format!("virt,virtualization={virtualization},gic-version=3,dtb-randomness=off{more}");
+    [
         "-machine",
-        &format!(
-            "virt,virtualization={virtualization},gic-version={gic},memory-backend=m,dtb-randomness=off"
-        ),
+        &machine,
         "-cpu",
         "cortex-a72",
         "-smp",
         &system.cores().to_string(),
         "-m",
-        &format!("{megabytes}M"),
+        &format!("{}M", system.ram_mib()),
         "-nic",
         "none",
         "-display",
         "none",
         "-monitor",
         "none",
-        "-serial",
-        "stdio",
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+/// QEMU's arguments: the recipe that makes two runs equal, RAM in a file, the plugin.
+pub(crate) fn arguments(
+    (system, guest): (System, Guest),
+    files: &Files,
+    short: bool,
+    bundle: &str,
+    ram: &str,
+    plugin_options: &str,
+) -> Vec<String> {
+    let mut words = board(system, ",memory-backend=m");
+    let megabytes = system.ram_mib();
+    words.extend([
+        "-object".into(),
+        format!("memory-backend-file,id=m,size={megabytes}M,mem-path={ram},share=on"),
+    ]);
+    // The way to end QEMU from the console.
+    let serial = if system == System::Xen {
+        "mon:stdio"
+    } else {
+        "stdio"
+    };
+    words.extend(["-serial".into(), serial.into()]);
+    let equal = [
         "-icount",
         "shift=0,sleep=off",
         "-seed",
         "1",
         "-rtc",
         "base=2026-01-01,clock=vm",
-    ]
-    .map(str::to_owned)
-    .to_vec();
+    ];
+    words.extend(equal.map(str::to_owned));
     let path = |path: &PathBuf| path.to_string_lossy().into_owned();
-    if system == System::Bare {
-        words.extend(["-kernel".into(), path(&files.kernel)]);
-        words.extend(["-initrd".into(), path(&files.initramfs)]);
-        words.extend(["-append".into(), CMDLINE.into()]);
-    } else {
-        words.extend(["-kernel".into(), path(&files.image)]);
-        words.extend(["-initrd".into(), bundle.into()]);
+    let loader = |file: PathBuf, at: u64| {
+        let file = path(&file);
+        [
+            "-device".into(),
+            format!("loader,file={file},addr={at:#x},force-raw=on"),
+        ]
+    };
+    match system {
+        System::Bare => {
+            words.extend(["-kernel".into(), path(&files.kernel(guest))]);
+            if guest.linux() {
+                words.extend(["-initrd".into(), path(&files.initramfs)]);
+            }
+            words.extend(["-append".into(), guest.cmdline(false, short)]);
+        }
+        System::Xen => {
+            words.extend([
+                "-kernel".into(),
+                path(&files.xen),
+                "-dtb".into(),
+                bundle.into(),
+            ]);
+            words.extend(loader(files.kernel(guest), xen::KERNEL));
+            words.extend(loader(files.initramfs.clone(), xen::INITRAMFS));
+        }
+        _ => {
+            words.extend(["-kernel".into(), path(&files.image)]);
+            words.extend(["-initrd".into(), bundle.into()]);
+        }
     }
     let plugin = path(&files.plugin);
     let smp = system.cores();
@@ -275,12 +367,6 @@ pub(crate) fn arguments(
     ]);
     words
 }
-
-/// The guest's command line.
-pub(crate) const CMDLINE: &str = "console=ttyAMA0 nokaslr";
-
-/// The same for a guest that waits for a line of input before it goes off.
-pub(crate) const CMDLINE_WAIT: &str = "console=ttyAMA0 nokaslr walkscope.wait";
 
 #[cfg(test)]
 mod tests {
@@ -296,7 +382,10 @@ mod tests {
             );
         }
         for (number, name) in WORKLOADS {
-            assert!(SCRIPT.contains(&format!("$w {number} ")), "{name}");
+            let scripted = SCRIPT.contains(&format!("$w {number} "));
+            let by_others =
+                Guest::ALL.iter().any(|g| g.boot() == number) || [19, 20].contains(&number);
+            assert!(scripted || by_others, "{name}");
         }
     }
 
@@ -304,14 +393,28 @@ mod tests {
     fn bare_metal_has_no_el2_and_a_hypervisor_has_a_bundle() {
         let files = Files {
             plugin: "p.so".into(),
-            kernel: "k".into(),
+            kernels: "k".into(),
+            payload: "p.bin".into(),
             initramfs: "i".into(),
             image: "img".into(),
+            xen: "x".into(),
         };
-        let line = |system| arguments(system, &files, "b", "/r", "out=o", 3).join(" ");
-        let bare = line(System::Bare);
-        assert!(bare.contains("virtualization=off") && bare.contains("-initrd i -append"));
-        let thin = line(System::Thin);
+        let line =
+            |system, guest| arguments((system, guest), &files, true, "b", "/r", "out=o").join(" ");
+        let bare = line(System::Bare, Guest::Linux);
+        assert!(bare.contains("virtualization=off") && bare.contains("-initrd i -append console="));
+        assert!(bare.contains("-kernel k/linux-cloud/vmlinuz"));
+        let bare = line(System::Bare, Guest::Static);
+        assert!(
+            bare.contains("-kernel p.bin -append accesses=20000 ") && !bare.contains("-initrd")
+        );
+        let xen = line(System::Xen, Guest::Linux);
+        assert!(
+            xen.contains("virtualization=on")
+                && xen.contains("-kernel x -dtb b -device loader,file=k/")
+        );
+        assert!(!System::Xen.takes(Guest::Static));
+        let thin = line(System::Thin, Guest::Realtime);
         assert!(thin.contains("virtualization=on") && thin.contains("-kernel img -initrd b"));
         assert!(thin.contains("p.so,ram=/r:0x40000000,smp=2,out=o"));
     }

@@ -1,0 +1,64 @@
+//! The guests that a system is measured with. Each boots by itself; their tests become one run.
+
+use clap::ValueEnum;
+
+/// A guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Guest {
+    /// The release's kernel, with most of the loads.
+    Linux,
+    /// Linux with PREEMPT_RT and cyclictest.
+    Realtime,
+    /// No operating system: tables of 4 KiB pages that never change.
+    Static,
+}
+
+/// `accesses`, `rounds` and `settle_us` of the static guest: at full size, and short.
+const STATIC_FULL: &str = "accesses=150000 rounds=200 settle_us=20000000";
+const STATIC_SHORT: &str = "accesses=20000 rounds=20 settle_us=20000000";
+
+impl Guest {
+    pub(crate) const ALL: [Self; 3] = [Self::Linux, Self::Realtime, Self::Static];
+
+    /// What it adds to the names of files.
+    pub(crate) fn suffix(self) -> &'static str {
+        match self {
+            Self::Linux => "",
+            Self::Realtime => "-realtime",
+            Self::Static => "-static",
+        }
+    }
+
+    /// The number under which its boot is reported; every guest's own number for it is 0.
+    pub(crate) fn boot(self) -> u64 {
+        match self {
+            Self::Linux => 0,
+            Self::Realtime => 18,
+            Self::Static => 21,
+        }
+    }
+
+    /// The folder of its kernel among the fetched files.
+    pub(crate) fn kernel(self) -> Option<&'static str> {
+        match self {
+            Self::Linux => Some("linux-cloud"),
+            Self::Realtime => Some("linux-rt"),
+            Self::Static => None,
+        }
+    }
+
+    /// Whether it boots the initramfs with the script.
+    pub(crate) fn linux(self) -> bool {
+        self.kernel().is_some()
+    }
+
+    /// Its command line. A guest that is told to wait goes off only after a line of input.
+    pub(crate) fn cmdline(self, wait: bool, short: bool) -> String {
+        match self {
+            Self::Static if short => STATIC_SHORT.to_owned(),
+            Self::Static => STATIC_FULL.to_owned(),
+            _ if wait => "console=ttyAMA0 nokaslr walkscope.wait".to_owned(),
+            _ => "console=ttyAMA0 nokaslr".to_owned(),
+        }
+    }
+}
