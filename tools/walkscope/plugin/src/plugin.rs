@@ -10,6 +10,7 @@ use penumbra_walkscope_model::{Access, Operation, Scope};
 
 use crate::decode::{self, Kind, Written};
 use crate::ram::Ram;
+use crate::running::Running;
 use crate::state::{CORES, INTERRUPT, Totals, Window};
 use crate::{options, output, registers};
 
@@ -34,6 +35,7 @@ struct State {
 }
 
 static STATE: Mutex<Option<State>> = Mutex::new(None);
+static RUNNING: Running = Running::new();
 static FRONTS: [Front; CORES] = [const { Front::new() }; CORES];
 
 /// What lets most callbacks of a core end without the lock. Only the core's own thread writes it (with `-icount` one
@@ -205,15 +207,19 @@ fn block(data: *mut c_void) -> &'static Block {
 
 /// Before a block runs.
 extern "C" fn entered(core: c_uint, data: *mut c_void) {
-    let (core, block) = (core as usize, block(data));
-    let Some(front) = FRONTS.get(core) else {
-        return;
-    };
+    let (mut core, block) = (core as usize, block(data));
     let mut level = block.level.load(Ordering::Relaxed);
-    if level == UNKNOWN {
+    let first = level == UNKNOWN;
+    if first {
         level = u8::try_from(registers::read(core, registers::CPSR) >> 2 & 3).unwrap_or(0);
         block.level.store(level, Ordering::Relaxed);
     }
+    if level >= 2 {
+        core = running(core, first);
+    }
+    let Some(front) = FRONTS.get(core) else {
+        return;
+    };
     // Blocks are shared between virtual addresses of one frame, so the address at run time counts.
     // The kernel's upper half has no such aliases, and of EL2 no address is wanted.
     let start = if level >= 2 || level == 1 && block.start >> 55 & 1 != 0 {
@@ -256,6 +262,12 @@ extern "C" fn entered(core: c_uint, data: *mut c_void) {
         state.scope.access(core, last, Access::Fetch, &state.ram);
     }
     front.fetch_page.store(last / PAGE, Ordering::Relaxed);
+}
+
+/// The core that runs a block of EL2.
+fn running(reported: usize, first: bool) -> usize {
+    let tpidr = registers::read(reported, registers::TPIDR_EL2);
+    RUNNING.core(tpidr, reported, first)
 }
 
 impl State {
@@ -340,10 +352,14 @@ extern "C" fn accessed(core: c_uint, _facts: u32, va: u64, data: *mut c_void) {
 extern "C" fn executed(core: c_uint, data: *mut c_void) {
     // SAFETY: `translated` passes instructions that live for ever, and nothing else.
     let special = unsafe { &*data.cast::<Special>() };
-    let core = core as usize;
+    let at_el1 = special.block.level.load(Ordering::Relaxed) < 2;
+    let core = if at_el1 {
+        core as usize
+    } else {
+        running(core as usize, false)
+    };
     let Some(mut guard) = state() else { return };
     let Some(state) = guard.as_mut() else { return };
-    let at_el1 = special.block.level.load(Ordering::Relaxed) < 2;
     match special.kind {
         Kind::Write(written) => {
             if written != Written::ContextId

@@ -8,7 +8,7 @@ use crate::state::CORES;
 use penumbra_walkscope_model::Regime;
 
 /// The registers that are read, by QEMU's names.
-const NAMES: [&[u8]; 10] = [
+const NAMES: [&[u8]; 11] = [
     b"cpsr",
     b"pc",
     b"TTBR0_EL1",
@@ -19,11 +19,13 @@ const NAMES: [&[u8]; 10] = [
     b"VTTBR_EL2",
     b"VTCR_EL2",
     b"ESR_EL2",
+    b"TPIDR_EL2",
 ];
 /// Indices into [`NAMES`].
 pub(crate) const CPSR: usize = 0;
 pub(crate) const PC: usize = 1;
 pub(crate) const ESR_EL2: usize = 9;
+pub(crate) const TPIDR_EL2: usize = 10;
 const FIRST_GENERAL: usize = NAMES.len();
 const COUNT: usize = FIRST_GENERAL + 31;
 
