@@ -1,6 +1,6 @@
 //! `walkscope`: runs guests under QEMU with the plugin that models their MMU, and reports what walks cost.
 //!
-//! - [`bench`]: the systems and workloads of `just bench walks`, as initramfs and QEMU command lines.
+//! - [`mod@bench`]: the systems and workloads of `just bench walks`, as initramfs and QEMU command lines.
 //! - [`guest`]: the guests that they are measured with. [`xen`]: how Xen is given one.
 //! - [`tree`]: what is built and run. [`jobs`]: several at a time. [`console`]: a run of QEMU.
 //! - [`figures`]: the plugin's results, and the linear model that turns reads into a share of time.
