@@ -7,8 +7,7 @@ use penumbra_suites::case::{Case, run_all};
 use penumbra_suites::workshop::Workshop;
 use penumbra_suites::{bench, bench_paging, bench_reset, bench_wakeups, cases};
 
-const USAGE: &str =
-    "usage: penumbra-suites quick | full | list | one NAME... | soak RESTARTS KILLS
+const USAGE: &str = "usage: penumbra-suites quick | full | list | one NAME... | soak RESTARTS KILLS
        penumbra-suites bench-events | bench-boot | bench-reset | bench-paging | bench-wakeups
 NAME may be the beginning of names.";
 
