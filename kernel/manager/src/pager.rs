@@ -269,8 +269,9 @@ impl Pager {
         }
         let now_ms = self.ms(now);
         if self.go_on_moving(hv, vm, now_ms) {
+            // Moving holds nobody; others on this core have it for half as long as it took.
             let end = hv.now();
-            self.pause(hv, end);
+            self.next = Some(end.saturating_add(end.saturating_sub(now) / 2));
             return Ok(());
         }
         if self.survey.is_none() && self.due.is_some_and(|due| due > now) {
