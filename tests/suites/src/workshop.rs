@@ -29,6 +29,9 @@ const PAYLOADS: [&str; 8] = [
     "traps", "events", "crash", "twin", "device", "attack", "window", "refused",
 ];
 
+/// Bare-metal guests of `guests` that scenarios of the project name.
+const GUESTS: [&str; 1] = ["periodic"];
+
 /// Where QEMU puts an arm64 Image with text offset 0: the first MiB is kept for the loader.
 pub(crate) const LOAD_ADDRESS: u64 = 0x4020_0000;
 
@@ -130,6 +133,9 @@ impl Workshop {
         };
         for payload in PAYLOADS {
             workshop.flatten(payload)?;
+        }
+        for guest in GUESTS {
+            build::guest(&workshop.project, guest).map_err(|p| sentence(&p))?;
         }
         workshop.pack_load()?;
         Ok(workshop)
@@ -369,12 +375,11 @@ impl Workshop {
         Board::start(self.command(setup, Some(&bundle)))
     }
 
-    /// Starts a board with a scenario of the project, with the bare-metal guests that it may name.
+    /// Starts a board with a scenario of the project.
     ///
     /// # Errors
     /// As `boot`.
     pub fn boot_scenario(&self, name: &str, path: &str, setup: &Setup) -> Result<Board, String> {
-        build::guest(&self.project, "periodic").map_err(|p| sentence(&p))?;
         let bundle = self.bundle_of(name, &self.project.root().join(path), setup)?;
         Board::start(self.command(setup, Some(&bundle)))
     }

@@ -103,7 +103,8 @@ const LARGEST_EL2: u64 = 320 << 10;
 /// Writes the loadable bytes of an ELF file. A result that did not change keeps its time stamp, so
 /// that what embeds it is not built again.
 fn flatten(project: &Project, elf: &Path, flat: &Path) -> Result<(), Problem> {
-    let fresh = flat.with_extension("new");
+    // Others may be at it at the same time.
+    let fresh = flat.with_extension(format!("{}.new", std::process::id()));
     run(project
         .llvm("llvm-objcopy")?
         .args(["-O", "binary"])
