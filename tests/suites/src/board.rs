@@ -107,6 +107,21 @@ impl Board {
             .map_err(|error| format!("cannot type: {error}"))
     }
 
+    /// Types a command, unless it is empty, and waits for its answers, one after the other.
+    ///
+    /// # Errors
+    /// As [`Self::send`] and [`Self::expect`]; the latter with the command before it.
+    pub fn ask(&mut self, command: &str, answers: &[&str], limit: Duration) -> Result<(), String> {
+        if !command.is_empty() {
+            self.send(command)?;
+        }
+        for answer in answers {
+            self.expect(answer, limit)
+                .map_err(|why| format!("`{command}`: {why}"))?;
+        }
+        Ok(())
+    }
+
     /// Waits until the board is off; returns all that its console printed.
     ///
     /// # Errors

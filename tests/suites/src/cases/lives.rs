@@ -208,13 +208,7 @@ impl Neighbour {
             self.board.send("\x1ds")?;
             self.board.expect("penumbra> ", LIMIT)?;
         }
-        self.board.send(command)?;
-        for answer in answers {
-            self.board
-                .expect(answer, LIMIT)
-                .map_err(|why| format!("`{command}`: {why}"))?;
-        }
-        Ok(())
+        self.board.ask(command, answers, LIMIT)
     }
 
     /// Gives a command to the operator's shell; what comes between two texts.

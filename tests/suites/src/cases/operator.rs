@@ -86,14 +86,7 @@ pub(super) fn shell(w: &Workshop, name: &str, setup: &Setup) -> Result<(), Strin
         ("poweroff", &["one, two would lose power"]),
         ("poweroff now", &["the operator switches the board off"]),
     ] {
-        if !command.is_empty() {
-            board.send(command)?;
-        }
-        for answer in answers {
-            board
-                .expect(answer, LIMIT)
-                .map_err(|why| format!("`{command}`: {why}"))?;
-        }
+        board.ask(command, answers, LIMIT)?;
     }
     board.off(LIMIT).map(drop)
 }

@@ -138,7 +138,7 @@ pub(super) fn kernel_map(
         ),
         ("audit", &["every frame that a VM sees is its own"]),
     ] {
-        ask(&mut board, command, answers)?;
+        board.ask(command, answers, LIMIT)?;
     }
     await_shadows(&mut board, mode)?;
     for (command, answers) in [
@@ -152,19 +152,9 @@ pub(super) fn kernel_map(
         ("echo still-$((40 + 3))", &["still-43"]),
         ("poweroff", &["guest 'linux' is off"]),
     ] {
-        ask(&mut board, command, answers)?;
+        board.ask(command, answers, LIMIT)?;
     }
     board.off(LIMIT).map(drop)
-}
-
-fn ask(board: &mut Board, command: &str, answers: &[&str]) -> Result<(), String> {
-    board.send(command)?;
-    for answer in answers {
-        board
-            .expect(answer, LIMIT)
-            .map_err(|why| format!("`{command}`: {why}"))?;
-    }
-    Ok(())
 }
 
 /// What `paging show` shows.

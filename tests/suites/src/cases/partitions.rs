@@ -93,14 +93,7 @@ fn partitions(w: &Workshop, name: &str, setup: &Setup) -> Result<(), String> {
         ("poweroff", &["linux, rt-linux, periodic would lose power"]),
         ("poweroff now", &["the operator switches the board off"]),
     ] {
-        if !command.is_empty() {
-            board.send(command)?;
-        }
-        for answer in answers {
-            board
-                .expect(answer, LIMIT)
-                .map_err(|why| format!("`{command}`: {why}"))?;
-        }
+        board.ask(command, answers, LIMIT)?;
     }
     board.off(LIMIT).map(drop)
 }
