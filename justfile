@@ -21,8 +21,8 @@ run *ARGS:
 scenarios:
     for scenario in guest-configs/*.toml; do {{ tool }} check --no-files "$scenario" || exit 1; done
 
-# Everything that needs no QEMU: format, lints, host tests, documentation, layers, panics.
-check: fmt clippy unit doc layer-check panic-check scenarios
+# Everything that needs no QEMU: format, lints, host tests, documentation, layers, panics, EL2's stack.
+check: fmt clippy unit doc layer-check panic-check stack-check scenarios
 
 # Formatting.
 fmt:
@@ -57,6 +57,11 @@ layer-check:
 panic-check:
     {{ tool }} panic-check
     {{ tool }} panic-check --platform rpi4
+
+# EL2's deepest path of calls fits its stack.
+stack-check:
+    {{ tool }} stack-check
+    {{ tool }} stack-check --platform rpi4
 
 # What `tools/dev test` runs: the checks and the quick suites.
 test: check

@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Size(PlatformArgs),
     /// Check that no panic is left in the built image but the allowed ones.
     PanicCheck(PanicArgs),
+    /// Check that the deepest path of calls in the built image fits a core's stack.
+    StackCheck(PlatformArgs),
 }
 
 /// A scenario, and changes to its first guest.

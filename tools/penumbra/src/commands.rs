@@ -1,40 +1,32 @@
 //! What each sub-command does.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use penumbra::build::{self, Built};
+use penumbra::build;
 use penumbra::card;
 use penumbra::hardware;
 use penumbra::initramfs::{self, Contents};
 use penumbra::paging_sim::{self, Limits};
-use penumbra::panics;
 use penumbra::problem::{Problem, Problems};
 use penumbra::qemu::{self, Board, Machine, Outcome, Rpi4};
-use penumbra::report;
 use penumbra::scenario::{File, Scenario, size};
 use penumbra::toolchain::Project;
 use penumbra_bundle::{Backing, PagingChanges, PagingMode};
 use penumbra_manager::paging::policy::Mode;
 
+use crate::checks;
 use crate::cli::{
     BackingArg, BoardArg, CardArgs, CheckArgs, Command, DEFAULT_CPU, DEFAULT_GIC,
     DEFAULT_RAM_BYTES, DEFAULT_SCENARIO, ImageArgs, InitramfsArgs, ONE_GUEST_SCENARIO, PagingArg,
-    PagingSimArgs, PanicArgs, RunArgs, ScenarioArgs,
+    PagingSimArgs, RunArgs, ScenarioArgs,
 };
+use crate::say::say;
 
 /// Where tools/fetch-arm64 puts the Raspberry Pi 4's firmware.
 const RPI4_FIRMWARE: &str = ".cache/arm64/rpi4/firmware";
-
-/// Prints a line. A reader that has gone away (`| head`) is no reason to panic.
-macro_rules! say {
-    ($($argument:tt)*) => {{
-        let _ = writeln!(std::io::stdout(), $($argument)*);
-    }};
-}
 
 /// Executes a sub-command.
 pub(crate) fn execute(command: Command) -> Result<ExitCode, Problems> {
@@ -59,8 +51,9 @@ pub(crate) fn execute(command: Command) -> Result<ExitCode, Problems> {
         Command::Run(args) => return run(&args),
         Command::Initramfs(args) => initramfs(&args)?,
         Command::PagingSim(args) => paging_sim(&args)?,
-        Command::Size(args) => print_size(&Project::find()?, &args.platform)?,
-        Command::PanicCheck(args) => return panic_check(&args),
+        Command::Size(args) => checks::size(&args.platform)?,
+        Command::PanicCheck(args) => return checks::panics(&args),
+        Command::StackCheck(args) => return checks::stack(&args.platform),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -152,7 +145,7 @@ fn paging_sim(args: &PagingSimArgs) -> Result<(), Problem> {
     };
     // A console may show any bytes.
     let shown = paging_sim::simulate(&String::from_utf8_lossy(&text), &limits)?;
-    let _ = write!(std::io::stdout(), "{shown}");
+    say!("{}", shown.trim_end());
     Ok(())
 }
 
@@ -232,7 +225,8 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), Problem> {
         .map_err(|error| Problem::new(format!("cannot write {}: {error}", path.display())))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Problem> {
+/// Reads a whole file.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Problem> {
     fs::read(path).map_err(|error| Problem::new(format!("cannot read {}: {error}", path.display())))
 }
 
@@ -466,55 +460,4 @@ fn initramfs(args: &InitramfsArgs) -> Result<(), Problem> {
     };
     let bytes = initramfs::build(&contents).map_err(Problem::new)?;
     write(&args.output, &bytes)
-}
-
-fn print_size(project: &Project, platform: &str) -> Result<(), Problem> {
-    let built: Built = build::build(project, platform)?;
-    say!("{}", built.summary());
-    say!(
-        "  EL2 without the manager {} bytes",
-        built.image_bytes - built.manager_bytes
-    );
-    let binary = build::binary(platform);
-    for (what, name) in [
-        ("EL2 (.rodata holds the manager)", binary.as_str()),
-        ("manager", "manager"),
-    ] {
-        say!("{what}:");
-        say!(
-            "{}",
-            report::sections(project, &project.elf(name))?.trim_end()
-        );
-    }
-    Ok(())
-}
-
-fn panic_check(args: &PanicArgs) -> Result<ExitCode, Problems> {
-    let project = Project::find()?;
-    build::build(&project, &args.platform.platform)?;
-    let elf = project.elf(&build::binary(&args.platform.platform));
-    let list = project.root().join(&args.allow);
-    let allowed = String::from_utf8_lossy(&read(&list)?).into_owned();
-    let found = panics::find(&project, &elf, &allowed)?;
-    for start in &found.unused {
-        say!(
-            "note: {} allows {start}, which does not panic",
-            args.allow.display()
-        );
-    }
-    for caller in &found.surplus {
-        say!(
-            "error: {} calls {} at {}",
-            caller.name,
-            caller.panic,
-            caller.place
-        );
-    }
-    let (surplus, allowed) = (found.surplus.len(), found.allowed.len());
-    say!("panic-check: {surplus} calls of a panic too many, {allowed} allowed");
-    Ok(if surplus == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
 }

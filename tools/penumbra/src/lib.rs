@@ -6,6 +6,7 @@
 
 pub mod build;
 pub mod card;
+mod disassembly;
 pub mod hardware;
 pub mod image;
 pub mod initramfs;
@@ -16,4 +17,5 @@ pub mod problem;
 pub mod qemu;
 pub mod report;
 pub mod scenario;
+pub mod stacks;
 pub mod toolchain;

@@ -1,8 +1,10 @@
 //! `penumbra`: checks scenarios, packs bundles, builds images and runs them on QEMU.
 #![forbid(unsafe_code)]
 
+mod checks;
 mod cli;
 mod commands;
+mod say;
 
 use std::process::ExitCode;
 

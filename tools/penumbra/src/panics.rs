@@ -8,8 +8,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::disassembly::{self, Instruction};
 use crate::problem::Problem;
-use crate::toolchain::{Project, output};
+use crate::toolchain::Project;
 
 /// Functions of `core` that never return and mean a panic.
 const PANICS: [&str; 7] = [
@@ -50,78 +51,18 @@ pub struct Panics {
 /// # Errors
 /// The file is not there, or the toolchain lacks its tool.
 pub fn find(project: &Project, elf: &Path, allow_list: &str) -> Result<Panics, Problem> {
-    let mut command = project.llvm("llvm-objdump")?;
-    command
-        .args(["-d", "-l", "--demangle", "--no-show-raw-insn"])
-        .arg(elf);
-    Ok(sort(callers(&output(&mut command)?), allow_list))
-}
-
-/// One branch or other instruction of a function.
-struct Instruction<'a> {
-    address: u64,
-    place: &'a str,
-    operation: &'a str,
-    /// Where it branches to: address and symbol.
-    target: Option<(u64, &'a str)>,
-}
-
-impl<'a> Instruction<'a> {
-    /// Reads a line: address, colon, operation, operands, the symbol of a target in angle brackets.
-    fn parse(line: &'a str, place: &'a str) -> Option<Self> {
-        let (address, text) = line.trim_start().split_once(':')?;
-        let (operation, operands) = text.trim().split_once('\t').unwrap_or((text.trim(), ""));
-        let target = operands.split_once(" <").and_then(|(before, symbol)| {
-            let target = before.rsplit_once("0x")?.1;
-            Some((
-                u64::from_str_radix(target, 16).ok()?,
-                plain(symbol.strip_suffix('>')?),
-            ))
-        });
-        let address = u64::from_str_radix(address, 16).ok()?;
-        Some(Self {
-            address,
-            place,
-            operation,
-            target,
-        })
-    }
-
-    /// The panic function that it calls.
-    fn panic(&self) -> Option<&'a str> {
-        let (_, symbol) = self.target?;
-        (matches!(self.operation, "b" | "bl") && is_panic(symbol)).then_some(symbol)
-    }
-
-    /// Whether what follows is not reached from here.
-    fn ends_block(&self) -> bool {
-        matches!(self.operation, "b" | "br" | "ret" | "eret" | "brk" | "udf")
-            || self.panic().is_some()
-    }
+    Ok(sort(
+        callers(&disassembly::with_lines(project, elf)?),
+        allow_list,
+    ))
 }
 
 /// Every place that leads to a panic function, apart from those in panic functions.
 fn callers(disassembly: &str) -> Vec<Caller> {
     let mut found: BTreeSet<(&str, &str, &str)> = BTreeSet::new();
-    let (mut function, mut place) = ("", "?");
-    let mut body: Vec<Instruction<'_>> = Vec::new();
-    for line in disassembly.lines().chain(["0 <>:"]) {
-        if let Some(comment) = line.strip_prefix("; ") {
-            place = if comment.ends_with("():") {
-                place
-            } else {
-                short(comment)
-            };
-        } else if let Some((_, name)) = line.split_once('<')
-            && let Some(name) = name.strip_suffix(">:")
-        {
-            if !is_panic(function) {
-                collect(function, &body, &mut found);
-            }
-            body.clear();
-            (function, place) = (plain(name), "?");
-        } else if let Some(instruction) = Instruction::parse(line, place) {
-            body.push(instruction);
+    for function in disassembly::functions(disassembly) {
+        if !is_panic(function.name) {
+            collect(function.name, &function.body, &mut found);
         }
     }
     let caller = |(name, panic, place): (&str, &str, &str)| Caller {
@@ -130,6 +71,21 @@ fn callers(disassembly: &str) -> Vec<Caller> {
         place: place.into(),
     };
     found.into_iter().map(caller).collect()
+}
+
+/// The panic function that an instruction calls.
+fn panic<'a>(instruction: &Instruction<'a>) -> Option<&'a str> {
+    let target = instruction.target?;
+    (matches!(instruction.operation, "b" | "bl") && is_panic(target.symbol))
+        .then_some(target.symbol)
+}
+
+/// Whether what follows is not reached from here.
+fn ends_block(instruction: &Instruction<'_>) -> bool {
+    matches!(
+        instruction.operation,
+        "b" | "br" | "ret" | "eret" | "brk" | "udf"
+    ) || panic(instruction).is_some()
 }
 
 /// The places in one function. Compilers put panics behind the function's last line and share them,
@@ -141,24 +97,24 @@ fn collect<'a>(
 ) {
     let mut block = 0;
     for instruction in body {
-        if let Some(panic) = instruction.panic() {
+        if let Some(called) = panic(instruction) {
             let range = block..=instruction.address;
             let leads_here = |other: &&Instruction<'_>| {
                 other
                     .target
-                    .is_some_and(|(target, _)| range.contains(&target))
+                    .is_some_and(|target| range.contains(&target.address))
             };
             let before = found.len();
             found.extend(
                 body.iter()
                     .filter(leads_here)
-                    .map(|from| (function, panic, from.place)),
+                    .map(|from| (function, called, short(from.place))),
             );
             if found.len() == before {
-                found.insert((function, panic, instruction.place));
+                found.insert((function, called, short(instruction.place)));
             }
         }
-        if instruction.ends_block() {
+        if ends_block(instruction) {
             block = instruction.address.saturating_add(4);
         }
     }
@@ -213,17 +169,6 @@ fn short(place: &str) -> &str {
 
 fn is_panic(name: &str) -> bool {
     PANICS.iter().any(|start| name.starts_with(start))
-}
-
-/// A symbol without the compiler's hash and without an offset.
-fn plain(name: &str) -> &str {
-    let name = name.split_once("+0x").map_or(name, |(name, _)| name);
-    match name.rsplit_once("::h") {
-        Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => {
-            path
-        }
-        _ => name,
-    }
 }
 
 #[cfg(test)]
