@@ -79,6 +79,7 @@ bench NAME:
 size:
     {{ tool }} size
 
-# Restart a guest and kill the manager so often beside a running Linux.
-test-soak RESTARTS="1000" KILLS="100":
+# Restart a guest and kill the manager so often beside a running Linux; then storm on address spaces in compound mode.
+test-soak RESTARTS="1000" KILLS="100" MINUTES="60":
     {{ suites }} soak {{ RESTARTS }} {{ KILLS }}
+    {{ suites }} soak-paging {{ MINUTES }}

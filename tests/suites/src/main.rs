@@ -7,7 +7,7 @@ use penumbra_suites::case::{Case, run_all};
 use penumbra_suites::workshop::Workshop;
 use penumbra_suites::{bench, bench_paging, bench_reset, bench_wakeups, cases};
 
-const USAGE: &str = "usage: penumbra-suites quick | full | list | one NAME... | soak RESTARTS KILLS
+const USAGE: &str = "usage: penumbra-suites quick | full | list | one NAME... | soak RESTARTS KILLS | soak-paging MINUTES
        penumbra-suites bench-events | bench-boot | bench-reset | bench-paging | bench-wakeups
 NAME may be the beginning of names.";
 
@@ -38,21 +38,27 @@ fn main() -> ExitCode {
                 let soak = move |w: &Workshop| cases::soak(w, restarts, kills);
                 tests(vec![&Case::new("soak", false, soak)])
             }
-            _ => {
-                eprintln!("{USAGE}");
-                ExitCode::from(2)
+            _ => usage(),
+        },
+        ["soak-paging", minutes] => match minutes.parse() {
+            Ok(minutes) => {
+                let soak = move |w: &Workshop| cases::soak_paging(w, minutes);
+                tests(vec![&Case::new("soak-paging", false, soak)])
             }
+            _ => usage(),
         },
         ["bench-events"] => measure(bench::events),
         ["bench-boot"] => measure(bench::boot),
         ["bench-reset"] => measure(bench_reset::reset),
         ["bench-paging"] => measure(bench_paging::paging),
         ["bench-wakeups"] => measure(bench_wakeups::wakeups),
-        _ => {
-            eprintln!("{USAGE}");
-            ExitCode::from(2)
-        }
+        _ => usage(),
     }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
 }
 
 fn tests(cases: Vec<&Case>) -> ExitCode {

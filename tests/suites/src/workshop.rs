@@ -15,6 +15,9 @@ use crate::board::Board;
 
 /// The load that the Linux tests run in the guest.
 const LOAD: &str = include_str!("../guest/load.sh");
+/// The storm on address spaces, and the modules that it wants.
+const STORM: &str = include_str!("../guest/storm.sh");
+const STORM_MODULES: [&str; 2] = ["brd", "virtio_net"];
 /// What the device tests run in the guest.
 const DEVICES: &str = include_str!("../guest/devices.sh");
 /// What the watchdog test runs in the guest.
@@ -212,16 +215,32 @@ impl Workshop {
     /// # Errors
     /// The program cannot be built.
     pub fn walkload_initramfs(&self, name: &str) -> Result<PathBuf, String> {
+        let path = self.folder.join(format!("{name}-initramfs.gz"));
+        self.pack(LOAD, Vec::new(), self.walkload()?, &path)?;
+        Ok(path)
+    }
+
+    /// An initramfs that storms on address spaces, with modules of a kernel.
+    ///
+    /// # Errors
+    /// The program cannot be built, or the modules are not there.
+    pub fn storm_initramfs(&self, name: &str, kernel: &str) -> Result<PathBuf, String> {
+        let names = STORM_MODULES.map(str::to_owned);
+        let modules = modules::read(&self.cached(&format!("{kernel}/modules")), &names)?;
+        let path = self.folder.join(format!("{name}-initramfs.gz"));
+        self.pack(STORM, modules, self.walkload()?, &path)?;
+        Ok(path)
+    }
+
+    /// The program `walkload`, as a file of an initramfs.
+    fn walkload(&self) -> Result<Vec<(String, Vec<u8>)>, String> {
         let program = self
             .project
             .cargo_build("penumbra-walkscope-workload", "walkload", &[])
             .map_err(|p| sentence(&p))?;
         let bytes = fs::read(&program)
             .map_err(|error| format!("cannot read {}: {error}", program.display()))?;
-        let path = self.folder.join(format!("{name}-initramfs.gz"));
-        let files = vec![("bin/walkload".to_owned(), bytes)];
-        self.pack(LOAD, Vec::new(), files, &path)?;
-        Ok(path)
+        Ok(vec![("bin/walkload".to_owned(), bytes)])
     }
 
     /// An initramfs for the watchdog test, with its driver.

@@ -9,6 +9,7 @@ mod operator;
 mod paging;
 mod paging_attack;
 mod paging_load;
+mod paging_storm;
 mod paging_user;
 mod partitions;
 mod payload;
@@ -22,6 +23,7 @@ mod walls;
 use crate::case::Case;
 
 pub use lives::soak;
+pub use paging_storm::soak as soak_paging;
 
 /// Every test, the quick ones first.
 #[must_use]
@@ -43,6 +45,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(rpi4_devices::cases());
     cases.extend(rpi4_suites::cases());
     cases.extend(paging_load::cases());
+    cases.extend(paging_storm::cases());
     cases.extend(paging_user::cases());
     cases.extend(paging_attack::cases());
     cases.sort_by_key(|case| !case.quick);

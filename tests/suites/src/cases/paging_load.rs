@@ -1,9 +1,11 @@
 //! Debian's kernels under load in compound mode: the load's own verdict, and audits at odd moments.
 
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::guest;
+use crate::board::Board;
 use crate::case::Case;
 use crate::workshop::{Setup, Workshop};
 
@@ -66,6 +68,20 @@ fn case(quick: bool, gic: u8, point: Point) -> Case {
 
 /// Boots, loads and audits meanwhile, on any board.
 pub(super) fn load(w: &Workshop, name: &str, setup: &Setup, point: Point) -> Result<(), String> {
+    let what = ("paging = \"compound\"", w.initramfs());
+    run(w, name, setup, point, what, |_| Ok(()))
+}
+
+/// Boots a guest with settings of its own and an initramfs that loads it; audits meanwhile, and `watch`es
+/// after each audit.
+pub(super) fn run(
+    w: &Workshop,
+    name: &str,
+    setup: &Setup,
+    point: Point,
+    (settings, initramfs): (&str, &Path),
+    mut watch: impl FnMut(&mut Board) -> Result<(), String>,
+) -> Result<(), String> {
     let Point {
         kernel,
         vcpus,
@@ -73,10 +89,10 @@ pub(super) fn load(w: &Workshop, name: &str, setup: &Setup, point: Point) -> Res
         seconds,
     } = point;
     let more = format!(
-        "backing = \"{backing}\"\npaging = \"compound\"\nkernel = \"{}\"\ninitrd = \"{}\"\n\
+        "backing = \"{backing}\"\n{settings}\nkernel = \"{}\"\ninitrd = \"{}\"\n\
          cmdline = \"console=ttyAMA0 load.seconds={seconds} load.vcpus={vcpus}\"",
         w.cached(&format!("{kernel}/vmlinuz")).display(),
-        w.initramfs().display(),
+        initramfs.display(),
     );
     let toml = guest("linux", vcpus, "512 MiB", &more);
     let mut board = w.boot(name, &toml, setup)?;
@@ -90,8 +106,10 @@ pub(super) fn load(w: &Workshop, name: &str, setup: &Setup, point: Point) -> Res
         board
             .expect("every mirror agrees with the guest's tables", LIMIT)
             .map_err(|why| format!("an audit under load: {why}"))?;
+        watch(&mut board)?;
         // The guest goes off at the end of its load, and the board with it.
-        if began.elapsed() > Duration::from_secs(seconds / 2) {
+        let left = (seconds / 2).min(20);
+        if began.elapsed() > Duration::from_secs(seconds - left) {
             break;
         }
         sleep(Duration::from_millis(pause));

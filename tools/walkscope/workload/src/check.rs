@@ -1,6 +1,6 @@
 //! Random reads and writes of a mapping whose every word is known, for memory that is moved meanwhile.
 
-use crate::{Arguments, Random, linux, mark, word};
+use crate::{Arguments, Random, linux, mark, say, word};
 
 /// Low bits of a word: how often it was written since it was filled.
 const COUNT: u64 = (1 << 16) - 1;
@@ -82,8 +82,4 @@ pub(crate) fn run(test: usize, arguments: &mut Arguments) {
     }
     say("walkload: a word is WRONG\n");
     linux::exit(1);
-}
-
-fn say(text: &str) {
-    linux::write(1, text.as_bytes());
 }

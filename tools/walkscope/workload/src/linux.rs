@@ -14,7 +14,10 @@ const PREAD64: usize = 67;
 const EXIT_GROUP: usize = 94;
 const CLOCK_GETTIME: usize = 113;
 const CLOCK_NANOSLEEP: usize = 115;
+const PTRACE: usize = 117;
 const SCHED_SETSCHEDULER: usize = 119;
+const KILL: usize = 129;
+const GETPID: usize = 172;
 const CLONE: usize = 220;
 const EXECVE: usize = 221;
 const MMAP: usize = 222;
@@ -37,7 +40,7 @@ pub(crate) fn syscall(number: usize, arguments: [usize; 6]) -> usize {
 }
 
 /// A system call; a negative result is an error's number.
-fn attempt(number: usize, arguments: [usize; 6]) -> isize {
+pub(crate) fn attempt(number: usize, arguments: [usize; 6]) -> isize {
     let [a, b, c, d, e, f] = arguments;
     let result: isize;
     // SAFETY: the calls in this program touch only memory that its callers own.
@@ -147,8 +150,26 @@ pub(crate) fn exec(path: &CStr, arguments: &[&CStr; 3]) -> ! {
     exit(3)
 }
 
-pub(crate) fn wait(child: usize) {
-    syscall(WAIT4, [child, 0, 0, 0, 0, 0]);
+/// Waits for a child to end or stop. Its status, as wait(2) has it: 0 if it ended well.
+pub(crate) fn wait(child: usize) -> usize {
+    let mut status = 0_u32;
+    let at = (&raw mut status).expose_provenance();
+    syscall(WAIT4, [child, at, 0, 0, 0, 0]);
+    status as usize
+}
+
+/// Stops, with the parent as tracer.
+pub(crate) fn ask_to_be_traced() {
+    const TRACE_ME: usize = 0;
+    const STOP: usize = 19;
+    syscall(PTRACE, [TRACE_ME, 0, 0, 0, 0, 0]);
+    let own = syscall(GETPID, [0; 6]);
+    syscall(KILL, [own, STOP, 0, 0, 0, 0]);
+}
+
+/// A request of a tracer, ptrace(2).
+pub(crate) fn trace(request: usize, child: usize, at: usize, value: usize) {
+    syscall(PTRACE, [request, child, at, value, 0, 0]);
 }
 
 /// Makes this program more urgent than all others but the kernel's own, and keeps its memory where it is.

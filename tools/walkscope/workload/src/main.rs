@@ -9,6 +9,8 @@
 //! - `chase PAGES PASSES`: reads one word of each page in order, for counts that arithmetic predicts;
 //! - `check BYTES SECONDS STOP file PATH|small`: the same with every word checked, for a time in the window, then until
 //!   there is a file STOP;
+//! - `storm STOP`: everything that a process does to its address space, at random from the seed TEST, with its content
+//!   checked, until there is a file STOP; no window;
 //! - `exec COUNT`: fork, exec of this program, wait;
 //! - `churn COUNT`: map 64 KiB, touch each page, unmap;
 //! - `pipes COUNT`: a byte to and fro between two processes;
@@ -28,6 +30,7 @@ use core::panic::PanicInfo;
 
 mod check;
 mod linux;
+mod storm;
 
 use linux::{exit, syscall};
 
@@ -118,6 +121,7 @@ extern "C" fn main(stack: *const usize) -> ! {
         b"pread" => pread(test, &mut arguments),
         b"chase" => chase(test, &mut arguments),
         b"check" => check::run(test, &mut arguments),
+        b"storm" => storm::run(test, &mut arguments),
         b"exec" => exec(test, name, arguments.number()),
         b"churn" => churn(test, arguments.number()),
         b"pipes" => pipes(test, arguments.number()),
@@ -127,6 +131,10 @@ extern "C" fn main(stack: *const usize) -> ! {
         _ => exit(2),
     }
     exit(0)
+}
+
+fn say(text: &str) {
+    linux::write(1, text.as_bytes());
 }
 
 /// A word of a mapping.
