@@ -120,7 +120,7 @@ pub(super) fn kernel_map(
     board.expect("# ", LIMIT)?;
     board.send("\x1ds")?;
     board.expect("penumbra> ", LIMIT)?;
-    await_shadows(&mut board, mode)?;
+    await_shadows(&mut board, "linux", mode)?;
     for (command, answers) in [
         (
             "paging audit linux",
@@ -140,7 +140,7 @@ pub(super) fn kernel_map(
     ] {
         board.ask(command, answers, LIMIT)?;
     }
-    await_shadows(&mut board, mode)?;
+    await_shadows(&mut board, "linux", mode)?;
     for (command, answers) in [
         (
             "paging mode linux nested",
@@ -157,18 +157,18 @@ pub(super) fn kernel_map(
     board.off(LIMIT).map(drop)
 }
 
-/// What `paging show` shows.
-fn show(board: &mut Board) -> Result<String, String> {
-    board.send("paging show linux")?;
-    board.expect("guest 'linux': ", LIMIT)?;
+/// What `paging show` shows of a guest.
+fn show(board: &mut Board, guest: &str) -> Result<String, String> {
+    board.send(&format!("paging show {guest}"))?;
+    board.expect(&format!("guest '{guest}': "), LIMIT)?;
     board.until("last decisions", LIMIT)
 }
 
-/// Waits until the policy has done what it has to do. A busy host makes each stop of the vCPUs long.
-fn await_shadows(board: &mut Board, mode: Mode) -> Result<(), String> {
+/// Waits until the policy has done for a guest what it has to do. A busy host makes each stop of the vCPUs long.
+pub(super) fn await_shadows(board: &mut Board, guest: &str, mode: Mode) -> Result<(), String> {
     let mut why = String::new();
     for _ in 0..LOOKS {
-        match judge(&show(board)?, mode) {
+        match judge(&show(board, guest)?, mode) {
             Ok(()) => return Ok(()),
             Err(sentence) => why = sentence,
         }

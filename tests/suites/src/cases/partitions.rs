@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use super::paging::{Mode, await_shadows};
 use crate::case::Case;
 use crate::workshop::{Setup, Workshop};
 
 const LIMIT: Duration = Duration::from_secs(150);
+/// What an audit says that finds nothing.
+const AUDITED: &str = "every mirror agrees with the guest's tables";
 /// The scenario, seen from the project's folder.
 const SCENARIO: &str = "guest-configs/partitions.toml";
 
@@ -24,6 +27,9 @@ pub(super) fn cases() -> Vec<Case> {
             partitions(w, &own, &setup)
         }));
     }
+    cases.push(Case::new("partitions-compound-gicv3", false, |w| {
+        compound(w, "partitions-compound-gicv3")
+    }));
     cases.push(Case::new("partitions-rpi4", false, |w| {
         partitions(w, "partitions-rpi4", &w.rpi4())
     }));
@@ -91,6 +97,49 @@ fn partitions(w: &Workshop, name: &str, setup: &Setup) -> Result<(), String> {
         ("x", &["penumbra> "]),
         ("audit", &["every frame that a VM sees is its own"]),
         ("poweroff", &["linux, rt-linux, periodic would lose power"]),
+        ("poweroff now", &["the operator switches the board off"]),
+    ] {
+        board.ask(command, answers, LIMIT)?;
+    }
+    board.off(LIMIT).map(drop)
+}
+
+/// All three guests in compound mode, by the operator's wish, while they run.
+fn compound(w: &Workshop, name: &str) -> Result<(), String> {
+    let setup = Setup {
+        ram_mib: 2048,
+        ..Setup::default()
+    };
+    let mut board = w.boot_scenario(name, SCENARIO, &setup)?;
+    board.ask("", &["linux   | This is a busybox shell"], LIMIT)?;
+    board.ask("\x1d2", &["1 of 1 vCPUs on line", "# "], LIMIT)?;
+    board.ask("\x1ds", &["penumbra> "], LIMIT)?;
+    for guest in ["linux", "rt-linux", "periodic"] {
+        let order = format!("paging mode {guest} compound");
+        let answer = format!("the paging of '{guest}' to compound");
+        board.ask(&order, &[&answer, "penumbra> "], LIMIT)?;
+    }
+    for guest in ["linux", "rt-linux"] {
+        await_shadows(&mut board, guest, Mode::Compound)
+            .map_err(|why| format!("{guest}: {why}"))?;
+    }
+    for (command, answers) in [
+        ("console linux", &["console of guest 1"][..]),
+        (
+            "for i in $(seq 200); do /bin/busybox true; done; echo done-$((40 + 2))",
+            &["done-42"],
+        ),
+        ("\x1d2", &["console of guest 2"]),
+        (
+            "for i in $(seq 200); do /bin/busybox true; done; echo done-$((40 + 3))",
+            &["done-43"],
+        ),
+        ("\x1d3", &["console of guest 3", "wake-ups, late by"]),
+        ("\x1ds", &["penumbra> "]),
+        ("paging audit linux", &[AUDITED]),
+        ("paging audit rt-linux", &[AUDITED]),
+        ("paging show periodic", &["guest 'periodic': compound"]),
+        ("audit", &["every frame that a VM sees is its own"]),
         ("poweroff now", &["the operator switches the board off"]),
     ] {
         board.ask(command, answers, LIMIT)?;
