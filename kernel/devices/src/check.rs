@@ -18,6 +18,8 @@ pub struct Wishes<'a> {
     pub direct: bool,
     /// It may have bus masters that no IOMMU holds.
     pub trusted: bool,
+    /// Where its emulated devices are.
+    pub emulated: Range,
 }
 
 /// What is wrong, and with whose wish.
@@ -148,6 +150,14 @@ impl Board<'_> {
         if let Some(range) = device.registers.iter().find(in_ram) {
             return Err(Problem::OverlapsRam { base: range.base });
         }
+        let emulated = |range: &&Range| range.pages().overlaps(guest.emulated);
+        if let Some(range) = device.registers.iter().find(emulated) {
+            return Err(Problem::Emulated {
+                ram: false,
+                base: range.base,
+                emulated: guest.emulated,
+            });
+        }
         self.page(number, device)?;
         self.pins(number, device)?;
         self.interrupt(number, device)
@@ -233,12 +243,20 @@ fn reach(device: &Device, ram: Range) -> Result<(), Problem> {
     }
 }
 
-/// Whether a guest's RAM at its own address is the board's, and nobody else's.
+/// Whether a guest's RAM at its own address is the board's, and nobody else's, and not where the guest has
+/// something else.
 fn ram(tree: &BoardTree<'_>, guests: &[Wishes<'_>], number: usize) -> Result<(), Problem> {
     let Some(guest) = guests.get(number).filter(|guest| guest.direct) else {
         return Ok(());
     };
     let (base, end) = (guest.ram.base, guest.ram.end());
+    if guest.ram.overlaps(guest.emulated) {
+        return Err(Problem::Emulated {
+            ram: true,
+            base,
+            emulated: guest.emulated,
+        });
+    }
     if !tree.ram().iter().any(|ram| ram.contains(guest.ram)) {
         return Err(Problem::OutsideRam { base, end });
     }

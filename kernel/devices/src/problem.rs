@@ -3,6 +3,8 @@
 use alloc::string::String;
 use core::fmt;
 
+use crate::Range;
+
 /// What is wrong with a wish for a device, or for RAM at an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
@@ -98,6 +100,15 @@ pub enum Problem {
         /// First byte of its registers.
         base: u64,
     },
+    /// The guest's RAM, or a device's registers, lie where the guest has its emulated devices.
+    Emulated {
+        /// It is the RAM.
+        ram: bool,
+        /// First byte.
+        base: u64,
+        /// Where the emulated devices are.
+        emulated: Range,
+    },
     /// The guest's RAM does not lie in the board's.
     OutsideRam {
         /// First byte.
@@ -160,7 +171,7 @@ impl Problem {
             }
             Self::Pins { .. } => "one guest must have both".into(),
             Self::OverlapsRam { .. } => "give the guest less memory, or memory elsewhere".into(),
-            Self::OutsideRam { .. } | Self::RamTaken { .. } => {
+            Self::OutsideRam { .. } | Self::RamTaken { .. } | Self::Emulated { ram: true, .. } => {
                 "leave `address` out to have one chosen".into()
             }
             Self::NoRoom { .. } => "lower `memory`, or give the board more".into(),
@@ -169,6 +180,7 @@ impl Problem {
             | Self::PrivateInterrupt
             | Self::ForeignInterrupt { .. }
             | Self::DmaRanges { .. }
+            | Self::Emulated { ram: false, .. }
             | Self::Clock { .. } => String::new(),
         }
     }
@@ -258,6 +270,20 @@ impl fmt::Display for Problem {
             }
             Self::OverlapsRam { base } => {
                 write!(f, "its registers at {base:#x} lie where the guest has RAM")
+            }
+            Self::Emulated {
+                ram,
+                base,
+                emulated,
+            } => {
+                let what = if *ram { "RAM" } else { "its registers" };
+                write!(
+                    f,
+                    "{what} at {base:#x} would lie where every guest has its emulated interrupt \
+                     controller, watchdog and UART ({:#x} to {:#x})",
+                    emulated.base,
+                    emulated.end()
+                )
             }
             Self::OutsideRam { base, end } => write!(
                 f,

@@ -8,6 +8,10 @@ use crate::node::{References, copy};
 use crate::*;
 
 const MIB: u64 = 1 << 20;
+const EMULATED: Range = Range {
+    base: 0x0800_0000,
+    bytes: 0x0100_1000,
+};
 
 fn wishes<'a>(guest: &'a str, devices: &[&'a str], trusted: bool) -> Wishes<'a> {
     Wishes {
@@ -19,6 +23,7 @@ fn wishes<'a>(guest: &'a str, devices: &[&'a str], trusted: bool) -> Wishes<'a> 
         },
         direct: trusted,
         trusted,
+        emulated: EMULATED,
     }
 }
 

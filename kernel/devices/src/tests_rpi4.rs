@@ -8,6 +8,10 @@ use crate::node::{References, copy, with_bus};
 use crate::*;
 
 const MIB: u64 = 1 << 20;
+const EMULATED: Range = Range {
+    base: 0x0800_0000,
+    bytes: 0x0100_1000,
+};
 const GIB: u64 = 1 << 30;
 const EMMC: &str = "/soc/mmc@7e300000";
 const EMMC2: &str = "/emmc2bus/mmc@7e340000";
@@ -30,6 +34,7 @@ fn wishes<'a>(guest: &'a str, devices: &[&'a str], trusted: bool) -> Wishes<'a> 
         },
         direct: trusted,
         trusted,
+        emulated: EMULATED,
     }
 }
 
@@ -87,6 +92,33 @@ fn a_legacy_master_reaches_a_gibibyte() {
     assert_eq!(highest_free(&tree, all, size, &[]).unwrap().end(), 3 * GIB);
     let within = highest_free(&tree, WINDOW.reach(), size, &[]).unwrap();
     assert_eq!(within.end(), GIB);
+}
+
+#[test]
+fn nothing_of_the_board_lies_where_devices_are_emulated() {
+    let ram = |base, bytes| {
+        let mut guest = wishes("a", &[], true);
+        guest.ram = Range { base, bytes };
+        guest
+    };
+    let end = EMULATED.end().next_multiple_of(2 * MIB);
+    for good in [ram(EMULATED.base - MIB, MIB), ram(end, 64 * MIB)] {
+        assert!(said(&[good]).is_empty());
+    }
+    let sentence = "would lie where every guest has its emulated interrupt controller, watchdog and UART \
+                    (0x8000000 to 0x9001000)";
+    for bad in [ram(EMULATED.base - MIB, 2 * MIB), ram(end - 2 * MIB, MIB)] {
+        let wanted = format!("RAM at {:#x} {sentence}", bad.ram.base);
+        assert_eq!(said(&[bad]), [wanted]);
+    }
+    // Of the board's devices none is there; a guest whose own are elsewhere has the same choice.
+    let mut guest = wishes("a", &[UART], false);
+    guest.emulated.base = 0xfe20_1000;
+    let found = said(&[guest]);
+    assert!(
+        found[0].starts_with("its registers at 0xfe201000 would lie"),
+        "{found:?}"
+    );
 }
 
 #[test]

@@ -13,7 +13,7 @@ use penumbra_devices::{BoardTree, Device, Finding, Range, Wishes, check};
 
 use crate::hypervisor::Hypervisor;
 use crate::manager::Manager;
-use crate::map::{FIRST_SPI, RAM_IPA, Region, UART_INTID, WATCHDOG_INTID};
+use crate::map::{EMULATED, FIRST_SPI, RAM_IPA, Region, UART_INTID, WATCHDOG_INTID};
 use crate::plan::{Content, Plan};
 use crate::refusal::{Cause, Refusal};
 use crate::tree::FIRST_DEVICE_CLOCK_PHANDLE;
@@ -140,6 +140,7 @@ fn wishes<'a>(guest: &Guest<'a>) -> Wishes<'a> {
         },
         direct: guest.backing == Backing::Direct,
         trusted: guest.dma_trusted,
+        emulated: EMULATED,
     }
 }
 

@@ -8,6 +8,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use penumbra_abi::GicVersion;
+use penumbra_devices::Range;
 
 /// Distributor.
 pub const GICD_IPA: u64 = 0x0800_0000;
@@ -36,6 +37,12 @@ pub const WATCHDOG_REFRESH_OFFSET: u64 = 0x1_0000;
 pub const WATCHDOG_FRAME_BYTES: u64 = 0x1000;
 /// Interrupt of the watchdog, WS0: shared peripheral interrupt 10.
 pub const WATCHDOG_INTID: u32 = 42;
+/// All that is emulated, from the distributor to the PL011: neither RAM nor a device of the board can be
+/// there, whatever the guest has of it.
+pub const EMULATED: Range = Range {
+    base: GICD_IPA,
+    bytes: UART_IPA + UART_BYTES - GICD_IPA,
+};
 /// Start of RAM: a 1 GiB boundary, for the largest blocks.
 pub const RAM_IPA: u64 = 0x4000_0000;
 

@@ -4,6 +4,7 @@ use std::ops::Range as Span;
 
 use penumbra_bundle::{Backing, Key, MAX_DEVICES, MEMORY_UNIT_BYTES};
 use penumbra_devices::{BoardTree, Finding, Problem as Cause, Range, Wishes, check, highest_free};
+use penumbra_manager::map::EMULATED;
 
 use crate::problem::{Problem, Problems};
 use crate::scenario::{Guest, Scenario, size};
@@ -65,6 +66,7 @@ pub fn find(scenario: &Scenario, blob: &[u8]) -> Result<Vec<Hardware>, Problems>
             ram: **ram,
             direct: guest.backing == Backing::Direct,
             trusted: guest.dma_trusted,
+            emulated: EMULATED,
         })
         .collect();
     if let Err(findings) = check(&tree, &wishes) {
@@ -154,6 +156,7 @@ fn addresses(
                 bytes: guest.memory_bytes,
             })
         })
+        .chain([EMULATED])
         .collect();
     let mut all = Vec::new();
     for (guest, named) in scenario.guests.iter().zip(named) {

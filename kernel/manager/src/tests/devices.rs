@@ -167,6 +167,13 @@ fn what_the_host_let_pass_is_refused_with_its_line() {
             ["no RAM from 0x30000000 to 0x34000000", "line 15"],
         ),
         (
+            vec![direct("a", 0x0800_0000, &[])],
+            [
+                "RAM at 0x8000000 would lie where every guest has its emulated interrupt controller",
+                "line 15",
+            ],
+        ),
+        (
             vec![direct("a", BASE, &[]), direct("b", BASE + 32 * MIB, &[])],
             [
                 "guest 'b': the RAM at 0x52000000 is wanted by guest \"a\"",

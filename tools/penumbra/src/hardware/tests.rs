@@ -227,6 +227,48 @@ fn ram_that_the_board_does_not_have() {
     refused(&large, 4, &["no 1000 MiB of RAM in one piece"]);
 }
 
+/// The Raspberry Pi 4 has RAM where guests have their emulated devices.
+#[test]
+fn ram_where_devices_are_emulated() {
+    let on_a_pi = |text: String| {
+        let path = "folder/test.toml".into();
+        let source = Source {
+            path,
+            text: text.into(),
+        };
+        find(
+            &Scenario::read(source)?,
+            &penumbra_devices::example_rpi4::board(),
+        )
+    };
+    let text = format!("{GOOD}{DIRECT}address = 0x0700_0000\n");
+    let problems = on_a_pi(text).unwrap_err();
+    let problem = &problems.list[0];
+    assert_eq!(
+        problem.message,
+        "guest \"linux\": RAM at 0x7000000 would lie where every guest has its emulated interrupt \
+         controller, watchdog and UART (0x8000000 to 0x9001000)"
+    );
+    let line = problem
+        .span
+        .as_ref()
+        .map(|span| problems.source.as_ref().unwrap().line(span.start));
+    assert_eq!(line, Some(8));
+    assert_eq!(
+        problem.help.as_deref(),
+        Some("leave `address` out to have one chosen")
+    );
+    // A chosen address keeps out of them, and there may be none.
+    let all = |memory: &str| on_a_pi(format!("{GOOD}{DIRECT}").replace("64 MiB", memory));
+    assert_eq!(all("800 MiB").unwrap()[0].address, 0x0a00_0000);
+    let problems = all("832 MiB").unwrap_err();
+    assert!(
+        problems.list[0]
+            .message
+            .contains("no 832 MiB of RAM in one piece")
+    );
+}
+
 #[test]
 fn two_guests_at_one_address() {
     let at = |name: &str, address: &str| {
