@@ -5,7 +5,7 @@ use aarch64_cpu::registers::{CNTFRQ_EL0, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, MID
 use penumbra_trap::controls::{FINE_GRAINED_REGISTER_TRAPS, HCRX_EL2, HFGITR_EL2};
 use penumbra_vmsa::{PAGE_SIZE, Stage2Geometry, physical_size};
 
-use crate::console::{CONSOLE, Uart};
+use crate::console::{CONSOLE, Console, Uart};
 use crate::el2_map::{self, Kind, MAX_TREE_BYTES, MapError};
 use crate::gic::{Gic, GicError};
 use crate::mmio::Mmio;
@@ -107,16 +107,22 @@ impl EarlyBoot {
         Ok(unsafe { Mmio::new(base as usize, bytes as usize) })
     }
 
-    /// Makes a UART the console.
-    pub fn set_console(&mut self, uart: Uart) {
-        *CONSOLE.lock() = Some(uart);
+    /// Makes a UART the console. What is said goes to `also` as well, until this is called again.
+    pub fn set_console(&mut self, uart: Uart, also: Option<Uart>) {
+        *CONSOLE.lock() = Console {
+            uart: Some(uart),
+            also,
+        };
+    }
+
+    /// The console is one UART from here on, the first of the two.
+    pub fn keep_console(&mut self) {
+        CONSOLE.lock().also = None;
     }
 
     /// Ends the line that the assembly's trail began.
     pub fn end_line(&mut self) {
-        if let Some(uart) = *CONSOLE.lock() {
-            uart.write(b"\r\n");
-        }
+        CONSOLE.lock().write(b"\r\n");
     }
 
     /// Maps the slot of a spin table: eight bytes that a core reads, with its caches off, while it
@@ -162,7 +168,7 @@ impl EarlyBoot {
     /// # Errors
     /// The interrupt controller is not what the device tree says.
     pub fn finish(self, gic: Gic) -> Result<Hardware, StartError> {
-        if let Some(uart) = *CONSOLE.lock() {
+        if let Some(uart) = CONSOLE.lock().uart {
             uart.enable_receive_interrupt();
         }
         secondary::start_first(gic)

@@ -15,12 +15,21 @@ pub enum Uart {
     Mini(MiniUart),
 }
 
-/// The board's console; its lock keeps lines of different cores apart.
-pub(crate) static CONSOLE: SpinMutex<Option<Uart>> = SpinMutex::new(None);
-
-/// Output of a core that cannot go on, or of the boot before there is a console.
+/// The board's console: one UART. Until the device tree says which, it may be two: whoever watches one of them must
+/// not miss why the boot ended.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Emergency(Option<Uart>);
+pub(crate) struct Console {
+    /// What is read from, and written to.
+    pub(crate) uart: Option<Uart>,
+    /// What is written to as well.
+    pub(crate) also: Option<Uart>,
+}
+
+/// The board's console; its lock keeps lines of different cores apart.
+pub(crate) static CONSOLE: SpinMutex<Console> = SpinMutex::new(Console {
+    uart: None,
+    also: None,
+});
 
 impl Uart {
     /// Takes a PL011 by its registers and makes it ready.
@@ -61,21 +70,22 @@ impl Uart {
 }
 
 /// The console without its lock: for a core that dies, or that holds it itself.
-pub(crate) fn emergency() -> Emergency {
+pub(crate) fn emergency() -> Console {
     for _ in 0..1_000_000 {
         if let Some(console) = CONSOLE.try_lock() {
-            return Emergency(*console);
+            return *console;
         }
         core::hint::spin_loop();
     }
     // Its holder is stuck: this line is worth more than the other's.
-    // SAFETY: the value is a plain copy that is written once, at boot.
-    Emergency(unsafe { *CONSOLE.as_mut_ptr() })
+    // SAFETY: the value is a plain copy that is written at boot, on one core.
+    unsafe { *CONSOLE.as_mut_ptr() }
 }
 
-impl Emergency {
+impl Console {
+    /// Sends bytes as they are, waiting for room.
     pub(crate) fn write(self, bytes: &[u8]) {
-        if let Some(uart) = self.0 {
+        for uart in [self.uart, self.also].into_iter().flatten() {
             uart.write(bytes);
         }
     }

@@ -318,13 +318,11 @@ impl BoardMemory for Hardware {
 
 impl Board for Hardware {
     fn console_write(&self, bytes: &[u8]) {
-        if let Some(uart) = *console::CONSOLE.lock() {
-            uart.write(bytes);
-        }
+        console::CONSOLE.lock().write(bytes);
     }
 
     fn console_read(&self, bytes: &mut [u8]) -> usize {
-        (*console::CONSOLE.lock()).map_or(0, |uart| uart.read(bytes))
+        (console::CONSOLE.lock().uart).map_or(0, |uart| uart.read(bytes))
     }
 
     fn power_off(&self) {

@@ -4,11 +4,11 @@ use core::fmt::{self, Write};
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-use crate::console::{CONSOLE, Uart};
+use crate::console::{CONSOLE, Console};
 
 struct Logger;
 
-struct Sink(Uart);
+struct Sink(Console);
 
 impl Write for Sink {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -23,13 +23,12 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if let Some(uart) = *CONSOLE.lock() {
-            let mut sink = Sink(uart);
-            // Writing to the UART cannot fail.
-            let _ = sink.write_str("penumbra: ");
-            let _ = sink.write_fmt(*record.args());
-            let _ = sink.write_str("\r\n");
-        }
+        let console = CONSOLE.lock();
+        let mut sink = Sink(*console);
+        // Writing to the UART cannot fail.
+        let _ = sink.write_str("penumbra: ");
+        let _ = sink.write_fmt(*record.args());
+        let _ = sink.write_str("\r\n");
     }
 
     fn flush(&self) {}

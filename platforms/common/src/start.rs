@@ -65,6 +65,7 @@ impl Platform {
         if !facts.is(self.compatible) {
             return Err("the device tree is another board's: boot the image made for it");
         }
+        self.take_console(&mut early, &facts)?;
         check_timers(&facts)?;
         let tree = Range::new(tree.as_ptr().addr() as u64, tree.len() as u64)
             .ok_or("the device tree is damaged")?;
@@ -81,7 +82,7 @@ impl Platform {
             plan.free.bytes() / MIB,
             facts.reserved.bytes() / 1024
         ));
-        let gic = self.take_devices(&mut early, &facts)?;
+        let gic = take_gic(&mut early, &facts)?;
         (self.look_around)(&mut early, &facts);
         let cores = find_cores(&mut early, &facts);
         let mut hardware = early.finish(gic).map_err(no_interrupts)?;
@@ -102,38 +103,24 @@ impl Platform {
         Ok(hardware)
     }
 
-    /// Maps interrupt controller and console.
-    fn take_devices(&self, early: &mut EarlyBoot, facts: &Facts<'_>) -> Result<Gic, &'static str> {
-        let gic = match facts.gic {
-            GicFacts::V2([distributor, cpu, control, _]) => Gic::V2(GicV2::new(
-                map_device(early, facts, distributor)?,
-                map_device(early, facts, cpu)?,
-                map_device(early, facts, control)?,
-            )),
-            GicFacts::V3(distributor, redistributors) => {
-                let distributor = map_device(early, facts, distributor)?;
-                let mut regions = [None; 4];
-                for (slot, range) in regions.iter_mut().zip(redistributors) {
-                    let Some(range) = range else { break };
-                    let registers = map_device(early, facts, range)?;
-                    *slot = Some(RedistributorRegion { registers });
-                }
-                Gic::V3(GicV3::new(distributor, regions.into_iter().flatten()))
-            }
-        };
+    /// Makes the UART that the tree names the console, before anything else can go wrong.
+    fn take_console(&self, early: &mut EarlyBoot, facts: &Facts<'_>) -> Result<(), &'static str> {
         let uart = facts.uart;
-        if uart.registers.base != self.early_console {
-            self.say(format_args!(
-                "the console goes on at {:#x}, the tree's stdout-path",
-                uart.registers.base
-            ));
-            let registers = map_device(early, facts, uart.registers)?;
-            early.set_console(match uart.kind {
-                UartKind::Pl011 => Uart::pl011(registers),
-                UartKind::Mini => Uart::mini(registers),
-            });
+        if uart.registers.base == self.early_console {
+            early.keep_console();
+            return Ok(());
         }
-        Ok(gic)
+        self.say(format_args!(
+            "the console goes on at {:#x}, the tree's stdout-path",
+            uart.registers.base
+        ));
+        let registers = map_device(early, facts, uart.registers)?;
+        let uart = match uart.kind {
+            UartKind::Pl011 => Uart::pl011(registers),
+            UartKind::Mini => Uart::mini(registers),
+        };
+        early.set_console(uart, None);
+        Ok(())
     }
 
     /// A line of the trail.
@@ -201,6 +188,27 @@ fn take_memory(
         unsafe { early.add_frames(range.base, range.bytes()) };
     }
     Ok(plan)
+}
+
+/// Maps the interrupt controller.
+fn take_gic(early: &mut EarlyBoot, facts: &Facts<'_>) -> Result<Gic, &'static str> {
+    Ok(match facts.gic {
+        GicFacts::V2([distributor, cpu, control, _]) => Gic::V2(GicV2::new(
+            map_device(early, facts, distributor)?,
+            map_device(early, facts, cpu)?,
+            map_device(early, facts, control)?,
+        )),
+        GicFacts::V3(distributor, redistributors) => {
+            let distributor = map_device(early, facts, distributor)?;
+            let mut regions = [None; 4];
+            for (slot, range) in regions.iter_mut().zip(redistributors) {
+                let Some(range) = range else { break };
+                let registers = map_device(early, facts, range)?;
+                *slot = Some(RedistributorRegion { registers });
+            }
+            Gic::V3(GicV3::new(distributor, regions.into_iter().flatten()))
+        }
+    })
 }
 
 fn map_device(

@@ -27,7 +27,7 @@ extern "C" fn penumbra_main(tree: usize) -> ! {
     let mut early = unsafe { boot::begin() };
     // SAFETY: QEMU virt has a PL011 there.
     if let Ok(registers) = unsafe { early.map_device(EARLY_UART, UART_BYTES) } {
-        early.set_console(Uart::pl011(registers));
+        early.set_console(Uart::pl011(registers), None);
     }
     let platform = Platform {
         name: "QEMU virt",

@@ -23,6 +23,8 @@ const MINI_UART: u64 = AUX + 0x40;
 const MINI_UART_BYTES: u64 = 0x40;
 /// UART0, a PL011.
 const UART0: u64 = 0xfe20_1000;
+const UARTCR: usize = 0x30;
+const UARTCR_UARTEN: u32 = 1;
 const BLOCK_BYTES: u64 = 0x1000;
 
 /// The manager's image, flat.
@@ -52,20 +54,23 @@ extern "C" fn penumbra_main(tree: usize) -> ! {
     platform.run(early, tree, &SYSTEM)
 }
 
-/// The UART that the firmware has enabled, the mini UART first; returns where it is.
+/// Takes each UART that the firmware has enabled, the PL011 if there is none; returns where the first one is. Which is
+/// on the header's pins only the device tree says.
 fn first_console(early: &mut EarlyBoot) -> u64 {
     // SAFETY: the BCM2711 has the block there.
     let mini = unsafe { early.map_device(AUX, BLOCK_BYTES) }
         .ok()
         .filter(|aux| aux.read32(AUX_ENABLES) & 1 != 0)
         .and_then(|aux| aux.part(0x40, MINI_UART_BYTES as usize));
+    // SAFETY: as above.
+    let pl011 = unsafe { early.map_device(UART0, BLOCK_BYTES) }.ok();
     if let Some(registers) = mini {
-        early.set_console(Uart::mini(registers));
+        let enabled = pl011.filter(|uart| uart.read32(UARTCR) & UARTCR_UARTEN != 0);
+        early.set_console(Uart::mini(registers), enabled.map(Uart::pl011));
         return MINI_UART;
     }
-    // SAFETY: as above.
-    if let Ok(registers) = unsafe { early.map_device(UART0, BLOCK_BYTES) } {
-        early.set_console(Uart::pl011(registers));
+    if let Some(registers) = pl011 {
+        early.set_console(Uart::pl011(registers), None);
     }
     UART0
 }

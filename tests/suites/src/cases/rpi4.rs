@@ -1,7 +1,8 @@
 //! The Raspberry Pi 4, as QEMU's `raspi4b` models it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use dtoolkit::fdt::Fdt;
@@ -29,6 +30,9 @@ pub(super) fn cases() -> Vec<Case> {
     cases.push(Case::new("fatal-rpi4-no-tree", true, no_tree));
     cases.push(Case::new("fatal-rpi4-other-tree", true, other_tree));
     cases.push(Case::new("fatal-rpi4-elf", true, elf));
+    cases.push(Case::new("fatal-rpi4-el1", true, el1));
+    cases.push(Case::new("fatal-rpi4-both-uarts", true, both_uarts));
+    cases.push(Case::new("fatal-rpi4-pl011", true, fatal_on_pl011));
     cases.push(Case::new("fatal-rpi4-gic", true, gic));
     cases.push(Case::new("fatal-rpi4-bundle-reserved", true, reserved));
     cases.push(Case::new("fatal-rpi4-little-ram", true, little_ram));
@@ -105,7 +109,7 @@ fn bundle(w: &Workshop, name: &str) -> Result<PathBuf, String> {
 }
 
 /// The board says the words after "fatal" and switches itself off.
-fn gives_up(command: std::process::Command, words: &[&str]) -> Result<(), String> {
+fn gives_up(command: Command, words: &[&str]) -> Result<(), String> {
     let console = Board::start(command)?.off(LIMIT)?;
     let said = console
         .split("penumbra: fatal: ")
@@ -121,7 +125,7 @@ fn gives_up(command: std::process::Command, words: &[&str]) -> Result<(), String
 /// is a stand-in: QEMU does its part.
 fn card(w: &Workshop) -> Result<(), String> {
     let name = "rpi4-card";
-    let read = |path: &std::path::Path| fs::read(path).map_err(|error| error.to_string());
+    let read = |path: &Path| fs::read(path).map_err(|error| error.to_string());
     let tree = read(&w.project().root().join(qemu::RPI4_TREE))?;
     let firmware = card::FIRMWARE.map(|name| (name.to_owned(), vec![0x5a; 2_000_000]));
     let bundle = read(&bundle(w, name)?)?;
@@ -130,7 +134,7 @@ fn card(w: &Workshop) -> Result<(), String> {
     let partition = card::partition(&card).ok_or("the card has no partition")?;
     let file = w.file("rpi4-card.fat");
     fs::write(&file, partition).map_err(|error| error.to_string())?;
-    let check = std::process::Command::new("fsck.fat")
+    let check = Command::new("fsck.fat")
         .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
         .args(["-n", "-v"])
         .arg(&file)
@@ -146,7 +150,7 @@ fn card(w: &Workshop) -> Result<(), String> {
         fs::write(&file, bytes).map_err(|error| error.to_string())?;
         Ok::<_, String>(file)
     };
-    let mut command = std::process::Command::new(qemu::program());
+    let mut command = Command::new(qemu::program());
     command
         .args(["-machine", "raspi4b", "-display", "none", "-serial", "null"])
         .arg("-kernel")
@@ -164,7 +168,7 @@ fn no_bundle(w: &Workshop) -> Result<(), String> {
 
 /// QEMU without -dtb hands over what firmware handed over before device trees.
 fn no_tree(w: &Workshop) -> Result<(), String> {
-    let mut command = std::process::Command::new(qemu::program());
+    let mut command = Command::new(qemu::program());
     command
         .args(["-machine", "raspi4b", "-display", "none"])
         .args(["-serial", "null", "-kernel"])
@@ -172,12 +176,17 @@ fn no_tree(w: &Workshop) -> Result<(), String> {
     gives_up(command, &["no device tree at the address in x0"])
 }
 
-/// The tree of a board with another name.
-fn other_tree(w: &Workshop) -> Result<(), String> {
-    let setup = changed(w, "fatal-rpi4-other-tree", |tree| {
+/// A board with another name.
+fn wrong_board(w: &Workshop, name: &str) -> Result<Setup, String> {
+    changed(w, name, |tree| {
         let value = b"raspberrypi,3-model-b\0brcm,bcm2837\0".to_vec();
         set(tree.find_node_mut("/")?, "compatible", value)
-    })?;
+    })
+}
+
+/// The tree of a board with another name.
+fn other_tree(w: &Workshop) -> Result<(), String> {
+    let setup = wrong_board(w, "fatal-rpi4-other-tree")?;
     let bundle = bundle(w, "fatal-rpi4-other-tree")?;
     gives_up(
         w.command(&setup, Some(&bundle)),
@@ -187,12 +196,118 @@ fn other_tree(w: &Workshop) -> Result<(), String> {
 
 /// An ELF file starts all four cores at EL3.
 fn elf(w: &Workshop) -> Result<(), String> {
-    let mut command = std::process::Command::new(qemu::program());
+    let mut command = Command::new(qemu::program());
     command
         .args(["-machine", "raspi4b", "-display", "none"])
         .args(["-serial", "null", "-kernel"])
         .arg(w.project().elf(&build::binary("rpi4")));
     gives_up(command, &["entered at EL3, not EL2", "raw Image"])
+}
+
+/// The image behind a page of code that runs first, as a raw Image: what another firmware would leave behind. The
+/// code leaves X0 alone and ends with a way to the image, which it is given relative to itself.
+fn behind(w: &Workshop, name: &str, code: impl FnOnce(u32) -> Vec<u32>) -> Result<PathBuf, String> {
+    const PAGE: usize = 0x1000;
+    /// The code begins behind the header.
+    const CODE: usize = 0x40;
+    let image = fs::read(w.rpi4_image()).map_err(|error| error.to_string())?;
+    let mut bytes = image.get(..CODE).ok_or("the image is short")?.to_vec();
+    let branch = 0x1400_0010_u32; // b .+0x40
+    bytes.splice(..4, branch.to_le_bytes());
+    bytes.extend(
+        code((PAGE - CODE) as u32)
+            .iter()
+            .flat_map(|word| word.to_le_bytes()),
+    );
+    bytes.resize(PAGE, 0);
+    bytes.extend(image);
+    let file = w.file(&format!("{name}.img"));
+    fs::write(&file, bytes).map_err(|error| error.to_string())?;
+    Ok(file)
+}
+
+/// QEMU with this image and tree; the console is the PL011 or the mini UART.
+fn with_image(image: &Path, setup: &Setup) -> Result<Command, String> {
+    let board = setup.rpi4.as_ref().ok_or("no Raspberry Pi 4")?;
+    let mut command = Command::new(qemu::program());
+    command.args(["-machine", "raspi4b", "-display", "none"]);
+    if !board.pl011 {
+        command.args(["-serial", "null"]);
+    }
+    command
+        .arg("-kernel")
+        .arg(image)
+        .arg("-dtb")
+        .arg(&board.tree);
+    Ok(command)
+}
+
+/// A boot loader that goes on at EL1.
+fn el1(w: &Workshop) -> Result<(), String> {
+    let name = "fatal-rpi4-el1";
+    let image = behind(w, name, |image| {
+        let adr = image - 4 * 4;
+        vec![
+            0xd2b0_0002,                  // mov x2, #1 << 31: HCR_EL2.RW
+            0xd51c_1102,                  // msr hcr_el2, x2
+            0xd280_78a2,                  // mov x2, #0x3c5: EL1h, DAIF masked
+            0xd51c_4002,                  // msr spsr_el2, x2
+            0x1000_0001 | (adr / 4) << 5, // adr x1, image
+            0xd51c_4021,                  // msr elr_el2, x1
+            0xd69f_03e0,                  // eret
+        ]
+    })?;
+    gives_up(
+        with_image(&image, &w.rpi4())?,
+        &["entered at EL1, not EL2", "arm_64bit=1"],
+    )
+}
+
+/// Firmware that has enabled both UARTs: nobody knows yet which one is looked at, so the reason goes to both.
+fn both_uarts(w: &Workshop) -> Result<(), String> {
+    let name = "fatal-rpi4-both-uarts";
+    let image = behind(w, name, |image| {
+        vec![
+            0xd2bf_c402,                         // mov x2, #0xfe200000
+            0xf282_0002,                         // movk x2, #0x1000: the PL011
+            0x5280_6023,                         // mov w3, #0x301: UARTEN, TXE, RXE
+            0xb900_3043,                         // str w3, [x2, #0x30]: UARTCR
+            0x1400_0000 | ((image - 4 * 4) / 4), // b image
+        ]
+    })?;
+    let mut setup = wrong_board(w, name)?;
+    for pl011 in [false, true] {
+        if let Some(board) = &mut setup.rpi4 {
+            board.pl011 = pl011;
+        }
+        gives_up(
+            with_image(&image, &setup)?,
+            &["the device tree is another board's"],
+        )
+        .map_err(|why| format!("PL011 {pl011}: {why}"))?;
+    }
+    Ok(())
+}
+
+/// A tree that names the PL011, which the firmware has not enabled: what comes after it was read is said there.
+fn fatal_on_pl011(w: &Workshop) -> Result<(), String> {
+    let name = "fatal-rpi4-pl011";
+    let mut setup = changed(w, name, |tree| {
+        set(
+            tree.find_node_mut("/chosen")?,
+            "stdout-path",
+            b"serial0:115200n8\0".to_vec(),
+        )?;
+        reserve(tree)
+    })?;
+    if let Some(board) = &mut setup.rpi4 {
+        board.pl011 = true;
+    }
+    let bundle = bundle(w, name)?;
+    gives_up(
+        w.command(&setup, Some(&bundle)),
+        &["the bundle (initrd) lies in memory that the device tree reserves"],
+    )
 }
 
 /// A distributor that reads as zero, as it does where firmware has left it to the Secure side.
@@ -218,14 +333,17 @@ fn gic(w: &Workshop) -> Result<(), String> {
     )
 }
 
+/// Reserves memory where QEMU puts the bundle.
+fn reserve(tree: &mut DeviceTree) -> Option<()> {
+    let mut node = DeviceTreeNode::new("firmware@8000000").ok()?;
+    set(&mut node, "reg", cells(&[0, 0x0800_0000, 0x20_0000]))?;
+    tree.find_node_mut("/reserved-memory")?.add_child(node);
+    Some(())
+}
+
 /// Memory that the tree reserves where QEMU puts the bundle.
 fn reserved(w: &Workshop) -> Result<(), String> {
-    let setup = changed(w, "fatal-rpi4-bundle-reserved", |tree| {
-        let mut node = DeviceTreeNode::new("firmware@8000000").ok()?;
-        set(&mut node, "reg", cells(&[0, 0x0800_0000, 0x20_0000]))?;
-        tree.find_node_mut("/reserved-memory")?.add_child(node);
-        Some(())
-    })?;
+    let setup = changed(w, "fatal-rpi4-bundle-reserved", reserve)?;
     let bundle = bundle(w, "fatal-rpi4-bundle-reserved")?;
     gives_up(
         w.command(&setup, Some(&bundle)),
