@@ -7,11 +7,12 @@
 // before, and all that was written once more before the MMU is turned on: by then such lines are
 // clean, and would only hide what lies in memory. BSS is zeroed after, through the caches.
 //
-// A platform's assembly gives three functions that run with the MMU off and clobber X0, X2 to X8 only,
-// `penumbra_early_put` no more than X0, X3 and X4:
+// A platform's assembly gives four functions that run with the MMU off and clobber X0 to X8 only,
+// `penumbra_early_put` no more than X0, X3 and X4, `penumbra_early_stage` and `penumbra_early_off` not X1:
 // `penumbra_early_put` prints the byte in W2; `penumbra_early_stage` may print the letter in W2, which
-// says how far the boot has come; `penumbra_early_off` ends the board or returns. And the text
-// `penumbra_text_level`, what to do about an entry at the wrong level.
+// says how far the boot has come; `penumbra_early_core` does what the core's errata ask for, on each core;
+// `penumbra_early_off` ends the board or returns. And the text `penumbra_text_level`, what to do about an
+// entry at the wrong level.
 
 .section .head.text, "ax"
 .balign 4096
@@ -39,9 +40,13 @@ _start:
     bl      .Lcontrols
     mov     w2, #'e'                        // at EL2
     bl      penumbra_early_stage
+    bl      penumbra_early_core
     cbz     x20, .Lno_tree
     tst     x20, #7
     b.ne    .Lno_tree
+    // The protocol promises a clean image, not a clean tree: its header may still be in a cache.
+    dc      cvac, x20
+    dsb     sy
     ldr     w1, [x20]
     movz    w2, #0x0dd0                     // 0xd00dfeed, big-endian
     movk    w2, #0xedfe, lsl #16
@@ -128,6 +133,7 @@ penumbra_secondary:
     cmp     x1, #(2 << 2)
     b.ne    .Lstop
     bl      .Lcontrols
+    bl      penumbra_early_core
     bl      .Lmmu_on
     mov     x0, x20
     bl      .Lstack
@@ -173,6 +179,10 @@ penumbra_spin_secondary:
     mov     x0, #0x33ff                     // CPTR_EL2: its RES1 bits, FP not trapped
     msr     cptr_el2, x0
     msr     hstr_el2, xzr
+    // The core's own registers are closed to EL1, whatever the firmware has opened: the Raspberry Pi's stub
+    // opens CPUACTLR_EL1, CPUECTLR_EL1 and L2CTLR_EL1 to EL2 (Cortex-A72 TRM, ACTLR_EL2 and ACTLR_EL3).
+    // HCR_EL2.TIDCP traps them before.
+    msr     actlr_el2, xzr
     msr     spsel, #1
     isb
     ret

@@ -15,6 +15,8 @@ penumbra_early_put:
     str     w2, [x0]
 .global penumbra_early_stage
 penumbra_early_stage:
+.global penumbra_early_core
+penumbra_early_core:                        // a model has no errata
     ret
 
 // Entered at EL1 there is no EL2, and QEMU's firmware interface is HVC; at EL2 it is SMC.

@@ -16,6 +16,25 @@
 .equ PATIENCE, 0x10000
 
 .section .text.early, "ax"
+// Erratum 859971 of the Cortex-A72 up to r0p3, which the BCM2711 has: instructions are prefetched from where
+// that must not be. CPUACTLR_EL1[32] turns the prefetch off; the register has to be written before the MMU is
+// turned on (Cortex-A72 TRM, "CPU Auxiliary Control Register"). The firmware's stub does not do it, but
+// opens the register to EL2 (armstub8.S: ACTLR_EL3). Firmware that keeps it closed, like TF-A, has set the bit.
+.global penumbra_early_core
+penumbra_early_core:
+    mrs     x0, midr_el1
+    movz    w1, #0xd080
+    movk    w1, #0x410f, lsl #16            // Cortex-A72 r0p0
+    sub     w0, w0, w1
+    cmp     w0, #3
+    b.hi    1f
+    mrs     x0, S3_1_C15_C2_0               // CPUACTLR_EL1
+    tbnz    x0, #32, 1f
+    orr     x0, x0, #(1 << 32)
+    msr     S3_1_C15_C2_0, x0
+    isb
+1:  ret
+
 .global penumbra_early_stage
 penumbra_early_stage:
     cmp     w2, #'e'                        // the first letter begins a line
