@@ -10,6 +10,37 @@ pub(super) fn range(base: u64, bytes: u64) -> Range {
     Range::new(base, bytes).unwrap()
 }
 
+/// RAM as the firmware tells it of boards with 1, 2, 4 and 8 GiB and 76 MiB for the VideoCore (`gpu_mem`), which lie
+/// below 1 GiB: cells of the memory node, and the bytes. Peripherals are from 0xfc00_0000 on.
+pub(super) const BOARDS: [(&[u32], u64); 4] = [
+    (&[0, 0, 0x3b40_0000], 0x3b40_0000),
+    (
+        &[0, 0, 0x3b40_0000, 0, 0x4000_0000, 0x4000_0000],
+        0x7b40_0000,
+    ),
+    (
+        &[0, 0, 0x3b40_0000, 0, 0x4000_0000, 0xbc00_0000],
+        0xf740_0000,
+    ),
+    (
+        &[
+            0,
+            0,
+            0x3b40_0000,
+            0,
+            0x4000_0000,
+            0xbc00_0000,
+            1,
+            0,
+            0x8000_0000,
+            1,
+            0x8000_0000,
+            0x8000_0000,
+        ],
+        0x1_f740_0000,
+    ),
+];
+
 /// The parts of a tree like the Raspberry Pi 4's that a test wants otherwise.
 pub(super) struct Pi {
     pub(super) stdout: &'static str,

@@ -2,7 +2,7 @@
 
 use std::vec::Vec;
 
-use super::facts::{Pi, range};
+use super::facts::{BOARDS, Pi, range};
 use crate::facts::read;
 use crate::plan::{FREE_RANGES, plan};
 use crate::ranges::{Range, Ranges};
@@ -42,6 +42,38 @@ fn free_memory_is_ram_without_what_is_in_use() {
     );
     assert!(!plan.mapped.overlap(image()));
     assert!(free.iter().all(|&range| plan.mapped.contain(range)));
+}
+
+#[test]
+fn boards_of_one_to_eight_gibibytes() {
+    for (memory, bytes) in BOARDS {
+        let pi = Pi {
+            memory: memory.into(),
+            ..Pi::default()
+        };
+        let blob = pi.build();
+        let facts = read(&blob).unwrap();
+        assert_eq!(facts.ram.bytes(), bytes);
+        let plan = plan(&facts, image(), tree_at(), LIMIT).unwrap();
+        // The VideoCore's part, and the peripherals.
+        for hole in [
+            range(0x3b40_0000, 0x4c0_0000),
+            range(0xfc00_0000, 0x400_0000),
+        ] {
+            assert!(!plan.mapped.overlap(hole) && !plan.free.overlap(hole));
+        }
+        let used = 0x1000 + image().bytes() + tree_at().bytes() + 0x100_0000;
+        assert_eq!(plan.free.bytes(), bytes - used);
+        assert_eq!(plan.mapped.bytes(), bytes - 0x1000 - image().bytes());
+        let last = plan.free.iter().map(|range| range.end).max();
+        let end = match bytes >> 30 {
+            0 => 0x3b40_0000,
+            1 => 0x8000_0000,
+            3 => 0xfc00_0000,
+            _ => 0x2_0000_0000,
+        };
+        assert_eq!(last, Some(end));
+    }
 }
 
 #[test]

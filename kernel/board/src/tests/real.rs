@@ -12,7 +12,7 @@ use dtoolkit::fdt::Fdt;
 use dtoolkit::{Node as _, Property as _};
 use proptest::prelude::*;
 
-use super::facts::{Pi, range};
+use super::facts::{BOARDS, Pi, range};
 use crate::facts::{GicFacts, StartMethod, UartKind, read};
 use crate::plan::plan;
 use crate::ranges::Range;
@@ -107,15 +107,21 @@ fn raspberry_pi_4() {
         read(&blob).map(drop).unwrap_err(),
         "the device tree describes no RAM"
     );
-    let mut model = dtoolkit::model::DeviceTree::from_fdt(&Fdt::new(&blob).unwrap());
-    let memory = model.find_node_mut("/memory@0").unwrap();
-    let reg = super::blob::cells(&[0, 0, 0x3b40_0000, 0, 0x4000_0000, 0xbc00_0000]);
-    memory.remove_property("reg");
-    memory.add_property(dtoolkit::model::DeviceTreeProperty::new("reg", reg).unwrap());
-    let blob = model.to_dtb();
-    let facts = read(&blob).unwrap();
+    for (cells, bytes) in BOARDS {
+        let mut model = dtoolkit::model::DeviceTree::from_fdt(&Fdt::new(&blob).unwrap());
+        let memory = model.find_node_mut("/memory@0").unwrap();
+        let reg = super::blob::cells(cells);
+        memory.remove_property("reg");
+        memory.add_property(dtoolkit::model::DeviceTreeProperty::new("reg", reg).unwrap());
+        board(&model.to_dtb(), bytes);
+    }
+}
+
+/// The Raspberry Pi 4's tree, completed, of a board with this much RAM.
+fn board(blob: &[u8], bytes: u64) {
+    let facts = read(blob).unwrap();
     assert!(facts.is("brcm,bcm2711"));
-    assert_eq!(facts.ram.bytes(), 0x3b40_0000 + 0xbc00_0000);
+    assert_eq!(facts.ram.bytes(), bytes);
     assert_eq!(facts.cpu_count, 4);
     for (cpu, slot) in facts.cpus.iter().zip([0xd8, 0xe0, 0xe8, 0xf0]) {
         assert_eq!(cpu.start, StartMethod::SpinTable(slot));
