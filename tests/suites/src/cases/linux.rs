@@ -99,6 +99,7 @@ pub(super) fn cases() -> Vec<Case> {
         }
     }
     cases.push(Case::new("linux-shell-reboot-poweroff", true, shell));
+    cases.push(Case::new("linux-above-4gib", false, above_4gib));
     cases.push(Case::new("linux-pair-on-one-core", false, |w| {
         let setup = Setup {
             ram_mib: 2048,
@@ -135,6 +136,25 @@ pub(super) fn linux(
         w.cached(&format!("{kernel}/vmlinuz")).display(),
         w.initramfs().display(),
     )
+}
+
+/// Memory of a guest at 8 GiB of the board, which takes addresses of 34 bits in all that EL2 keeps about frames.
+fn above_4gib(w: &Workshop) -> Result<(), String> {
+    let name = "linux-above-4gib";
+    let setup = Setup {
+        ram_mib: 10 << 10,
+        ..Setup::default()
+    };
+    let keys = linux(
+        w,
+        CLOUD,
+        "load.seconds=4 load.vcpus=2",
+        "direct",
+        "address = 0x2_0000_0000",
+    );
+    let mut board = w.boot(name, &guest("g", 2, "512 MiB", &keys), &setup)?;
+    board.expect("load: verdict good", BOOT)?;
+    board.off(BOOT).map(drop)
 }
 
 /// Boots, loads, looks for complaints, powers off.
