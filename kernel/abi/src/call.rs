@@ -29,6 +29,9 @@ pub enum Call {
     BoardOff = 4,
     /// Resets the board. Returns only on failure.
     BoardReset = 5,
+    /// The rate of a clock of the board as its firmware tells it. X1: number of the clock, as device tree nodes
+    /// name it at the board's clock controller. -> X1: Hz; 0: not known.
+    BoardClock = 6,
 
     /// Reads console bytes. X1: VM (the manager's own: input of the board's console).
     /// -> X1: number of bytes (0 to 40), X2..X6: the bytes, first in the lowest byte of X2.
@@ -202,13 +205,14 @@ pub enum Call {
 
 impl Call {
     /// Every call, for tables and tests.
-    pub const ALL: [Self; 56] = [
+    pub const ALL: [Self; 57] = [
         Self::Version,
         Self::BootInfo,
         Self::BoardInfo,
         Self::Wait,
         Self::BoardOff,
         Self::BoardReset,
+        Self::BoardClock,
         Self::ConsoleRead,
         Self::ConsoleWrite,
         Self::VmCreate,
@@ -302,7 +306,7 @@ mod tests {
         }
         for id in [
             CALL_BASE - 1,
-            CALL_BASE + 6,
+            CALL_BASE + 7,
             CALL_BASE + 127,
             CALL_BASE + 128,
             0,

@@ -37,7 +37,7 @@ pub use state::{
 pub use traps::{TRAP_RECORDS, TrapRecord, TrapsStatus};
 
 /// Version of this interface. The manager refuses to start on another major version.
-pub const ABI_VERSION: AbiVersion = AbiVersion { major: 1, minor: 8 };
+pub const ABI_VERSION: AbiVersion = AbiVersion { major: 1, minor: 9 };
 
 /// Version of the interface between EL2 and the manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod ranges;
 pub mod revision;
 pub mod tree;
+pub mod uart;
 
 #[cfg(test)]
 mod tests;

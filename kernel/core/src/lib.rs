@@ -46,5 +46,5 @@ mod vm;
 mod watchdog;
 
 pub use machine::Machine;
-pub use system::{BootFacts, PaRange, System};
+pub use system::{BootFacts, Clock, PaRange, System};
 pub use vcpu::Vcpu;

@@ -27,6 +27,18 @@ pub const MAX_RAM_RANGES: usize = 8;
 /// Ranges at most that no VM gets as a device.
 pub const MAX_KEPT_RANGES: usize = 16;
 
+/// Clocks at most whose rates the board's firmware tells.
+pub const MAX_CLOCKS: usize = 4;
+
+/// A clock of the board.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// Its number at the board's clock controller.
+    pub number: u32,
+    /// Its rate; 0: not known.
+    pub hz: u32,
+}
+
 /// A range of physical addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PaRange {
@@ -85,6 +97,8 @@ pub struct BootFacts {
     pub ram: [PaRange; MAX_RAM_RANGES],
     /// What no VM gets as a device: all RAM, the interrupt controller, the console.
     pub kept: [PaRange; MAX_KEPT_RANGES],
+    /// What the board's firmware says of its clocks.
+    pub clocks: [Clock; MAX_CLOCKS],
 }
 
 /// Why the hypervisor cannot start.

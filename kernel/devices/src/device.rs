@@ -21,6 +21,9 @@ pub struct Interrupt {
 pub struct Clock {
     /// Its frequency.
     pub hz: u32,
+    /// Its number at a controller that the board's firmware sets up: the firmware may know better than the
+    /// documents that the frequency is taken from.
+    pub firmware: Option<u32>,
 }
 
 /// A device as a guest gets it.
@@ -226,13 +229,18 @@ impl BoardTree<'_> {
             let count = clock.cell("#clock-cells").unwrap_or(0);
             let count = usize::try_from(count).map_err(|_| unknown())?;
             let (own, behind) = behind.split_at_checked(count).ok_or_else(unknown)?;
-            let hz = match own {
-                [] if clock.is_compatible(&["fixed-clock"]) => clock.cell("clock-frequency"),
-                [number] => firmware_clock(|names| clock.is_compatible(names), *number),
-                _ => None,
+            let (hz, firmware) = match own {
+                [] if clock.is_compatible(&["fixed-clock"]) => {
+                    (clock.cell("clock-frequency"), None)
+                }
+                [number] => {
+                    let hz = firmware_clock(|names| clock.is_compatible(names), *number);
+                    (hz, Some(*number))
+                }
+                _ => (None, None),
             };
             let hz = hz.ok_or_else(unknown)?;
-            clocks.push(Clock { hz });
+            clocks.push(Clock { hz, firmware });
             rest = behind;
         }
         Ok(clocks)

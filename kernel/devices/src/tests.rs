@@ -55,7 +55,13 @@ fn a_device_is_found_with_all_that_belongs_to_it() {
             edge: false
         }]
     );
-    assert_eq!(rtc.clocks, [Clock { hz: 24_000_000 }]);
+    assert_eq!(
+        rtc.clocks,
+        [Clock {
+            hz: 24_000_000,
+            firmware: None
+        }]
+    );
     assert!(!rtc.master && !rtc.virtio);
     // Through the bus's own addresses.
     assert_eq!(

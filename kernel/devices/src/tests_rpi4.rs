@@ -62,6 +62,12 @@ fn a_card_reaches_memory_through_its_bus() {
         assert!(card.master && card.dma == [WINDOW]);
         assert_eq!(tree.reach(path), Some(WINDOW.reach()));
     }
+    let uart = tree.device(UART).unwrap();
+    let clock = |hz, number| Clock {
+        hz,
+        firmware: Some(number),
+    };
+    assert_eq!(uart.clocks, [clock(48_000_000, 19), clock(250_000_000, 20)]);
     // What is no bus master has no addresses for it.
     assert!(tree.device(UART).unwrap().dma.is_empty());
     assert_eq!(tree.reach(UART), None);

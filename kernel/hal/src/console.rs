@@ -32,10 +32,11 @@ pub(crate) static CONSOLE: SpinMutex<Console> = SpinMutex::new(Console {
 });
 
 impl Uart {
-    /// Takes a PL011 by its registers and makes it ready.
+    /// Takes a PL011 by its registers and makes it ready. `divisor` is what firmware would have put into UARTIBRD and
+    /// UARTFBRD, if it has not.
     #[must_use]
-    pub fn pl011(registers: Mmio) -> Self {
-        Self::Pl011(Pl011::new(registers))
+    pub fn pl011(registers: Mmio, divisor: (u32, u32)) -> Self {
+        Self::Pl011(Pl011::new(registers, divisor))
     }
 
     /// Takes a mini UART by its registers and makes it ready.

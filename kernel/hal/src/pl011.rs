@@ -29,8 +29,9 @@ pub struct Pl011 {
 
 impl Pl011 {
     /// Takes a UART that firmware may have left enabled, sets 8N1 with FIFOs and enables it; the
-    /// baud rate divisor stays as firmware set it. Interrupts are off.
-    pub(crate) fn new(registers: Mmio) -> Self {
+    /// baud rate divisor stays as firmware set it, and is `divisor` (UARTIBRD, UARTFBRD) where firmware has set
+    /// none. Interrupts are off.
+    pub(crate) fn new(registers: Mmio, divisor: (u32, u32)) -> Self {
         let uart = Self { registers };
         let running = registers.read32(CR);
         if running & Control::UARTEN::SET.value != 0 {
@@ -40,10 +41,9 @@ impl Pl011 {
         registers.write32(IMSC, 0);
         registers.write32(ICR, 0x7ff);
         if registers.read32(IBRD) == 0 {
-            // Never programmed: 115200 baud at 48 MHz, what the Raspberry Pi's firmware clocks it
-            // with; a model does not care.
-            registers.write32(IBRD, 26);
-            registers.write32(FBRD, 3);
+            let (integer, fraction) = divisor;
+            registers.write32(IBRD, integer);
+            registers.write32(FBRD, fraction);
         }
         registers.write32(
             LCR_H,

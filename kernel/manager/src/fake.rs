@@ -52,6 +52,8 @@ pub(crate) struct Fake {
     audits: u32,
     /// The board's device tree.
     pub(crate) tree: &'static [u8],
+    /// The rates that its firmware tells.
+    pub(crate) clocks: BTreeMap<u32, u32>,
     /// RAM that was set aside.
     pub(crate) aside: Vec<(u64, u64)>,
     /// RAM that somebody uses.
@@ -91,6 +93,7 @@ impl Fake {
             frames: 1000,
             audits: 0,
             tree: &[],
+            clocks: BTreeMap::new(),
             aside: Vec::new(),
             in_use: None,
             differences: 0,
@@ -184,6 +187,10 @@ impl Hypervisor for Fake {
 
     fn board_reset(&mut self) -> Result<()> {
         self.note("BoardReset", 0)
+    }
+
+    fn board_clock(&mut self, number: u32) -> Result<u32> {
+        Ok(self.clocks.get(&number).copied().unwrap_or(0))
     }
 
     fn console_read(&mut self, vm: VmId) -> Result<Chunk> {

@@ -9,7 +9,7 @@ use dtoolkit::Node;
 use dtoolkit::model::DeviceTreeNode;
 use penumbra_bundle::{Backing, Guest};
 use penumbra_devices::node::{References, copy, with_bus};
-use penumbra_devices::{BoardTree, Device, Finding, Range, Wishes, check};
+use penumbra_devices::{BoardTree, Clock, Device, Finding, Range, Wishes, check};
 
 use crate::hypervisor::Hypervisor;
 use crate::manager::Manager;
@@ -144,6 +144,16 @@ fn wishes<'a>(guest: &Guest<'a>) -> Wishes<'a> {
     }
 }
 
+/// Takes the rate of a clock from the board's firmware, if that tells it.
+fn ask_firmware<H: Hypervisor>(hv: &mut H, clock: &mut Clock) {
+    let told = clock
+        .firmware
+        .and_then(|number| hv.board_clock(number).ok());
+    if let Some(hz) = told.filter(|hz| *hz != 0) {
+        clock.hz = hz;
+    }
+}
+
 impl<'a> Manager<'a> {
     /// Lays a guest out, with its devices, and has its RAM set aside if that must be the board's at its
     /// address.
@@ -188,7 +198,11 @@ impl<'a> Manager<'a> {
         match check(&tree, &all) {
             Ok(mut devices) => {
                 let own = devices.get_mut(index).map(core::mem::take);
-                Ok(GrantedAll::new(&tree, own.unwrap_or_default()))
+                let mut own = own.unwrap_or_default();
+                for clock in own.iter_mut().flat_map(|device| &mut device.clocks) {
+                    ask_firmware(hv, clock);
+                }
+                Ok(GrantedAll::new(&tree, own))
             }
             Err(mut findings) => {
                 // What is wrong with this guest before what is wrong with another.

@@ -236,6 +236,8 @@ pub trait Hypervisor: PagingService {
     fn board_off(&mut self) -> Result<()>;
     /// `BoardReset`. Returns only on failure.
     fn board_reset(&mut self) -> Result<()>;
+    /// `BoardClock`: Hz, 0 if EL2 does not know.
+    fn board_clock(&mut self, number: u32) -> Result<u32>;
     /// `ConsoleRead`.
     fn console_read(&mut self, vm: VmId) -> Result<Chunk>;
     /// `ConsoleWrite`; returns how many bytes were taken.

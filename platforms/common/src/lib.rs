@@ -6,10 +6,13 @@
 #![no_std]
 #![cfg(target_arch = "aarch64")]
 
+mod firmware;
 mod hypercalls;
 mod start;
 
-pub use penumbra_board::{Facts, revision};
+pub use firmware::{Firmware, uart_divisor};
+pub use penumbra_board::Facts;
+pub use penumbra_core::Clock;
 pub use start::Platform;
 
 /// Bytes that are copied by words.

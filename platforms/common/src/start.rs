@@ -14,6 +14,8 @@ use penumbra_hal::secondary::Start;
 use penumbra_hal::{Hardware, el2_map, epitaph, image, secondary};
 use penumbra_vmsa::{MIB, PAGE_SIZE, Pa};
 
+use crate::firmware::{Firmware, uart_divisor};
+
 /// RAM of the manager.
 const MANAGER_BYTES: u64 = 8 * MIB;
 
@@ -30,8 +32,8 @@ pub struct Platform {
     pub early_console: u64,
     /// Whether each stage of the boot says a line, for boards whose silence nobody can look into.
     pub trail: bool,
-    /// What the platform does by itself once the device tree is read.
-    pub look_around: fn(&mut EarlyBoot, &Facts<'_>),
+    /// What the board's firmware says, once the device tree is read. It may have nothing to say.
+    pub ask_firmware: fn(&mut EarlyBoot, &Facts<'_>) -> Firmware,
     /// The manager's image, flat.
     pub manager: &'static [u8],
 }
@@ -65,7 +67,8 @@ impl Platform {
         if !facts.is(self.compatible) {
             return Err("the device tree is another board's: boot the image made for it");
         }
-        self.take_console(&mut early, &facts)?;
+        let firmware = (self.ask_firmware)(&mut early, &facts);
+        self.take_console(&mut early, &facts, &firmware)?;
         check_timers(&facts)?;
         let tree = Range::new(tree.as_ptr().addr() as u64, tree.len() as u64)
             .ok_or("the device tree is damaged")?;
@@ -75,6 +78,9 @@ impl Platform {
             facts.ram.bytes() / MIB,
             facts.cpus_described
         ));
+        if firmware.revision != 0 {
+            self.say(format_args!("{firmware}"));
+        }
         let plan = take_memory(&mut early, &facts, tree)?;
         self.say(format_args!(
             "memory: image at {:#x}, {} MiB free, {} KiB reserved",
@@ -83,7 +89,6 @@ impl Platform {
             facts.reserved.bytes() / 1024
         ));
         let gic = take_gic(&mut early, &facts)?;
-        (self.look_around)(&mut early, &facts);
         let cores = find_cores(&mut early, &facts);
         let mut hardware = early.finish(gic).map_err(no_interrupts)?;
         self.say(format_args!(
@@ -98,13 +103,18 @@ impl Platform {
             gic.version() as u64,
             facts.ram.bytes() / MIB
         );
-        let facts = self.boot_facts(&facts, &plan, tree, cpus, gic.version());
+        let facts = self.boot_facts(&facts, &plan, tree, (cpus, gic.version()), &firmware);
         system.boot(&mut hardware, &facts).map_err(no_manager)?;
         Ok(hardware)
     }
 
     /// Makes the UART that the tree names the console, before anything else can go wrong.
-    fn take_console(&self, early: &mut EarlyBoot, facts: &Facts<'_>) -> Result<(), &'static str> {
+    fn take_console(
+        &self,
+        early: &mut EarlyBoot,
+        facts: &Facts<'_>,
+        firmware: &Firmware,
+    ) -> Result<(), &'static str> {
         let uart = facts.uart;
         if uart.registers.base == self.early_console {
             early.keep_console();
@@ -116,7 +126,7 @@ impl Platform {
         ));
         let registers = map_device(early, facts, uart.registers)?;
         let uart = match uart.kind {
-            UartKind::Pl011 => Uart::pl011(registers),
+            UartKind::Pl011 => Uart::pl011(registers, uart_divisor(firmware.uart_hz)),
             UartKind::Mini => Uart::mini(registers),
         };
         early.set_console(uart, None);
@@ -135,8 +145,8 @@ impl Platform {
         facts: &Facts<'_>,
         plan: &MemoryPlan,
         tree: Range,
-        cpus: usize,
-        gic: GicVersion,
+        (cpus, gic): (usize, GicVersion),
+        firmware: &Firmware,
     ) -> BootFacts {
         let mut ram = [PaRange::default(); MAX_RAM_RANGES];
         for (slot, range) in ram.iter_mut().zip(plan.free.iter()) {
@@ -161,6 +171,7 @@ impl Platform {
             device_tree: pa_range(tree),
             ram,
             kept: kept(facts),
+            clocks: firmware.clocks,
         }
     }
 }

@@ -8,7 +8,7 @@ use core::panic::PanicInfo;
 use penumbra_core::System;
 use penumbra_hal::console::Uart;
 use penumbra_hal::{boot, epitaph, secondary};
-use penumbra_platform::{Aligned, Platform};
+use penumbra_platform::{Aligned, Firmware, Platform, uart_divisor};
 
 /// The PL011 of the machine; the device tree must confirm it.
 const EARLY_UART: u64 = 0x0900_0000;
@@ -27,14 +27,14 @@ extern "C" fn penumbra_main(tree: usize) -> ! {
     let mut early = unsafe { boot::begin() };
     // SAFETY: QEMU virt has a PL011 there.
     if let Ok(registers) = unsafe { early.map_device(EARLY_UART, UART_BYTES) } {
-        early.set_console(Uart::pl011(registers), None);
+        early.set_console(Uart::pl011(registers, uart_divisor(0)), None);
     }
     let platform = Platform {
         name: "QEMU virt",
         compatible: "linux,dummy-virt",
         early_console: EARLY_UART,
         trail: false,
-        look_around: |_, _| {},
+        ask_firmware: |_, _| Firmware::default(),
         manager: &MANAGER.0,
     };
     platform.run(early, tree, &SYSTEM)

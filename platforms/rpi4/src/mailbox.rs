@@ -1,5 +1,5 @@
-//! The mailbox to the firmware, for what the device tree does not say: board revision, clock and
-//! temperature. EL2 asks once, at boot, and needs none of it.
+//! The mailbox to the firmware, for what the device tree does not say: board revision, temperature and the
+//! rates of clocks, which guests are told. EL2 asks once, at boot, and boots without an answer too.
 //!
 //! Requests are property messages (channel 8): a buffer of words in memory whose bus address goes into
 //! one register and comes back from another. The firmware reads memory past EL2's caches.
@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use penumbra_hal::boot::EarlyBoot;
 use penumbra_hal::cache;
 use penumbra_hal::mmio::Mmio;
-use penumbra_platform::{Facts, revision};
+use penumbra_platform::{Clock, Facts, Firmware};
 
 const READ: usize = 0x00;
 const STATUS: usize = 0x18;
@@ -27,7 +27,12 @@ const PATIENCE: u32 = 1_000_000;
 const BOARD_REVISION: u32 = 0x0001_0002;
 const CLOCK_RATE: u32 = 0x0003_0002;
 const TEMPERATURE: u32 = 0x0003_0006;
+/// The firmware's numbers of clocks (Linux, include/soc/bcm2835/raspberrypi-firmware.h).
+const UART_CLOCK: u32 = 2;
 const ARM_CLOCK: u32 = 3;
+/// The clocks of devices that guests may have: the firmware's number, and that of the clock controller's nodes
+/// (Linux, include/dt-bindings/clock/bcm2835.h). EMMC, UART, core (VPU), EMMC2.
+const CLOCKS: [(u32, u32); 4] = [(1, 28), (UART_CLOCK, 19), (4, 20), (12, 51)];
 const DONE: u32 = 0x8000_0000;
 
 const WORDS: usize = 8;
@@ -38,27 +43,34 @@ struct Message([AtomicU32; 16]);
 
 static MESSAGE: Message = Message([const { AtomicU32::new(0) }; 16]);
 
-/// Asks the firmware what board this is, and says it.
-pub(crate) fn look_around(early: &mut EarlyBoot, facts: &Facts<'_>) {
+/// Asks the firmware what board this is, and how fast its clocks run.
+pub(crate) fn ask_firmware(early: &mut EarlyBoot, facts: &Facts<'_>) -> Firmware {
+    let mut firmware = Firmware::default();
     let Some(range) = facts.mailbox.filter(|&range| !facts.ram.overlap(range)) else {
         log::warn!("the device tree has no mailbox: nothing is known of the board's revision");
-        return;
+        return firmware;
     };
     // SAFETY: a device by the device tree, and not RAM.
     let Ok(registers) = (unsafe { early.map_device(range.base, range.bytes()) }) else {
-        return;
+        return firmware;
     };
-    let Some(code) = ask(registers, BOARD_REVISION, 0) else {
+    let Some([revision, _]) = ask(registers, BOARD_REVISION, 0) else {
         log::warn!("the firmware does not answer through its mailbox");
-        return;
+        return firmware;
     };
-    let mhz = ask(registers, CLOCK_RATE, ARM_CLOCK).map_or(0, |[_, hz]| hz / 1_000_000);
-    let celsius = ask(registers, TEMPERATURE, 0).map_or(0, |[_, milli]| milli / 1000);
-    let [code, _] = code;
-    log::info!(
-        "board revision {code:x} ({} MiB), cores at {mhz} MHz, {celsius} C",
-        revision::mebibytes(code).unwrap_or(0)
-    );
+    // The second word of both answers is the value.
+    let value = |tag, argument| ask(registers, tag, argument).map_or(0, |[_, value]| value);
+    firmware.revision = revision;
+    firmware.cores_hz = value(CLOCK_RATE, ARM_CLOCK);
+    firmware.millicelsius = value(TEMPERATURE, 0);
+    for (slot, (clock, number)) in firmware.clocks.iter_mut().zip(CLOCKS) {
+        let hz = value(CLOCK_RATE, clock);
+        *slot = Clock { number, hz };
+        if clock == UART_CLOCK {
+            firmware.uart_hz = hz;
+        }
+    }
+    firmware
 }
 
 /// Sends one tag whose value is two words; returns the two words of the answer.

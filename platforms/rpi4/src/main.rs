@@ -14,7 +14,7 @@ use penumbra_core::System;
 use penumbra_hal::boot::{self, EarlyBoot};
 use penumbra_hal::console::Uart;
 use penumbra_hal::{epitaph, secondary};
-use penumbra_platform::{Aligned, Platform};
+use penumbra_platform::{Aligned, Platform, uart_divisor};
 
 /// The auxiliary block with the mini UART in it.
 const AUX: u64 = 0xfe21_5000;
@@ -48,7 +48,7 @@ extern "C" fn penumbra_main(tree: usize) -> ! {
         compatible: "brcm,bcm2711",
         early_console,
         trail: true,
-        look_around: mailbox::look_around,
+        ask_firmware: mailbox::ask_firmware,
         manager: &MANAGER.0,
     };
     platform.run(early, tree, &SYSTEM)
@@ -66,11 +66,14 @@ fn first_console(early: &mut EarlyBoot) -> u64 {
     let pl011 = unsafe { early.map_device(UART0, BLOCK_BYTES) }.ok();
     if let Some(registers) = mini {
         let enabled = pl011.filter(|uart| uart.read32(UARTCR) & UARTCR_UARTEN != 0);
-        early.set_console(Uart::mini(registers), enabled.map(Uart::pl011));
+        early.set_console(
+            Uart::mini(registers),
+            enabled.map(|uart| Uart::pl011(uart, uart_divisor(0))),
+        );
         return MINI_UART;
     }
     if let Some(registers) = pl011 {
-        early.set_console(Uart::pl011(registers), None);
+        early.set_console(Uart::pl011(registers, uart_divisor(0)), None);
     }
     UART0
 }

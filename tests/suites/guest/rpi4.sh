@@ -26,6 +26,12 @@ echo "hello from the guest" >&3
 read -r line <&3 || fail "nothing can be read from the second UART"
 say "the second UART says $line"
 
+# The firmware's rates, which its model says to be 3 MHz (UART) and 350 MHz (core); documents say 48 and 250.
+for clock in clock-3000000 clock-350000000; do
+    [ -d /proc/device-tree/$clock ] || fail "there is no $clock"
+done
+say "the clocks run as the firmware says"
+
 # QEMU's raspi4b leads no interrupt of its I2C buses to the GIC: there is a driver, and no transfer.
 cat /sys/class/i2c-dev/i2c-*/name | grep -q fe804000 || fail "there is no I2C bus"
 say "over"

@@ -4,3 +4,4 @@ mod blob;
 mod facts;
 mod plan;
 mod real;
+mod uart;

@@ -101,6 +101,7 @@ pub fn answer(
             machine.reset();
             Err(Error::NotSupported)
         }
+        Call::BoardClock => clock(system, x1),
         Call::ConsoleRead => console::read(system, machine, x1),
         Call::ConsoleWrite => console::write(system, machine, arguments),
         Call::VmCreate => build::create(system, machine, (x1, x2, x3)),
@@ -165,6 +166,13 @@ fn board_info(system: &System, machine: &impl Machine) -> Reply {
         largest,
         u64::try_from(machine.list_registers()).unwrap_or(0),
     ])
+}
+
+fn clock(system: &System, number: u64) -> Reply {
+    let board = system.board().ok_or(Error::BadState)?;
+    let mut clocks = board.facts.clocks.iter();
+    let found = clocks.find(|clock| u64::from(clock.number) == number);
+    Ok(one(found.map_or(0, |clock| u64::from(clock.hz))))
 }
 
 /// A guest that exists. The manager itself is none.

@@ -12,7 +12,7 @@ use penumbra_trap::controls::{cptr, hcr};
 use penumbra_vmsa::{CpuIndex, Ipa, MIB, PAGE_SIZE, Pa};
 
 use crate::machine::*;
-use crate::system::{BootFacts, MAX_KEPT_RANGES, MAX_RAM_RANGES, PaRange, System};
+use crate::system::{BootFacts, Clock, MAX_KEPT_RANGES, MAX_RAM_RANGES, PaRange, System};
 use crate::vcpu::Vcpu;
 
 pub(super) const RAM: u64 = 0x4000_0000;
@@ -152,6 +152,15 @@ pub(super) fn facts(cpus: usize) -> BootFacts {
         },
         ram,
         kept: kept(),
+        clocks: [
+            Clock {
+                number: 19,
+                hz: 48_000_000,
+            },
+            Clock::default(),
+            Clock::default(),
+            Clock::default(),
+        ],
     }
 }
 

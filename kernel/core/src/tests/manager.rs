@@ -19,6 +19,9 @@ fn the_manager_starts_and_finds_its_input() {
     assert_eq!((x[3] & !(2 * MIB - 1), x[4]), (MANAGER_TREE_IPA, 100));
     let x = bench.call(Call::BoardInfo, &[]);
     assert_eq!([x[1], x[2], x[3]], [3, 1, HZ]);
+    for (number, hz) in [(19, 48_000_000), (20, 0), (0, 0), (19 << 32, 0)] {
+        assert_eq!(bench.ok(Call::BoardClock, &[number]), hz);
+    }
     // Its RAM and input are there, nothing else is.
     bench.cores[0].program(
         0,

@@ -87,6 +87,21 @@ fn a_device_without_dma_goes_to_any_guest() {
     );
 }
 
+/// The rates of the firmware come before those of the documents; what it does not tell stays as it is.
+#[test]
+fn the_firmware_says_how_fast_clocks_run() {
+    let mut fake = fake();
+    fake.tree = penumbra_devices::example_rpi4::board().leak();
+    fake.clocks = [(19, 3_000_000), (28, 0)].into();
+    let bundle = bundle(vec![with("a", &["/soc/serial@7e201000"])]);
+    booted(&mut fake, &bundle);
+    let tree = tree(&mut fake, 1);
+    let hz = |name: &str| cells(&tree, name, "clock-frequency");
+    assert_eq!(hz("/clock-3000000"), [3_000_000]);
+    assert_eq!(hz("/clock-250000000"), [250_000_000]);
+    assert_eq!(cells(&tree, "/serial@fe201000", "clocks"), [16, 17]);
+}
+
 #[test]
 fn a_bus_master_goes_to_a_guest_at_its_own_address_and_is_reset_before() {
     let mut fake = fake();

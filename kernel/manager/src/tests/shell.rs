@@ -300,7 +300,7 @@ fn figures_are_shown_for_every_vcpu() {
     );
     shows(
         &typed(&mut manager, &mut fake, "version\r"),
-        &["interface 1.8 and bundle format 5"],
+        &["interface 1.9 and bundle format 5"],
     );
     shows(
         &typed(&mut manager, &mut fake, "audit\r"),

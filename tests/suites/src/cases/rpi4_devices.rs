@@ -191,6 +191,7 @@ fn pins(w: &Workshop, name: &str) -> Result<(), String> {
     }
     (&stream).write_all(b"hello from outside\n").map_err(said)?;
     board.expect("pi: the second UART says hello from outside", LIMIT)?;
+    board.expect("pi: the clocks run as the firmware says", LIMIT)?;
     board.expect("pi: over", LIMIT)?;
     let console = board.off(LIMIT)?;
     match console.lines().find(|line| line.contains("pi: FAIL")) {

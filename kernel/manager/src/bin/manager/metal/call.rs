@@ -219,6 +219,11 @@ impl Hypervisor for El2 {
         call0(Call::BoardReset, &[])
     }
 
+    fn board_clock(&mut self, number: u32) -> Result<u32> {
+        let hz = call1(Call::BoardClock, &[u64::from(number)])?;
+        Ok(u32::try_from(hz).unwrap_or(0))
+    }
+
     fn console_read(&mut self, vm: VmId) -> Result<Chunk> {
         let [len, bytes @ ..] = call(Call::ConsoleRead, &[vm.0])?;
         Ok(Chunk::from_regs(len, bytes))
