@@ -143,7 +143,11 @@ impl Problem {
                     .into()
             }
             Self::NoRegisters => "name a node that has a `reg`".into(),
-            Self::Disabled => "it has a `status` other than \"okay\"".into(),
+            Self::Disabled => {
+                "its `status` is not \"okay\"; where firmware can change that (Raspberry Pi: an overlay, or \
+                 `dtparam=spi=on`), check with the tree of the running board"
+                    .into()
+            }
             Self::Kept { .. } => "guests have one of their own, which is emulated".into(),
             Self::Twice => "leave one of the two out".into(),
             Self::TwoOwners { .. } => "a device has one owner: take it out of one of the two".into(),

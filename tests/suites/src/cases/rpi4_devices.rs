@@ -153,14 +153,17 @@ fn sum(file: &Path) -> Result<String, String> {
     Ok(sum.to_owned())
 }
 
-/// Pins, the PL011 and an I2C bus, as far as QEMU has them. On a board the PL011 is wired to the Bluetooth chip; the tree says here
-/// what an overlay makes of it that puts it on pins of the header.
+/// Pins, the PL011, an I2C and an SPI bus, as far as QEMU has them. On a board the PL011 is wired to the Bluetooth chip; the tree says here
+/// what an overlay makes of it that puts it on pins of the header, and what `dtparam=spi=on` makes of the SPI bus. A thermometer
+/// hangs on one bus, a flash chip on the other.
 fn pins(w: &Workshop, name: &str) -> Result<(), String> {
     let drivers = ["i2c_bcm2835", "i2c_dev"];
     let initramfs = w.pins_initramfs(name, &drivers)?;
     let mut setup = changed(w, name, |tree| {
         let uart = tree.find_node_mut("/soc/serial@7e201000")?;
-        uart.remove_child("bluetooth").map(drop)
+        uart.remove_child("bluetooth")?;
+        let spi = tree.find_node_mut("/soc/spi@7e204000")?;
+        set(spi, "status", b"okay\0".to_vec())
     })?;
     // The first serial port of QEMU is the PL011, the second the console.
     if let Some(board) = &mut setup.rpi4 {
@@ -169,11 +172,21 @@ fn pins(w: &Workshop, name: &str) -> Result<(), String> {
     let socket = w.file(&format!("{name}.socket"));
     let _ = fs::remove_file(&socket);
     let serial = format!("unix:{},server=on,wait=off", socket.display());
-    let setup = with_drive(setup, &["-serial", &serial]);
+    let thermometer = "tmp105,bus=i2c-bus.1,address=0x48";
+    let arguments = [
+        "-serial",
+        &serial,
+        "-device",
+        thermometer,
+        "-device",
+        "w25q32,bus=spi",
+    ];
+    let setup = with_drive(setup, &arguments);
     let devices = [
         "/soc/gpio@7e200000",
         "/soc/serial@7e201000",
         "/soc/i2c@7e804000",
+        "/soc/spi@7e204000",
     ];
     let toml = direct(w, &initramfs, &devices, "");
     let mut board = w.boot(name, &toml, &setup)?;
@@ -192,6 +205,9 @@ fn pins(w: &Workshop, name: &str) -> Result<(), String> {
     (&stream).write_all(b"hello from outside\n").map_err(said)?;
     board.expect("pi: the second UART says hello from outside", LIMIT)?;
     board.expect("pi: the clocks run as the firmware says", LIMIT)?;
+    board.expect("pi: I2C reads 80 0", LIMIT)?;
+    // Winbond (0xef), 0x4016.
+    board.expect("pi: SPI reads 239 64 22", LIMIT)?;
     board.expect("pi: over", LIMIT)?;
     let console = board.off(LIMIT)?;
     match console.lines().find(|line| line.contains("pi: FAIL")) {
