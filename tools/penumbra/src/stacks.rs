@@ -197,7 +197,7 @@ fn is_pointed_to(name: &str) -> bool {
         "fmt" | "write_str" | "write_char" | "write_fmt" | "log" | "enabled" => {
             messages.iter().any(|part| of.contains(part))
         }
-        "call_once" | "look_around" => true,
+        "call_once" | "ask_firmware" => true,
         _ => false,
     }
 }
