@@ -8,12 +8,13 @@
 //!   descriptors hardware reads that its caches do not absorb.
 //! - [`Invalidation`]: TLBI instructions, decoded.
 //! - [`Scope`]: many models side by side on one stream, so that their figures are paired; [`Counts`]
-//!   by partition and region, [`Tally`] by [`AddressSpace`].
+//!   by partition and region, [`Tally`] by [`AddressSpace`]. [`BlockTally`] by 2 MiB of IPA, and the [`Shape`] of each.
 //!
 //! Only addresses, sizes and tags are modelled; permissions are not, because an access that faults
 //! never reaches the model. Limits: `docs/walkscope.md`. Pure: no I/O, no `unsafe`.
 #![forbid(unsafe_code)]
 
+mod blocks;
 mod cache;
 mod core;
 mod counts;
@@ -27,6 +28,7 @@ mod tests;
 mod tlbi;
 
 pub use crate::core::{Core, Parameter, WalkCacheHolds};
+pub use blocks::{BlockKey, BlockTally, Shape, shape};
 pub use cache::{Entry, Tag, TagCache};
 pub use counts::{Counts, REGIONS, Region, Tally};
 pub use mmu::{Miss, Mmu, Mode, Use};

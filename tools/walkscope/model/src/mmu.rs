@@ -42,6 +42,18 @@ pub struct Miss {
     pub stage1_reads: u32,
     /// Stage-2 descriptors read.
     pub stage2_reads: u32,
+    /// Them by what went through stage 2: each stage-1 descriptor of the path, then the output. `None` did not.
+    pub steps: [Option<u32>; 5],
+}
+
+impl Miss {
+    /// Notes what one address read of stage 2.
+    fn step(&mut self, index: usize, reads: u32) {
+        self.stage2_reads += reads;
+        if let Some(step) = self.steps.get_mut(index) {
+            *step = Some(reads);
+        }
+    }
 }
 
 /// What is in use of a main TLB.
@@ -125,11 +137,12 @@ impl Mmu {
             }
             // The pointer that the walk cache gave is a physical address.
             if index != known || known == 0 {
-                miss.stage2_reads += self.stage2(ipa, space, Some(step));
+                miss.step(index, self.stage2(ipa, space, Some(step)));
             }
             miss.stage1_reads += 1;
         }
-        miss.stage2_reads += self.stage2(path.leaf.ipa, space, path.output);
+        let reads = self.stage2(path.leaf.ipa, space, path.output);
+        miss.step(path.descriptors.len(), reads);
         self.learn_tables(va, space, path);
         let log2 = self.entry_log2(path);
         let global = path.leaf.global;
@@ -176,6 +189,11 @@ impl Mmu {
                 });
             }
         }
+    }
+
+    /// Whether it prices the tables as they are.
+    pub(crate) fn is_as_is(&self) -> bool {
+        self.mode == Mode::AsIs
     }
 
     /// Takes an IPA through stage 2: descriptors read.

@@ -4,7 +4,8 @@
 
 use crate::regime::Regime;
 
-const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+/// Address bits of a descriptor.
+pub(crate) const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 const CONTIGUOUS: u64 = 1 << 52;
 /// Bits that must be equal for hardware to merge neighbours: all but the output address and the
 /// software-defined bits.
@@ -134,11 +135,7 @@ pub fn walk_stage2(
     if regime.vtcr >> 14 & 3 != 0 {
         return Err(WalkFault::Granule);
     }
-    let start = match regime.vtcr >> 6 & 3 {
-        0 => 2,
-        1 => 1,
-        _ => 0,
-    };
+    let start = regime.stage2_start();
     let mut table = regime.vttbr & 0x0000_ffff_ffff_fffe;
     for level in start..=3_u8 {
         let index = ipa >> shift(level);

@@ -53,6 +53,16 @@ impl Regime {
         self.hcr & 1 != 0
     }
 
+    /// The level that stage 2 starts at: VTCR_EL2.SL0, with the 4 KiB granule.
+    #[must_use]
+    pub fn stage2_start(&self) -> u8 {
+        match self.vtcr >> 6 & 3 {
+            0 => 2,
+            1 => 1,
+            _ => 0,
+        }
+    }
+
     /// HCR_EL2.FB: the guest's local TLB maintenance reaches all cores.
     #[must_use]
     pub fn force_broadcast(&self) -> bool {

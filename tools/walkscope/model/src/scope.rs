@@ -10,9 +10,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::blocks::{BlockKey, BlockTally, Shape, shape};
 use crate::core::Core;
 use crate::counts::{Counts, Region, Tally};
-use crate::mmu::{Mmu, Mode, Use};
+use crate::mmu::{Miss, Mmu, Mode, Use};
 use crate::path::{Memory, Path, walk};
 use crate::regime::{AddressSpace, Regime, Space};
 use crate::tlbi::{Invalidation, Operation, Reach};
@@ -67,6 +68,8 @@ pub struct Scope {
     partitions: Vec<(u16, Vec<Counts>)>,
     /// For each address space that missed, the counts of each column.
     spaces: BTreeMap<AddressSpace, Vec<Tally>>,
+    /// For each 2 MiB that misses took through stage 2, what each column with the tables as they are found.
+    blocks: BTreeMap<BlockKey, Vec<BlockTally>>,
     /// Accesses that no walk could explain: it should stay at zero.
     pub faults: u64,
     /// Accesses that passed the filter.
@@ -95,6 +98,7 @@ impl Scope {
             seats: vec![seat; cores],
             partitions: Vec::new(),
             spaces: BTreeMap::new(),
+            blocks: BTreeMap::new(),
             faults: 0,
             events: 0,
             verify: false,
@@ -192,6 +196,10 @@ impl Scope {
             if let Some(tally) = tallies.get_mut(column) {
                 tally.note(fetch, miss);
             }
+            if path.output.is_some() && mmu.is_as_is() {
+                let columns = self.columns.len();
+                note_blocks(&mut self.blocks, space.vmid, &path, miss, (column, columns));
+            }
         }
     }
 
@@ -230,6 +238,22 @@ impl Scope {
         &self.spaces
     }
 
+    /// 2 MiB of IPA that misses took through stage 2, with what each column found; columns with other tables found nothing.
+    #[must_use]
+    pub fn blocks(&self) -> &BTreeMap<BlockKey, Vec<BlockTally>> {
+        &self.blocks
+    }
+
+    /// What maps a block of the VM that runs on a core.
+    #[must_use]
+    pub fn shape(&self, core: usize, block: BlockKey, memory: &impl Memory) -> Shape {
+        let seat = self.seats.get(core);
+        match seat.filter(|seat| seat.space.vmid == block.vmid && seat.regime.stage2()) {
+            Some(seat) => shape(&seat.regime, block.ipa, memory),
+            None => Shape::Absent,
+        }
+    }
+
     /// The address spaces of a core's lower and upper half.
     #[must_use]
     pub fn address_spaces(&self, core: usize) -> [AddressSpace; 2] {
@@ -242,6 +266,27 @@ impl Scope {
     pub fn reach(&self, core: usize, column: usize, vmid: u16) -> Use {
         let mmu = self.seats.get(core).and_then(|seat| seat.mmus.get(column));
         mmu.map(|mmu| mmu.main_use(vmid)).unwrap_or_default()
+    }
+}
+
+/// Notes what a miss found of stage 2, in the column of so many.
+fn note_blocks(
+    blocks: &mut BTreeMap<BlockKey, Vec<BlockTally>>,
+    vmid: u16,
+    path: &Path,
+    miss: Miss,
+    (column, columns): (usize, usize),
+) {
+    let tables = path.descriptors.iter().map(|&ipa| (ipa, true));
+    let steps = tables.chain([(path.leaf.ipa, false)]).zip(miss.steps);
+    for ((ipa, tables), reads) in steps {
+        let Some(reads) = reads else { continue };
+        let found = blocks.entry(BlockKey::around(vmid, ipa, tables));
+        let tallies = found.or_insert_with(|| vec![BlockTally::default(); columns]);
+        if let Some(tally) = tallies.get_mut(column) {
+            tally.translations += 1;
+            tally.reads += u64::from(reads);
+        }
     }
 }
 

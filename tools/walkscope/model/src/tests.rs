@@ -4,6 +4,6 @@ mod arithmetic;
 mod invalidation;
 mod published;
 mod reference;
-mod space;
+pub(crate) mod space;
 mod spaces;
 mod sweep;

@@ -3,7 +3,8 @@
 //!
 //! Options: `out=FILE`; `ram=FILE:BASE`, the file behind the guest's RAM and its address (hexadecimal);
 //! `smp=N`; `cores=a53+a72`, where `a72@PARAMETER:VALUE` is a core with a change and `a72@sweep` one for each
-//! change of a sweep; `modes=as-is+native+4k+2m+1g`; `verify=on` compares each TLB hit with a fresh walk.
+//! change of a sweep; `modes=as-is+native+4k+2m+1g`; `verify=on` compares each TLB hit with a fresh walk;
+//! `progress=on` says on standard error when a window closes.
 //!
 //! A guest executes `HINT #(64 + t)` before and `HINT #(96 + t)` after what is to be measured as test
 //! `t`. Run QEMU with `-icount`: then one thread runs all cores, and two runs give the same counts.

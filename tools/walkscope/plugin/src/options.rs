@@ -11,6 +11,7 @@ pub(crate) struct Options {
     pub(crate) smp: usize,
     pub(crate) columns: Vec<Column>,
     pub(crate) verify: bool,
+    pub(crate) progress: bool,
 }
 
 fn mode(name: &str) -> Result<Mode, String> {
@@ -33,7 +34,9 @@ pub(crate) fn parse(words: &[String]) -> Result<Options, String> {
         smp: 1,
         columns: Vec::new(),
         verify: false,
+        progress: false,
     };
+    let on = |value| matches!(value, "on" | "true" | "yes");
     let (mut cores, mut modes) = ("a53+a72".to_owned(), "as-is+native+4k+2m+1g".to_owned());
     for word in words {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
@@ -48,7 +51,8 @@ pub(crate) fn parse(words: &[String]) -> Result<Options, String> {
             "smp" => options.smp = value.parse().map_err(|_| "walkscope: smp=N".to_owned())?,
             "cores" => cores = value.into(),
             "modes" => modes = value.into(),
-            "verify" => options.verify = matches!(value, "on" | "true" | "yes"),
+            "verify" => options.verify = on(value),
+            "progress" => options.progress = on(value),
             _ => return Err(format!("walkscope: unknown option '{key}'")),
         }
     }

@@ -2,7 +2,9 @@
 
 use std::cmp::Reverse;
 
-use penumbra_walkscope_model::{AddressSpace, Counts, REGIONS, Scope, Tally, Use};
+use penumbra_walkscope_model::{
+    AddressSpace, BlockTally, Counts, REGIONS, Scope, Shape, Tally, Use,
+};
 use serde_json::{Map, Value, json};
 
 use crate::state::{INTERRUPT, Space, Totals, Window};
@@ -38,6 +40,7 @@ pub(crate) fn json(scope: &Scope, windows: &[Window], run: &Totals) -> String {
                 |of: fn(&Use) -> u64| json!(window.reach.iter().map(of).collect::<Vec<_>>());
             put(&mut value, "reach_bytes", reach(|found| found.reach_bytes));
             put(&mut value, "reach_entries", reach(|found| found.entries));
+            put(&mut value, "blocks", json!(blocks(window)));
             value
         })
         .collect();
@@ -126,6 +129,33 @@ fn spaces(totals: &Totals) -> Vec<Value> {
                 "instructions": space.instructions,
                 "columns": space.columns.iter().map(tally).collect::<Vec<_>>(),
             })
+        })
+        .collect()
+}
+
+/// 2 MiB of IPA that misses took through stage 2, and what maps them.
+fn blocks(window: &Window) -> Vec<Value> {
+    let blocks = window.totals.blocks.iter().zip(&window.shapes);
+    blocks
+        .map(|((key, tallies), shape)| {
+            let each =
+                |of: fn(&BlockTally) -> u64| json!(tallies.iter().map(of).collect::<Vec<_>>());
+            let mut value = json!({
+                "vmid": key.vmid,
+                "ipa": format!("{:#x}", key.ipa),
+                "tables": key.tables,
+                "shape": shape.name(),
+                "translations": each(|tally| tally.translations),
+                "reads": each(|tally| tally.reads),
+            });
+            if let Shape::Pages {
+                valid, read_only, ..
+            } = shape
+            {
+                put(&mut value, "valid", json!(valid));
+                put(&mut value, "read_only", json!(read_only));
+            }
+            value
         })
         .collect()
 }

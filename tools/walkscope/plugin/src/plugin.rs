@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use penumbra_qemu_plugin::ffi;
-use penumbra_walkscope_model::{Access, Operation, Scope};
+use penumbra_walkscope_model::{Access, BlockKey, Operation, Scope};
 
 use crate::decode::{self, Kind, Written};
 use crate::ram::Ram;
@@ -32,6 +32,7 @@ struct State {
     open: Vec<Option<Totals>>,
     windows: Vec<Window>,
     out: String,
+    progress: bool,
 }
 
 static STATE: Mutex<Option<State>> = Mutex::new(None);
@@ -142,6 +143,7 @@ fn prepare(words: &[String]) -> Result<(), String> {
         open,
         windows: Vec::new(),
         out: options.out,
+        progress: options.progress,
     });
     Ok(())
 }
@@ -319,13 +321,20 @@ impl State {
         } else if let Some(before) = slot.take() {
             let vmid = self.vmids.get(core).copied().unwrap_or(0);
             let columns = 0..self.scope.columns().len();
+            let totals = now.since(&before);
+            let shape = |key: &BlockKey| self.scope.shape(core, *key, &self.ram);
+            let shapes = totals.blocks.keys().map(shape).collect();
             self.windows.push(Window {
                 test,
                 core,
                 vmid,
-                totals: now.since(&before),
+                totals,
                 reach: columns.map(|c| self.scope.reach(core, c, vmid)).collect(),
+                shapes,
             });
+            if self.progress {
+                eprintln!("walkscope: closed {test}");
+            }
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use penumbra_walkscope_model::{AddressSpace, Counts, Tally};
+use penumbra_walkscope_model::{AddressSpace, BlockKey, BlockTally, Counts, Tally};
 #[cfg(not(test))]
-use penumbra_walkscope_model::{Scope, Use};
+use penumbra_walkscope_model::{Scope, Shape, Use};
 
 use crate::decode::Written;
 
@@ -65,6 +65,8 @@ pub(crate) struct Totals {
     pub(crate) columns: BTreeMap<u16, Vec<Counts>>,
     /// Address spaces: both halves of each core's regime are charged with what the core executes.
     pub(crate) spaces: BTreeMap<AddressSpace, Space>,
+    /// What misses found of stage 2, by 2 MiB of IPA.
+    pub(crate) blocks: BTreeMap<BlockKey, Vec<BlockTally>>,
 }
 
 impl Totals {
@@ -77,6 +79,7 @@ impl Totals {
             tlbi: 0,
             columns: BTreeMap::new(),
             spaces: BTreeMap::new(),
+            blocks: BTreeMap::new(),
         }
     }
 
@@ -111,6 +114,7 @@ impl Totals {
     pub(crate) fn with(&self, scope: &Scope) -> Self {
         let mut now = self.clone();
         now.columns = scope.partitions().iter().cloned().collect();
+        now.blocks.clone_from(scope.blocks());
         for (key, columns) in scope.spaces() {
             now.spaces
                 .entry(*key)
@@ -158,6 +162,14 @@ impl Totals {
                 *now = now.since(then);
             }
         }
+        for (key, now) in &mut difference.blocks {
+            let then = before.blocks.get(key).into_iter().flatten();
+            for (now, then) in now.iter_mut().zip(then) {
+                *now = now.since(then);
+            }
+        }
+        let found = |tallies: &mut Vec<BlockTally>| tallies.iter().any(|t| t.translations > 0);
+        difference.blocks.retain(|_, tallies| found(tallies));
         difference
     }
 }
@@ -173,6 +185,8 @@ pub(crate) struct Window {
     pub(crate) totals: Totals,
     /// What the VM has in the core's main TLB, in each column, when the window closes.
     pub(crate) reach: Vec<Use>,
+    /// What maps each of the blocks in its totals then.
+    pub(crate) shapes: Vec<Shape>,
 }
 
 #[cfg(test)]
@@ -218,6 +232,21 @@ mod tests {
         totals.exit(3, INTERRUPT);
         totals.write(Written::Ttbr1);
         totals.tlbi = 4;
+        let block = |ipa| BlockKey::around(2, ipa, false);
+        let tally = |reads| {
+            vec![BlockTally {
+                translations: reads,
+                reads,
+            }]
+        };
+        totals.blocks.insert(block(0), tally(5));
+        totals.blocks.insert(block(1 << 21), tally(5));
+        let before = Totals {
+            blocks: totals.blocks.clone(),
+            ..before
+        };
+        totals.blocks.insert(block(0), tally(7));
+        totals.blocks.insert(block(1 << 22), tally(3));
         let window = totals.since(&before);
         assert_eq!(window.guests[&1], Instructions { el0: 10, el1: 0 });
         assert_eq!(window.guests[&2], Instructions { el0: 1, el1: 0 });
@@ -225,5 +254,8 @@ mod tests {
             (window.exits[3][INTERRUPT], window.writes, window.tlbi),
             (1, [0, 1, 0, 0], 4)
         );
+        // A block that nothing was translated in is not in the window.
+        let blocks: Vec<_> = window.blocks.into_iter().collect();
+        assert_eq!(blocks, [(block(0), tally(2)), (block(1 << 22), tally(3))]);
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::CostArgs;
+use crate::stage2::Stage2;
 
 /// A column of the model in one test.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -98,6 +99,8 @@ pub(crate) struct Test {
     pub(crate) cells: Vec<Cell>,
     /// By address space, the kernels' and the processes'.
     pub(crate) spaces: BTreeMap<SpaceKey, Part>,
+    /// What its misses found of stage 2.
+    pub(crate) stage2: Stage2,
 }
 
 impl Test {
@@ -251,6 +254,7 @@ fn parse(system: &str, json: &Value) -> Option<Run> {
                 *cell.regions.entry(region.clone()).or_default() += misses;
             }
         }
+        test.stage2.add(window, run.columns.len())?;
         for space in window.get("spaces")?.as_array()? {
             let key = (
                 space.get("vmid")?.as_u64()?,

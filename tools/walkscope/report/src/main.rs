@@ -5,7 +5,7 @@
 //! - [`tree`]: what is built and run. [`jobs`]: several at a time. [`console`]: a run of QEMU.
 //! - [`figures`]: the plugin's results, and the linear model that turns reads into a share of time.
 //! - [`programs`]: Debian's programs and their libraries, for the guest.
-//! - [`table`], [`spaces`], [`sweep`], [`plot`]: what people read.
+//! - [`table`], [`spaces`], [`stage2`], [`sweep`], [`plot`]: what people read.
 #![forbid(unsafe_code)]
 
 mod bench;
@@ -16,6 +16,7 @@ mod jobs;
 mod plot;
 mod programs;
 mod spaces;
+mod stage2;
 mod sweep;
 mod systems;
 mod table;

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::CostArgs;
 use crate::figures::{Run, Test, float};
-use crate::spaces;
 use crate::systems::{WORKLOADS, counts, describes};
+use crate::{spaces, stage2};
 
 /// The columns of the comparison: which run, which mode, heading.
 fn comparison(runs: &[Run]) -> Vec<(&Run, &'static str, String)> {
@@ -95,6 +95,7 @@ pub(crate) fn document(runs: &[Run], cost: &CostArgs, facts: &str) -> String {
         text.push_str(&regions(runs, &core));
         text.push_str(&spaces::document(runs, &core));
         text.push_str(&linear(runs, &core));
+        text.push_str(&stage2::document(runs, &core));
     }
     text.push_str(&outside(runs, cost));
     text.push_str(&spaces::partitions(runs));
@@ -273,6 +274,7 @@ pub(crate) fn details(run: &Run, cost: &CostArgs) -> String {
             );
         }
         text.push_str(&spaces::details(test, &run.columns));
+        text.push_str(&stage2::details(test));
     }
     text.push_str(&spaces::partitions(std::slice::from_ref(run)));
     text

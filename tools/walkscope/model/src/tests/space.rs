@@ -7,7 +7,7 @@ use crate::{Memory, Regime};
 
 /// Sparse memory: what was never written is no RAM.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ram(pub(super) RefCell<HashMap<u64, u64>>);
+pub(crate) struct Ram(pub(crate) RefCell<HashMap<u64, u64>>);
 
 impl Memory for Ram {
     fn read(&self, pa: u64) -> Option<u64> {
@@ -16,7 +16,7 @@ impl Memory for Ram {
 }
 
 impl Ram {
-    pub(super) fn write(&self, pa: u64, value: u64) {
+    pub(crate) fn write(&self, pa: u64, value: u64) {
         self.0.borrow_mut().insert(pa, value);
     }
 
@@ -33,9 +33,9 @@ const STAGE2: u64 = 0xc000_0000;
 
 /// Builds the tables of one VM: stage 1 with 48 bits for both halves, stage 2 with 40 bits.
 #[derive(Debug)]
-pub(super) struct Machine {
-    pub(super) ram: Ram,
-    pub(super) regime: Regime,
+pub(crate) struct Machine {
+    pub(crate) ram: Ram,
+    pub(crate) regime: Regime,
     next_stage1: u64,
     next_stage2: u64,
     /// log2 of the stage-2 leaves; `None`: no stage 2.
@@ -48,7 +48,7 @@ fn shift(level: u32) -> u32 {
 
 impl Machine {
     /// Stage 1 alone, or over stage-2 leaves of one size.
-    pub(super) fn new(stage2: Option<u8>) -> Self {
+    pub(crate) fn new(stage2: Option<u8>) -> Self {
         let ram = Ram::default();
         let mut regime = Regime {
             // T0SZ = T1SZ = 16, TG1 = 4 KiB, A1 = 1, AS = 1.
@@ -76,12 +76,12 @@ impl Machine {
         machine
     }
 
-    pub(super) fn set_asid(&mut self, asid: u16) {
+    pub(crate) fn set_asid(&mut self, asid: u16) {
         self.regime.ttbr[1] = self.regime.ttbr[1] & 0xffff_ffff_ffff | u64::from(asid) << 48;
     }
 
     /// A new user root.
-    pub(super) fn new_root(&mut self) -> u64 {
+    pub(crate) fn new_root(&mut self) -> u64 {
         self.table()
     }
 
@@ -94,9 +94,16 @@ impl Machine {
         at
     }
 
-    /// Maps the IPA in stage 2.
+    /// Maps the IPA in stage 2, to itself.
     fn back(&mut self, ipa: u64) {
-        let Some(log2) = self.stage2 else { return };
+        if let Some(log2) = self.stage2 {
+            self.map_stage2(ipa, ipa, log2);
+        }
+    }
+
+    /// Maps an IPA in stage 2, writable, by a leaf of `1 << log2` bytes.
+    pub(crate) fn map_stage2(&mut self, ipa: u64, pa: u64, log2: u8) {
+        const WRITABLE: u64 = 1 << 7;
         let leaf_level = (39 - u32::from(log2)) / 9;
         let mut table = STAGE2;
         for level in 1..leaf_level {
@@ -115,12 +122,12 @@ impl Machine {
         }
         let index = ipa >> log2 & if leaf_level == 1 { 0x3ff } else { 0x1ff };
         let kind = if log2 == 12 { 3 } else { 1 };
-        self.ram
-            .write(table + 8 * index, ipa >> log2 << log2 | kind | 1 << 10);
+        let desc = pa >> log2 << log2 | kind | 1 << 10 | WRITABLE;
+        self.ram.write(table + 8 * index, desc);
     }
 
     /// Maps `1 << log2` bytes at `va` to `ipa`, with more descriptor bits.
-    pub(super) fn map(&mut self, va: u64, ipa: u64, log2: u8, bits: u64) {
+    pub(crate) fn map(&mut self, va: u64, ipa: u64, log2: u8, bits: u64) {
         let leaf_level = (39 - u32::from(log2)) / 9;
         let upper = va >> 55 & 1 == 1;
         let mut table = self.regime.ttbr[usize::from(upper)] & 0xffff_ffff_f000;

@@ -1,7 +1,7 @@
 //! Misses by address space and by partition.
 
 use super::space::Machine;
-use crate::{Access, AddressSpace, Column, Core, Mode, Scope, Use};
+use crate::{Access, AddressSpace, BlockKey, BlockTally, Column, Core, Mode, Scope, Shape, Use};
 
 const USER: u64 = 0x40_0000_0000;
 const KERNEL: u64 = 0xffff_0000_4000_0000;
@@ -83,4 +83,43 @@ fn the_reach_in_use_is_what_a_vm_has_of_the_main_tlb() {
     // Nobody else has a part of it, and there is no such core.
     assert_eq!(scope.reach(0, 0, 6), Use::default());
     assert_eq!(scope.reach(1, 0, 5), Use::default());
+}
+
+#[test]
+fn stage_2_is_charged_to_the_block_and_to_what_was_translated() {
+    let mut machine = Machine::new(Some(12));
+    machine.map(USER, 0x1_0000_0000, 12, 0);
+    machine.map(USER + 0x1000, 0x1_0020_0000, 12, 0);
+    let columns = [Mode::AsIs, Mode::Synthetic(12)].map(|mode| Column {
+        core: Core::preset("a72").unwrap(),
+        mode,
+    });
+    let mut scope = Scope::new(columns.to_vec(), 1);
+    scope.set_regime(0, machine.regime);
+    for va in [USER, USER + 0x1000] {
+        scope.access(0, va, Access::Data, &machine.ram);
+    }
+    let found = |ipa, tables| {
+        let key = BlockKey::around(5, ipa, tables);
+        let tallies = &scope.blocks()[&key];
+        assert_eq!(tallies[1], BlockTally::default());
+        (tallies[0].translations, tallies[0].reads)
+    };
+    // Each output is a page of its own, 3 reads each; the second walk has the level-3 table's address from the walk cache,
+    // and each of the first's four tables is a page of its own.
+    assert_eq!(found(0x1_0000_0000, false), (1, 3));
+    assert_eq!(found(0x1_0020_0000, false), (1, 3));
+    assert_eq!(found(0x8000_0000, true), (4, 12));
+    let total = scope.partitions()[0].1[0].total();
+    let sum: u64 = scope
+        .blocks()
+        .values()
+        .map(|tallies| tallies[0].reads)
+        .sum();
+    assert_eq!(total.stage2_reads, sum);
+    let key = BlockKey::around(5, 0x1_0000_0000, false);
+    assert_eq!(scope.shape(0, key, &machine.ram).name(), "part");
+    // Of another VM nothing is known here.
+    let other = BlockKey { vmid: 6, ..key };
+    assert_eq!(scope.shape(0, other, &machine.ram), Shape::Absent);
 }
