@@ -72,8 +72,8 @@ test-full: check (oracle "1000000")
     {{ suites }} full
 
 # Measure: `just bench NAME` with events, boot, reset (the first part of boot), paging, wakeups or walks. Also writes target/bench/NAME.json.
-bench NAME:
-    {{ if NAME == "walks" { "cargo run -q --release -p penumbra-walkscope -- bench" } else { suites + " bench-" + NAME } }}
+bench NAME *ARGS:
+    {{ if NAME == "walks" { "cargo run -q --release -p penumbra-walkscope -- bench" } else { suites + " bench-" + NAME } }} {{ ARGS }}
 
 # Sizes of the image and its sections.
 size:

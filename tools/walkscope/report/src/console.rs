@@ -1,7 +1,11 @@
 //! A QEMU run with its console: what it prints is kept, and what it waits for is typed.
 
-use std::io::{Read, Write};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
 
 /// A step of a conversation: once the first text has come, type the second.
 pub(crate) type Step = (&'static str, &'static str);
@@ -20,37 +24,104 @@ pub(crate) const QUIT: [Step; 1] = [(DONE, "\x01x")];
 /// The guest's last words.
 pub(crate) const DONE: &str = "walkscope: done";
 
-/// Runs QEMU until it ends; returns what its console printed.
+/// What a run of QEMU is watched by.
+pub(crate) struct Watch<'a> {
+    /// QEMU is asked to end after this time.
+    pub(crate) limit: Duration,
+    /// Called once the guest prints: QEMU and the plugin have opened their files.
+    pub(crate) started: &'a dyn Fn(),
+    /// Called with each line of QEMU's standard error.
+    pub(crate) line: &'a (dyn Fn(&str) + Sync),
+}
+
+/// How a run went.
+pub(crate) struct Ended {
+    /// What the console printed.
+    pub(crate) printed: String,
+    /// CPU time that QEMU took; 0 where the host does not say.
+    pub(crate) cpu: Duration,
+}
+
+/// Runs QEMU until it ends.
 ///
 /// # Errors
 /// A sentence: QEMU cannot be started, or its console is lost.
-pub(crate) fn run(mut command: Command, steps: &[Step]) -> Result<String, String> {
-    let lost = |error: std::io::Error| format!("QEMU's console is lost: {error}");
+pub(crate) fn run(
+    mut command: Command,
+    steps: &[Step],
+    watch: &Watch<'_>,
+) -> Result<Ended, String> {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
+        .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("cannot start QEMU: {error}"))?;
-    let input = child.stdin.take();
-    let output = child.stdout.take();
-    let (mut input, mut output) = input.zip(output).ok_or("QEMU has no console")?;
+    let id = child.id();
+    let (input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (input, output) = input.zip(output).ok_or("QEMU has no console")?;
+    let (ended, end) = channel::<()>();
+    let (limit, line) = (watch.limit, watch.line);
+    let printed = thread::scope(|scope| {
+        scope.spawn(move || {
+            // No message ever comes: either the other side goes, or time does.
+            if end.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                // SIGTERM, so that the plugin writes what it has.
+                let _ = Command::new("kill").arg(id.to_string()).status();
+            }
+        });
+        scope.spawn(move || {
+            let lines = errors.into_iter().flat_map(|e| BufReader::new(e).lines());
+            lines.map_while(Result::ok).for_each(|text| line(&text));
+        });
+        let printed = talk(input, output, steps, watch.started);
+        drop(ended);
+        printed
+    });
+    let cpu = cpu_time(id);
+    let lost = |error: std::io::Error| format!("QEMU's console is lost: {error}");
+    child.wait().map_err(lost)?;
+    Ok(Ended {
+        printed: printed.map_err(lost)?,
+        cpu,
+    })
+}
+
+/// Holds the conversation until the console ends.
+fn talk(
+    mut input: impl Write,
+    mut output: impl Read,
+    steps: &[Step],
+    started: &dyn Fn(),
+) -> std::io::Result<String> {
     let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
     let mut talk = Talk { steps, seen: 0 };
     loop {
-        let count = output.read(&mut buffer).map_err(lost)?;
+        let count = output.read(&mut buffer)?;
         if count == 0 {
-            break;
+            return Ok(String::from_utf8_lossy(&bytes).into_owned());
+        }
+        if bytes.is_empty() {
+            started();
         }
         bytes.extend(buffer.get(..count).unwrap_or_default());
         while let Some(answer) = talk.next(&bytes) {
             // A guest that has gone off takes no input.
             let _ = input.write_all(answer.as_bytes());
-            input.flush().map_err(lost)?;
+            input.flush()?;
         }
     }
-    child.wait().map_err(lost)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// CPU time of a process that has not been waited for, from the host's `/proc` (proc_pid_stat(5): utime and stime, in
+/// hundredths of a second on every Linux).
+fn cpu_time(id: u32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    // The program's name, in brackets, may hold spaces; state is field 3.
+    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let fields = rest.split_whitespace().skip(11).take(2);
+    let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(10 * ticks)
 }
 
 /// Where a conversation is.
@@ -76,6 +147,9 @@ impl Talk<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Instant;
 
     #[test]
     fn each_text_is_answered_once_and_in_order() {
@@ -90,5 +164,41 @@ mod tests {
         assert_eq!(talk.next(b"xx a> b a>"), Some("2"));
         assert_eq!(talk.next(b"xx a> b a>"), Some("3"));
         assert_eq!(talk.next(b"xx a> b a> a>"), None);
+    }
+
+    /// A shell in QEMU's place.
+    fn shell(script: &str, steps: &[Step], limit: Duration) -> (Ended, u32, Vec<String>) {
+        let (started, lines) = (AtomicU32::new(0), Mutex::new(Vec::new()));
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        let watch = Watch {
+            limit,
+            started: &|| {
+                started.fetch_add(1, Ordering::Relaxed);
+            },
+            line: &|line| lines.lock().unwrap().push(line.to_owned()),
+        };
+        let ended = run(command, steps, &watch).unwrap();
+        (ended, started.into_inner(), lines.into_inner().unwrap())
+    }
+
+    #[test]
+    fn the_console_is_answered_and_errors_are_passed_on() {
+        let script = "echo error >&2; printf 'name> '; read name; echo hello $name";
+        let (ended, started, lines) =
+            shell(script, &[("name> ", "you\n")], Duration::from_secs(60));
+        assert_eq!(ended.printed, "name> hello you\n");
+        assert_eq!((started, lines), (1, vec!["error".to_owned()]));
+    }
+
+    #[test]
+    fn what_takes_too_long_is_ended_in_an_orderly_way() {
+        let start = Instant::now();
+        let script = "trap 'echo written; exit' TERM; echo here; while :; do :; done";
+        let (ended, ..) = shell(script, &[], Duration::from_secs(1));
+        assert_eq!(ended.printed, "here\nwritten\n");
+        assert!(start.elapsed() < Duration::from_secs(60));
+        // It was busy all the time, as far as the host let it.
+        assert!(ended.cpu > Duration::ZERO);
     }
 }

@@ -1,11 +1,12 @@
 //! `walkscope`: runs guests under QEMU with the plugin that models their MMU, and reports what walks cost.
 //!
 //! - [`mod@bench`]: the systems and workloads of `just bench walks`, as initramfs and QEMU command lines.
+//! - [`speed`]: what the plugin costs.
 //! - [`guest`]: the guests that they are measured with. [`xen`]: how Xen is given one.
-//! - [`tree`]: what is built and run. [`jobs`]: several at a time. [`console`]: a run of QEMU.
+//! - [`tree`]: what is built and run. [`jobs`]: several at a time. [`console`]: a run of QEMU. [`progress`]: what is said meanwhile.
 //! - [`figures`]: the plugin's results, and the linear model that turns reads into a share of time.
 //! - [`programs`]: Debian's programs and their libraries, for the guest.
-//! - [`table`], [`spaces`], [`stage2`], [`sweep`], [`plot`]: what people read.
+//! - [`table`], [`spaces`], [`stage2`], [`spread`], [`sweep`], [`plot`]: what people read.
 #![forbid(unsafe_code)]
 
 mod bench;
@@ -15,7 +16,10 @@ mod guest;
 mod jobs;
 mod plot;
 mod programs;
+mod progress;
 mod spaces;
+mod speed;
+mod spread;
 mod stage2;
 mod sweep;
 mod systems;
@@ -41,6 +45,8 @@ struct Cli {
 enum Command {
     /// Run the workloads on bare metal and under Penumbra; table, plot and results.
     Bench(bench::BenchArgs),
+    /// Measure how much the plugin slows QEMU.
+    Speed(speed::SpeedArgs),
     /// Print a file of the plugin as a table.
     Report(ReportArgs),
     /// Print the modelled cores: parameters and their sources.
@@ -72,6 +78,7 @@ struct ReportArgs {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Bench(args) => bench::run(&args),
+        Command::Speed(args) => speed::run(&args),
         Command::Report(args) => report(&args),
         Command::Cores => {
             cores();

@@ -50,6 +50,8 @@ const SCRIPT: &str = "#!/bin/busybox sh
 w=/opt/walkload
 $w 0 off
 $w 0 seed
+layout=$(sed -n 's/.*walkscope.layout=//p' /proc/cmdline)
+[ -z \"$layout\" ] || $w 0 scatter $layout &
 sleep SETTLE
 finish() {
     echo walkscope: done
@@ -249,6 +251,31 @@ impl System {
     }
 }
 
+/// What runs: a system with a guest. Layouts other than 0 scatter the guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) system: System,
+    pub(crate) guest: Guest,
+    pub(crate) layout: u32,
+}
+
+impl Load {
+    /// System, guest and layout, for files and people.
+    pub(crate) fn name(self) -> String {
+        let Self {
+            system,
+            guest,
+            layout,
+        } = self;
+        let name = format!("{}{}", system.short(), guest.suffix());
+        if layout == 0 {
+            name
+        } else {
+            format!("{name}-layout{layout}")
+        }
+    }
+}
+
 /// Files that a run needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Files {
@@ -298,14 +325,20 @@ pub(crate) fn board(system: System, more: &str) -> Vec<String> {
 }
 
 /// QEMU's arguments: the recipe that makes two runs equal, RAM in a file, the plugin.
+/// Without options there is no plugin.
 pub(crate) fn arguments(
-    (system, guest): (System, Guest),
+    load: Load,
     files: &Files,
     short: bool,
     bundle: &str,
     ram: &str,
-    plugin_options: &str,
+    plugin_options: Option<&str>,
 ) -> Vec<String> {
+    let Load {
+        system,
+        guest,
+        layout,
+    } = load;
     let mut words = board(system, ",memory-backend=m");
     let megabytes = system.ram_mib();
     words.extend([
@@ -342,7 +375,7 @@ pub(crate) fn arguments(
             if guest.linux() {
                 words.extend(["-initrd".into(), path(&files.initramfs)]);
             }
-            words.extend(["-append".into(), guest.cmdline(false, short)]);
+            words.extend(["-append".into(), guest.cmdline(false, short, layout)]);
         }
         System::Xen => {
             words.extend([
@@ -359,12 +392,14 @@ pub(crate) fn arguments(
             words.extend(["-initrd".into(), bundle.into()]);
         }
     }
-    let plugin = path(&files.plugin);
-    let smp = system.cores();
-    words.extend([
-        "-plugin".into(),
-        format!("{plugin},ram={ram}:0x40000000,smp={smp},{plugin_options}"),
-    ]);
+    if let Some(options) = plugin_options {
+        let plugin = path(&files.plugin);
+        let smp = system.cores();
+        words.extend([
+            "-plugin".into(),
+            format!("{plugin},ram={ram}:0x40000000,smp={smp},{options}"),
+        ]);
+    }
     words
 }
 
@@ -391,6 +426,11 @@ mod tests {
 
     #[test]
     fn bare_metal_has_no_el2_and_a_hypervisor_has_a_bundle() {
+        let load = |system, guest| Load {
+            system,
+            guest,
+            layout: 0,
+        };
         let files = Files {
             plugin: "p.so".into(),
             kernels: "k".into(),
@@ -399,8 +439,18 @@ mod tests {
             image: "img".into(),
             xen: "x".into(),
         };
-        let line =
-            |system, guest| arguments((system, guest), &files, true, "b", "/r", "out=o").join(" ");
+        let line = |system, guest| {
+            arguments(load(system, guest), &files, true, "b", "/r", Some("out=o")).join(" ")
+        };
+        let none = arguments(
+            load(System::Bare, Guest::Linux),
+            &files,
+            true,
+            "b",
+            "/r",
+            None,
+        );
+        assert!(!none.join(" ").contains("plugin"));
         let bare = line(System::Bare, Guest::Linux);
         assert!(bare.contains("virtualization=off") && bare.contains("-initrd i -append console="));
         assert!(bare.contains("-kernel k/linux-cloud/vmlinuz"));

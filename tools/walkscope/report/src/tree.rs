@@ -1,19 +1,32 @@
 //! What a benchmark needs, built and run: files of the tree, one system with one guest at a time.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use penumbra::toolchain::Project;
 
 use crate::bench::BenchArgs;
+use crate::console::{self, Ended, Watch};
 use crate::figures::{self, Run};
 use crate::guest::Guest;
-use crate::systems::{self, Files, System};
-use crate::{console, programs, xen};
+use crate::progress::Progress;
+use crate::systems::{self, Files, Load, System};
+use crate::{programs, xen};
 
-/// What runs: a system and its guest.
-pub(crate) type Load = (System, Guest);
+/// A load that has run.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    /// The commit that it ran at.
+    pub(crate) commit: String,
+    /// CPU time that QEMU took.
+    pub(crate) cpu: Duration,
+    pub(crate) run: Run,
+    /// Why some of its workloads are missing.
+    pub(crate) problem: Option<String>,
+}
 
 /// Where things are.
 pub(crate) struct Tree {
@@ -46,23 +59,32 @@ impl Tree {
         succeed(Command::new(cargo).args(words).current_dir(&self.root))
     }
 
-    /// Builds the plugin, the guests' loads and Penumbra, and looks for what is fetched.
+    /// Fetches what is missing of Debian's packages.
+    fn fetch(&self, loads: &[Load]) -> Result<(), String> {
+        let mut wanted = vec![("busybox", "busybox"), ("programs", "usr/bin/cyclictest")];
+        wanted.extend(
+            loads
+                .iter()
+                .filter_map(|load| Some((load.guest.kernel()?, "vmlinuz"))),
+        );
+        if loads.iter().any(|load| load.system == System::Xen) {
+            wanted.push(("xen", "xen"));
+        }
+        let cache = self.root.join(".cache/arm64");
+        wanted.retain(|(what, file)| !cache.join(what).join(file).is_file());
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let mut fetch = Command::new(self.root.join("tools/fetch-arm64"));
+        succeed(fetch.args(wanted.iter().map(|(what, _)| what)))
+    }
+
+    /// Builds the plugin, the guests' loads and Penumbra, and fetches what is missing.
     pub(crate) fn build(&self, loads: &[Load], short: bool) -> Result<Files, String> {
         const TARGET: &str = penumbra::toolchain::TARGET;
         let cache = self.root.join(".cache/arm64");
         let busybox = cache.join("busybox/busybox");
-        let kernels = loads.iter().filter_map(|(_, guest)| guest.kernel());
-        let mut wanted: Vec<PathBuf> = kernels.map(|k| cache.join(k).join("vmlinuz")).collect();
-        if loads.iter().any(|(system, _)| *system == System::Xen) {
-            wanted.push(cache.join("xen/xen"));
-        }
-        wanted.extend([busybox.clone(), cache.join("programs/usr/bin/cyclictest")]);
-        if let Some(path) = wanted.iter().find(|path| !path.is_file()) {
-            return Err(format!(
-                "{} is missing: `tools/fetch-arm64 busybox linux-cloud linux-rt programs xen` fetches it",
-                path.display()
-            ));
-        }
+        self.fetch(loads)?;
         self.cargo(&[
             "build",
             "-q",
@@ -101,10 +123,10 @@ impl Tree {
             pack.arg("--add").arg(format!("{}=/{to}", from.display()));
         }
         succeed(pack.arg("-o").arg(&files.initramfs))?;
-        if loads.iter().any(|(_, guest)| *guest == Guest::Static) {
+        if loads.iter().any(|load| load.guest == Guest::Static) {
             self.flatten("static_tables", &files.payload)?;
         }
-        if loads.iter().any(|(system, _)| system.penumbra()) {
+        if loads.iter().any(|load| load.system.penumbra()) {
             succeed(self.penumbra().arg("build").stdout(Stdio::null()))?;
         }
         Ok(files)
@@ -126,7 +148,8 @@ impl Tree {
     }
 
     /// Writes the device tree with the guest for Xen.
-    fn xen_tree(&self, guest: Guest, files: &Files, short: bool, to: &Path) -> Result<(), String> {
+    fn xen_tree(&self, load: Load, files: &Files, short: bool, to: &Path) -> Result<(), String> {
+        let guest = load.guest;
         let failed = |error: std::io::Error| format!("{}: {error}", to.display());
         let mut qemu = Command::new(penumbra::qemu::program());
         qemu.args(systems::board(
@@ -144,7 +167,7 @@ impl Tree {
             &xen::Domain {
                 kernel_bytes: bytes(&files.kernel(guest))?,
                 initramfs_bytes: bytes(&files.initramfs)?,
-                cmdline: &guest.cmdline(false, short),
+                cmdline: &guest.cmdline(false, short, load.layout),
             },
         )?;
         fs::write(to, tree).map_err(failed)
@@ -152,16 +175,23 @@ impl Tree {
 
     /// Packs the guest: a bundle for Penumbra, a device tree for Xen.
     fn bundle(&self, load: Load, files: &Files, short: bool) -> Result<String, String> {
-        let (system, guest) = load;
+        let Load {
+            system,
+            guest,
+            layout,
+        } = load;
         let bundle = self.out.join(format!("{}.bundle", name(load)));
         if system == System::Xen {
-            self.xen_tree(guest, files, short, &bundle)?;
+            self.xen_tree(load, files, short, &bundle)?;
         } else if system.penumbra() {
             let mut command = self.penumbra();
             command.args(["image", "--vcpus", "1", "--memory", "1 GiB", "--smp", "2"]);
             let [backing, paging] = system.guest();
             command.args(["--backing", backing, "--paging", paging]);
-            command.args(["--cmdline", &guest.cmdline(system.compound(), short)]);
+            command.args([
+                "--cmdline",
+                &guest.cmdline(system.compound(), short, layout),
+            ]);
             command.arg("--kernel").arg(files.kernel(guest));
             if guest.linux() {
                 command.arg("--initrd").arg(&files.initramfs);
@@ -172,25 +202,58 @@ impl Tree {
         Ok(bundle.to_string_lossy().into_owned())
     }
 
+    /// QEMU with a load, without the plugin if there are no options for it.
+    pub(crate) fn run(
+        &self,
+        load: Load,
+        files: &Files,
+        (short, scratch): (bool, &Path),
+        plugin: Option<&str>,
+        watch: (Duration, &(dyn Fn(&str) + Sync)),
+    ) -> Result<Ended, String> {
+        let bundle = self.bundle(load, files, short)?;
+        let ram = scratch.join(format!("{}-{}.ram", name(load), std::process::id()));
+        let failed = |error: std::io::Error| format!("{}: {error}", ram.display());
+        let file = fs::File::create(&ram).map_err(failed)?;
+        file.set_len(load.system.ram_mib() << 20).map_err(failed)?;
+        let words = systems::arguments(load, files, short, &bundle, &ram.to_string_lossy(), plugin);
+        let mut qemu = Command::new(penumbra::qemu::program());
+        qemu.args(words);
+        let steps: &[console::Step] = match load.system {
+            System::Xen => &console::QUIT,
+            system if system.compound() && load.guest.linux() => &console::SHOW_PAGING,
+            _ => &[],
+        };
+        // Whoever has opened the file keeps it; nothing is left behind where the benchmark is stopped.
+        let forget = || {
+            let _ = fs::remove_file(&ram);
+        };
+        let (limit, line) = watch;
+        let watch = Watch {
+            limit,
+            started: &forget,
+            line,
+        };
+        let ended = console::run(qemu, steps, &watch);
+        forget();
+        ended
+    }
+
     /// One run of one system with one guest.
     pub(crate) fn measure(
         &self,
         load: Load,
         files: &Files,
         args: &BenchArgs,
-    ) -> Result<Run, String> {
-        let (system, guest) = load;
+        progress: &Progress,
+    ) -> Result<Measured, String> {
+        let Load { system, guest, .. } = load;
         let commit = self.commit();
-        let bundle = self.bundle(load, files, args.short)?;
-        let ram = args
-            .scratch
-            .join(format!("{}-{}.ram", name(load), std::process::id()));
-        let file = fs::File::create(&ram).map_err(|error| format!("{}: {error}", ram.display()))?;
-        file.set_len(system.ram_mib() << 20)
-            .map_err(|error| format!("{}: {error}", ram.display()))?;
         let out = self.out.join(format!("{}.plugin.json", name(load)));
+        // Until the new results are there, there are none.
+        let _ = fs::remove_file(self.out.join(format!("{}.stamp", name(load))));
         let _ = fs::remove_file(&out);
-        let mut options = format!("out={},cores={}", out.display(), args.cores);
+        let mut options = format!("out={},cores={},progress=on", out.display(), args.cores);
         if args.cores.contains("@sweep") {
             options.push_str(",modes=as-is");
         } else if system != System::Bare {
@@ -200,42 +263,51 @@ impl Tree {
         if args.verify {
             options.push_str(",verify=on");
         }
-        let ram_name = ram.to_string_lossy();
-        let words = systems::arguments(load, files, args.short, &bundle, &ram_name, &options);
-        let mut qemu = Command::new(penumbra::qemu::program());
-        qemu.args(words);
-        let steps: &[console::Step] = match system {
-            System::Xen => &console::QUIT,
-            _ if system.compound() && guest.linux() => &console::SHOW_PAGING,
-            _ => &[],
-        };
-        let printed = console::run(qemu, steps);
-        let _ = fs::remove_file(&ram);
-        let printed = printed?;
+        progress.begun(load);
+        let limit = Duration::from_secs(60 * args.limit);
+        let line = |line: &str| progress.line(load, line);
+        let how = (args.short, args.scratch.as_path());
+        let ended = self.run(load, files, how, Some(&options), (limit, &line))?;
+        progress.ended(load, ended.cpu);
         let log = format!("{}.log", name(load));
-        self.save(&log, &printed)?;
-        if !printed.contains(console::DONE) {
-            return Err(format!(
-                "{}: the workloads did not come to their end; the console is in {}",
-                system.name(),
-                self.out.join(log).display()
-            ));
-        }
+        self.save(&log, &ended.printed)?;
         let run = figures::read(system.name(), &out)?;
-        self.save(&format!("{}.stamp", name(load)), &stamp(&commit, args))?;
-        Ok(run)
+        let problem = (!ended.printed.contains(console::DONE)).then(|| {
+            format!(
+                "{}, {guest:?}: the workloads did not come to their end (the limit is {} minutes); the console is in {}",
+                system.name(),
+                args.limit,
+                self.out.join(log).display()
+            )
+        });
+        if problem.is_none() {
+            let stamp = stamp(&commit, args, ended.cpu);
+            self.save(&format!("{}.stamp", name(load)), &stamp)?;
+        }
+        Ok(Measured {
+            commit,
+            cpu: ended.cpu,
+            run,
+            problem,
+        })
     }
 
-    /// The commit and results of the last run of a system, if it was with these options.
-    pub(crate) fn last(&self, load: Load, args: &BenchArgs) -> Option<(String, Run)> {
+    /// The last run of a system, if it was with these options.
+    pub(crate) fn last(&self, load: Load, args: &BenchArgs) -> Option<Measured> {
         let path = |end: &str| self.out.join(format!("{}.{end}", name(load)));
         let found = fs::read_to_string(path("stamp")).ok()?;
-        let commit = found.split(' ').next()?.to_owned();
-        if found != stamp(&commit, args) {
+        let mut words = found.split(' ');
+        let commit = words.next()?.to_owned();
+        let cpu = Duration::from_millis(words.next()?.strip_prefix("cpu_ms=")?.parse().ok()?);
+        if found != stamp(&commit, args, cpu) {
             return None;
         }
-        let run = figures::read(load.0.name(), &path("plugin.json")).ok()?;
-        Some((commit, run))
+        Some(Measured {
+            run: figures::read(load.system.name(), &path("plugin.json")).ok()?,
+            commit,
+            cpu,
+            problem: None,
+        })
     }
 
     pub(crate) fn commit(&self) -> String {
@@ -246,19 +318,44 @@ impl Tree {
         )
     }
 
+    /// A file among the results.
+    pub(crate) fn output(&self, name: &str) -> PathBuf {
+        self.out.join(name)
+    }
+
     pub(crate) fn save(&self, name: &str, text: &str) -> Result<(), String> {
         let path = self.out.join(name);
         fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))
     }
 }
 
-/// What a run was of.
-fn stamp(commit: &str, args: &BenchArgs) -> String {
-    format!("{commit} short={} cores={}\n", args.short, args.cores)
+/// What a run was of: the commit, its time, the options, and the loads by a digest of the script.
+fn stamp(commit: &str, args: &BenchArgs, cpu: Duration) -> String {
+    let mut loads = DefaultHasher::new();
+    systems::script(args.short).hash(&mut loads);
+    format!(
+        "{commit} cpu_ms={} short={} cores={} loads={:x}\n",
+        cpu.as_millis(),
+        args.short,
+        args.cores,
+        loads.finish()
+    )
 }
 
-fn name((system, guest): Load) -> String {
-    format!("walks-{}{}", system.short(), guest.suffix())
+fn name(load: Load) -> String {
+    format!("walks-{}", load.name())
+}
+
+/// Bytes that are free where the guests' RAM goes; `None` where `df` does not say.
+pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
+    let mut df = Command::new("df");
+    let output = df
+        .args(["-B1", "--output=avail"])
+        .arg(folder)
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().nth(1)?.trim().parse().ok()
 }
 
 fn succeed(command: &mut Command) -> Result<(), String> {

@@ -111,6 +111,11 @@ pub(crate) fn map_anonymous(bytes: usize, huge: bool) -> usize {
     base
 }
 
+/// Gives back a page of anonymous memory (MADV_DONTNEED).
+pub(crate) fn give_back(page: usize) {
+    syscall(MADVISE, [page, 4096, 4, 0, 0, 0]);
+}
+
 pub(crate) fn pread(file: usize, buffer: &mut [u8], offset: usize) {
     let at = buffer.as_mut_ptr().expose_provenance();
     syscall(PREAD64, [file, at, buffer.len(), offset, 0, 0]);

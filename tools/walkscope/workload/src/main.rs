@@ -14,6 +14,8 @@
 //! - `exec COUNT`: fork, exec of this program, wait;
 //! - `churn COUNT`: map 64 KiB, touch each page, unmap;
 //! - `pipes COUNT`: a byte to and fro between two processes;
+//! - `scatter LAYOUT`: leaves the kernel's free memory in an order of its own for each number: touches 64 MiB and gives back seven
+//!   pages of eight, both in an order that follows from the number. Keeps the rest, so it never ends;
 //! - `seed`: makes the kernel's random number generator ready. Until it is, Linux hashes the whole pool for each
 //!   random number, which it draws at every system call: about 9,500 instructions;
 //! - `wake COUNT MICROSECONDS`: a real-time task that sleeps until the next multiple of a period. Each window is
@@ -126,6 +128,7 @@ extern "C" fn main(stack: *const usize) -> ! {
         b"churn" => churn(test, arguments.number()),
         b"pipes" => pipes(test, arguments.number()),
         b"wake" => wake(test, arguments.number(), arguments.number()),
+        b"scatter" => scatter(arguments.number()),
         b"seed" => linux::seed(),
         b"exit" => {}
         _ => exit(2),
@@ -248,6 +251,22 @@ fn pipes(test: usize, count: usize) {
     }
     mark(test, false);
     linux::wait(child);
+}
+
+fn scatter(layout: usize) {
+    const PAGES: usize = 16384;
+    let base = linux::map_anonymous(PAGES * 4096, false);
+    // A step that is odd goes through a power of two, each place once.
+    let at = |turn: usize, step: usize| base + (turn * step + layout) % PAGES * 4096;
+    for turn in 0..PAGES {
+        touch(at(turn, 5167 + 2 * layout), 4096);
+    }
+    for turn in 0..PAGES {
+        if turn % 8 != 0 {
+            linux::give_back(at(turn, 9973 + 6 * layout));
+        }
+    }
+    linux::sleep_until(&[usize::MAX >> 8, 0]);
 }
 
 fn wake(test: usize, count: usize, microseconds: usize) {
