@@ -3,7 +3,8 @@
 //! A *region* is 2 MiB of IPAs behind which one 2 MiB frame is reserved. The bookkeeping lives in
 //! the level-3 table itself: an untouched page has its descriptor complete but for the valid bit (a
 //! *reserved* slot), so a first touch is three loads and two stores; the table descriptor above
-//! counts the valid ones. When all 512 are valid, [`promote`](Stage2::promote) makes them one block.
+//! counts the valid ones. When all 512 are valid, [`promote`](Stage2::promote) makes them one block; the frame is there
+//! as a whole, so [`fill_region`](Stage2::fill_region) may map what was not touched as well.
 //!
 //! What a fault handler does, with the VM's lock held:
 //! ```text
@@ -113,6 +114,38 @@ impl Stage2 {
             pa: Pa::truncated(slot.raw & bits::TABLE_ADDRESS),
             pages,
         })
+    }
+
+    /// Maps every page of the region at `ipa` that is still reserved; returns how many these were. Their frame belongs
+    /// to the VM in any case. No TLB work: they were invalid.
+    ///
+    /// # Errors
+    /// `OutOfRange`, `NotMapped` (no region here, or it is a block).
+    pub fn fill_region<M: TableMemory + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        ipa: Ipa,
+    ) -> Result<u64, Stage2Error> {
+        if ipa.raw() >= crate::stage2::IPA_SPACE_BYTES {
+            return Err(Stage2Error::OutOfRange);
+        }
+        let slot = self.slot(memory, ipa.raw());
+        let (Level::L3, Some(at)) = (slot.level, slot.above[0]) else {
+            return Err(Stage2Error::NotMapped);
+        };
+        let table = next_table(memory.load(at));
+        let mut filled: u64 = 0;
+        for index in 0..TABLE_ENTRIES {
+            let raw = memory.load(entry(table, index));
+            if raw != 0 && raw & bits::VALID == 0 {
+                memory.store(entry(table, index), raw | bits::VALID);
+                filled = filled.saturating_add(1);
+            }
+        }
+        adjust_children(memory, slot.above[0], filled.cast_signed());
+        self.count(Level::L3, filled, 0);
+        memory.publish();
+        Ok(filled)
     }
 
     /// Takes a populated page back; its slot is reserved again. The frame must be zeroed, after the

@@ -40,6 +40,9 @@ pub(crate) const GUEST_END: u64 = 1 << 39;
 /// Pages of a frame.
 const FRAME_PAGES: u64 = FRAME_BYTES / PAGE_SIZE;
 const _: () = assert!(FRAME_BYTES == 2 * MIB);
+/// Pages of a thin region that are touched one by one; then the rest, whose frame the VM holds in any case, is mapped with
+/// them. As many first touches cost about what mapping the rest costs, so nobody pays more than twice the least.
+const FILL_PAGES: u64 = 16;
 
 /// A range of RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,18 +237,27 @@ impl Memory {
         let mut tables = TableFrames::of_vm(machine, &mut self.spare);
         match self.stage2.touch(&mut tables, ipa) {
             Ok(Touched::Populated {
-                pages: FRAME_PAGES, ..
-            }) => {
-                let mut tlb = VmTlb::new(machine, self.vttbr);
-                // Refused only if pages differ in attributes; they may stay pages then.
-                let _ = self.stage2.promote(&mut tables, &mut tlb, ipa);
-                Touch::Mapped
-            }
+                pages: FILL_PAGES | FRAME_PAGES,
+                ..
+            }) => self.complete(machine, ipa),
             Ok(Touched::Populated { .. } | Touched::Present) => Touch::Mapped,
             Ok(Touched::Vacant) if region.thin => self.populate(machine, ipa),
             Ok(Touched::Vacant) => Touch::NotMemory,
             Err(_) => Touch::Failed,
         }
+    }
+
+    /// Maps what is left of the region around `ipa`, and makes one block of it.
+    #[cold]
+    fn complete(&mut self, machine: &impl Machine, ipa: Ipa) -> Touch {
+        let mut tables = TableFrames::of_vm(machine, &mut self.spare);
+        if self.stage2.fill_region(&mut tables, ipa).is_err() {
+            return Touch::Failed;
+        }
+        let mut tlb = VmTlb::new(machine, self.vttbr);
+        // Refused only if pages differ in attributes; they may stay pages then.
+        let _ = self.stage2.promote(&mut tables, &mut tlb, ipa);
+        Touch::Mapped
     }
 
     /// Puts a frame of the stock behind the 2 MiB around `ipa` and populates one page.

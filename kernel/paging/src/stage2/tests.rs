@@ -286,6 +286,48 @@ fn set_page_maps_one_page_once() {
 }
 
 #[test]
+fn the_rest_of_a_thin_region_is_filled_but_not_what_is_unmapped() {
+    let mut rig = Rig::new();
+    let Rig {
+        memory,
+        tlb,
+        stage2,
+    } = &mut rig;
+    let (base, frame) = (GIB, pa(8 * MIB));
+    assert_eq!(
+        stage2.fill_region(memory, ipa(base)),
+        Err(Stage2Error::NotMapped)
+    );
+    stage2
+        .reserve_region(memory, ipa(base), frame, RAM)
+        .unwrap();
+    for page in 0..3 {
+        stage2.touch(memory, ipa(base + page * 4096)).unwrap();
+    }
+    // A page that is unmapped is not a reserved one.
+    let work = stage2.unmap(memory, tlb, ipa(base + 0x1000), 4096).unwrap();
+    let _flushed = tlb.flush(work);
+    assert_eq!(stage2.fill_region(memory, ipa(base + 0x5000)), Ok(509));
+    assert_eq!(stage2.populated_pages(memory, ipa(base)), 511);
+    assert_eq!(
+        stage2.promote(memory, tlb, ipa(base)),
+        Err(Stage2Error::NotUniform)
+    );
+    stage2
+        .set_page(memory, ipa(base + 0x1000), pa(frame.raw() + 0x1000), RAM)
+        .unwrap();
+    stage2.promote(memory, tlb, ipa(base)).unwrap();
+    assert_eq!(
+        stage2.fill_region(memory, ipa(base)),
+        Err(Stage2Error::NotMapped)
+    );
+    let counts = stage2.counts();
+    assert_eq!((counts.mib2, counts.pages), (1, 0));
+    assert_eq!(rig.census(), rig.stage2.counts());
+    rig.teardown();
+}
+
+#[test]
 fn a_thin_region_fills_and_promotes() {
     let mut rig = Rig::new();
     let Rig {
