@@ -294,8 +294,15 @@ fn facts(
     let took = elapsed.map_or_else(String::new, |elapsed| {
         format!(" and {} minutes", elapsed.as_secs() / 60)
     });
+    let mut command = "just bench walks".to_owned();
+    if args.short {
+        command.push_str(" --short");
+    }
+    if args.runs > 1 {
+        command.push_str(&format!(" --runs {}", args.runs));
+    }
     format!(
-        "{commits}; {qemu}{versions}; {} loads; {runs}; {} cycles for a read, CPI {}, {} cycles for a trap. It took {} s of CPU time{took}.",
+        "`{command}`. {commits}; {qemu}{versions}; {} loads; {runs}; {} cycles for a read, CPI {}, {} cycles for a trap. It took {} s of CPU time{took}.",
         if args.short {
             "short (32 MB)"
         } else {

@@ -102,3 +102,19 @@ fn the_cortex_a53_is_built_as_its_manual_says() {
     let (_, reads, _) = run("a53", &machine, &[BASE, BASE + (1 << 12)]);
     assert_eq!(reads, (4 + 5 * 3) + 1);
 }
+
+#[test]
+fn every_parameter_of_every_preset_names_a_manual_or_an_assumption() {
+    for name in Core::PRESETS {
+        let parameters = Core::preset(name).unwrap().parameters();
+        assert_eq!(parameters.len(), 15, "{name}");
+        for parameter in parameters {
+            let source = parameter.source;
+            assert!(
+                source.starts_with("Arm ") || source.starts_with("assumed: "),
+                "{name}: {} by {source}",
+                parameter.name
+            );
+        }
+    }
+}
