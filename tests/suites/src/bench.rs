@@ -24,9 +24,11 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(900);
 pub(crate) struct Counts {
     /// Lines of tests, by number.
     pub(crate) tests: BTreeMap<u64, Value>,
+    /// Lines of the manager's calls, by what they count and the call's number.
+    pub(crate) calls: BTreeMap<(String, u64), Value>,
     /// Totals when each VMID first ran, in order.
     pub(crate) firsts: Vec<Value>,
-    total: Value,
+    pub(crate) total: Value,
 }
 
 impl Counts {
@@ -43,10 +45,19 @@ impl Counts {
                 counts.firsts.push(value);
             } else if value.get("total").is_some() {
                 counts.total = value;
+            } else if let Some((what, number)) = call(&value) {
+                counts.calls.insert((what, number), value);
             }
         }
         Ok(counts)
     }
+}
+
+/// What a line about a call counts, and which call it is.
+fn call(line: &Value) -> Option<(String, u64)> {
+    let mut fields = line.as_object()?.iter();
+    let (what, number) = fields.find(|(key, _)| key.starts_with("call"))?;
+    Some((what.clone(), number.as_u64()?))
 }
 
 pub(crate) fn number(value: &Value, key: &str) -> Option<u64> {
@@ -95,10 +106,25 @@ pub(crate) fn start(
     cores: u8,
     ranges: &[String],
 ) -> Result<(Board, PathBuf), String> {
+    start_with(w, name, toml, (gic, cores), (ranges, ""))
+}
+
+/// The same with further options of eventscope's.
+pub(crate) fn start_with(
+    w: &Workshop,
+    name: &str,
+    toml: &str,
+    (gic, cores): (u8, u8),
+    (ranges, options): (&[String], &str),
+) -> Result<(Board, PathBuf), String> {
     let out = w.file(&format!("{name}.json"));
     // What an earlier run left there is not this run's.
     let _ = fs::remove_file(&out);
-    let mut option = format!("{},out={},manager=on", plugin(w)?.display(), out.display());
+    let mut option = format!(
+        "{},out={},manager=on{options}",
+        plugin(w)?.display(),
+        out.display()
+    );
     if !ranges.is_empty() {
         let file = w.file(&format!("{name}.ranges"));
         fs::write(&file, ranges.join("\n"))

@@ -125,6 +125,17 @@ pub(crate) fn reset_to_guest(w: &Workshop, rows: &mut Vec<Value>) -> Result<(), 
     Ok(())
 }
 
+/// The functions that ran longest, a line each.
+pub(crate) fn longest(total: &Value, most: usize) -> String {
+    let (apart, mut all) = by_function(total);
+    all.extend(apart);
+    all.sort_by_key(|(_, value)| std::cmp::Reverse(*value));
+    let lines = all.iter().take(most);
+    lines
+        .map(|(name, value)| format!("{value:>12} {name}\n"))
+        .collect()
+}
+
 /// Instructions by function: those of [`APART`], and the others.
 fn by_function(guest: &Value) -> (BTreeMap<String, u64>, Vec<(String, u64)>) {
     let mut apart = BTreeMap::new();

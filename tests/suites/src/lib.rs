@@ -10,6 +10,7 @@
 pub mod bench;
 pub mod bench_paging;
 pub mod bench_reset;
+pub mod bench_shadow;
 pub mod bench_wakeups;
 pub mod board;
 pub mod case;

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use penumbra_suites::case::{Case, run_all};
 use penumbra_suites::workshop::Workshop;
-use penumbra_suites::{bench, bench_paging, bench_reset, bench_wakeups, cases};
+use penumbra_suites::{bench, bench_paging, bench_reset, bench_shadow, bench_wakeups, cases};
 
 const USAGE: &str = "usage: penumbra-suites quick | full | list | one NAME... | soak RESTARTS KILLS | soak-paging MINUTES
-       penumbra-suites bench-events | bench-boot | bench-reset | bench-paging | bench-wakeups
+       penumbra-suites bench-events | bench-boot | bench-reset | bench-paging | bench-paging-events | bench-wakeups
 NAME may be the beginning of names.";
 
 fn main() -> ExitCode {
@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         ["bench-boot"] => measure(bench::boot),
         ["bench-reset"] => measure(bench_reset::reset),
         ["bench-paging"] => measure(bench_paging::paging),
+        ["bench-paging-events"] => measure(bench_shadow::paging_events),
         ["bench-wakeups"] => measure(bench_wakeups::wakeups),
         _ => usage(),
     }

@@ -13,6 +13,8 @@ pub(crate) const RANGES: usize = 4096;
 pub(crate) const PLACES: usize = 2 * VMIDS + 2;
 /// The place of EL2.
 pub(crate) const EL2: usize = 2 * VMIDS;
+/// The place of EL1 of the first VMID: the manager's, if there is one.
+pub(crate) const MANAGER: u8 = 1;
 
 /// A place that is not known yet.
 pub(crate) const UNKNOWN: u8 = u8::MAX;

@@ -11,10 +11,16 @@
 //! partition's; `ranges=FILE`, with a line `NAME:LOW:HIGH` (hexadecimal) for each range, counts blocks that
 //! start in `[LOW, HIGH)` apart, too; of two ranges that overlap the first one counts.
 //!
+//! `calls=on`, with `manager=on`, adds a line for each function that the manager calls by HVC, by the low byte of
+//! X0: EL2's instructions, on all cores, from the call until the manager goes on. Of ranges named `GROUP/NAME` the
+//! line has the median for each group besides.
+//!
 //! `penumbra-qemu-plugin` declares QEMU's interface; [`plugin`] holds the callbacks, [`count`] the counters and [`report`] the figures. A translation block belongs to
 //! one exception level and, its frames having one owner, to one VM, so the level is read once for
 //! each block and each instruction costs one call.
 
+#[cfg(not(test))]
+mod calls;
 #[cfg(not(test))]
 mod count;
 #[cfg(not(test))]

@@ -8,6 +8,7 @@ use std::sync::{Mutex, OnceLock};
 
 use penumbra_qemu_plugin::{Registers, ffi};
 
+use crate::calls;
 use crate::count::{self, Block};
 use crate::report::{self, Moment, Test};
 
@@ -19,6 +20,7 @@ static qemu_plugin_version: c_int = ffi::VERSION;
 struct Options {
     out: String,
     manager: bool,
+    calls: bool,
     ranges: Vec<(String, u64, u64)>,
 }
 
@@ -36,9 +38,11 @@ static STATE: Mutex<State> = Mutex::new(State {
 /// Indices into [`REGISTERS`].
 const CPSR: usize = 0;
 const VTTBR: usize = 1;
+const X0: usize = 2;
 
-static REGISTERS: Registers<{ count::CORES }, 2> = Registers::new(|name| match name {
+static REGISTERS: Registers<{ count::CORES }, 3> = Registers::new(|name| match name {
     b"cpsr" => Some(CPSR),
+    b"x0" => Some(X0),
     b"VTTBR_EL2" => Some(VTTBR),
     _ => None,
 });
@@ -47,6 +51,7 @@ fn parse(options: &[String]) -> Result<Options, String> {
     let mut parsed = Options {
         out: "eventscope.json".into(),
         manager: false,
+        calls: false,
         ranges: Vec::new(),
     };
     for option in options {
@@ -54,6 +59,7 @@ fn parse(options: &[String]) -> Result<Options, String> {
         match key {
             "out" => parsed.out = value.into(),
             "manager" => parsed.manager = matches!(value, "on" | "true" | "yes" | ""),
+            "calls" => parsed.calls = matches!(value, "on" | "true" | "yes" | ""),
             "ranges" => {
                 let text = fs::read_to_string(value)
                     .map_err(|error| format!("eventscope: cannot read {value}: {error}"))?;
@@ -85,6 +91,9 @@ unsafe extern "C" fn qemu_plugin_install(
     let options = unsafe { penumbra_qemu_plugin::options(argc, argv) };
     match parse(&options) {
         Ok(options) => {
+            if options.calls {
+                calls::watch(options.ranges.iter().map(|(name, ..)| name.as_str()));
+            }
             let _ = OPTIONS.set(options);
         }
         Err(message) => {
@@ -143,6 +152,17 @@ extern "C" fn translated(_id: u64, tb: *mut ffi::Tb) {
         unsafe {
             ffi::qemu_plugin_register_vcpu_insn_exec_cb(insn, executed, ffi::NO_REGISTERS, data);
         };
+        if report::is_hvc(u32::from_le_bytes(opcode)) && OPTIONS.get().is_some_and(|o| o.calls) {
+            // SAFETY: `insn` is valid and `data` lives for ever.
+            unsafe {
+                ffi::qemu_plugin_register_vcpu_insn_exec_cb(
+                    insn,
+                    calling,
+                    ffi::READS_REGISTERS,
+                    data,
+                );
+            }
+        }
         if let Some((test, opens)) = report::marker(u32::from_le_bytes(opcode)) {
             let data = std::ptr::without_provenance_mut(test | usize::from(opens) << 8);
             // SAFETY: `insn` is valid; the data is a number that `marked` takes apart.
@@ -159,13 +179,16 @@ fn block(data: *mut c_void) -> &'static Block {
 }
 
 fn read_register(core: usize, index: usize) -> Option<u64> {
-    // SAFETY: the only caller is `entered`, a callback of that core that may read registers.
+    // SAFETY: the callers are callbacks of that core that may read registers.
     unsafe { REGISTERS.read(core, index) }
 }
 
 /// Before a block runs: finds its level and VMID the first time.
 extern "C" fn entered(core: c_uint, data: *mut c_void) {
     let block = block(data);
+    if block.place.load(Ordering::Relaxed) == count::MANAGER {
+        calls::end();
+    }
     if block.place.load(Ordering::Relaxed) != count::UNKNOWN {
         return;
     }
@@ -186,6 +209,15 @@ extern "C" fn entered(core: c_uint, data: *mut c_void) {
 /// Before an instruction runs.
 extern "C" fn executed(core: c_uint, data: *mut c_void) {
     count::instruction(core as usize, block(data));
+}
+
+/// Before an HVC runs: if it is the manager's, what follows at EL2 is this call's.
+extern "C" fn calling(core: c_uint, data: *mut c_void) {
+    if block(data).place.load(Ordering::Relaxed) == count::MANAGER
+        && let Some(function) = read_register(core as usize, X0)
+    {
+        calls::begin(function);
+    }
 }
 
 /// Before a marker runs.
@@ -246,6 +278,7 @@ extern "C" fn finished(_id: u64, _data: *mut c_void) {
             text.push('\n');
         }
     }
+    calls::write(&mut text);
     for line in &state.firsts {
         text.push_str(line);
         text.push('\n');

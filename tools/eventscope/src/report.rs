@@ -43,10 +43,15 @@ impl Test {
 
     /// The line for test `number`; `None` if it had no window.
     pub(crate) fn line(&self, number: usize) -> Option<String> {
+        self.line_of("test", number)
+    }
+
+    /// The same for something else that has a number.
+    pub(crate) fn line_of(&self, what: &str, number: usize) -> Option<String> {
         let mut sorted = self.el2.clone();
         sorted.sort_unstable();
         let (min, max) = (sorted.first()?, sorted.last()?);
-        let mut line = format!("{{\"test\":{number},\"n\":{}", sorted.len());
+        let mut line = format!("{{\"{what}\":{number},\"n\":{}", sorted.len());
         let (median, p99) = (quantile(&sorted, 50)?, quantile(&sorted, 99)?);
         let (manager, guests) = (middle(&self.manager)?, middle(&self.guests)?);
         let _ = write!(
@@ -80,6 +85,11 @@ pub(crate) fn range(line: &str) -> Option<(String, u64, u64)> {
     Some((fields.next()?.to_owned(), low, high))
 }
 
+/// Whether an instruction is HVC, with any immediate.
+pub(crate) const fn is_hvc(opcode: u32) -> bool {
+    opcode & 0xffe0_001f == 0xd400_0002
+}
+
 /// The test and side (`true`: opening) that an instruction marks, if it is a marker.
 pub(crate) fn marker(opcode: u32) -> Option<(usize, bool)> {
     const HINT: u32 = 0xd503_201f;
@@ -102,6 +112,13 @@ mod tests {
         assert_eq!(marker(0xd503_201f | 95 << 5), Some((31, true)));
         assert_eq!(marker(0xd503_201f | 97 << 5), Some((1, false)));
         assert_eq!(marker(0xd503_201e | 97 << 5), None);
+    }
+
+    #[test]
+    fn hvc_is_told_by_all_but_its_immediate() {
+        assert!(is_hvc(0xd400_0002) && is_hvc(0xd41f_ffe2));
+        // SVC, SMC, BRK.
+        assert!(!is_hvc(0xd400_0001) && !is_hvc(0xd400_0003) && !is_hvc(0xd420_0000));
     }
 
     #[test]

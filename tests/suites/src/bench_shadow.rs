@@ -1,0 +1,339 @@
+//! What the events of compound paging cost at EL2: `just bench paging-events`.
+//!
+//! The payload `shadowed` has tables that the manager's policy shadows, one call each, and stores to them between
+//! markers; once on a core of its own, whose vCPU has to be stopped for each edit, and once beside the manager, where
+//! nobody has to be. Debian runs a process whose pages the policy puts in order. eventscope counts each of the
+//! manager's calls from its HVC until the manager goes on, and in it the copying and the cache maintenance apart.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use crate::bench::{self, Counts};
+use crate::bench_reset;
+use crate::board::Board;
+use crate::workshop::{LOAD_ADDRESS, Workshop};
+
+use bench::LIMIT;
+
+/// `PagingShadow` and `PagingRelayout`, as eventscope numbers calls.
+const SHADOW: u64 = 0x46;
+const RELAYOUT: u64 = 0x49;
+/// The manager's calls that have to do with paging, by number.
+const CALLS: [(u64, &str); 17] = [
+    (0x40, "PagingMode"),
+    (0x41, "PagingStatus"),
+    (0x42, "PagingRoots"),
+    (0x43, "PagingPool"),
+    (0x44, "PagingSpace"),
+    (0x45, "PagingSurvey"),
+    (SHADOW, "PagingShadow"),
+    (0x47, "PagingDemote"),
+    (0x48, "PagingWorth"),
+    (RELAYOUT, "PagingRelayout"),
+    (0x4a, "PagingSettle"),
+    (0x4b, "PagingEpoch"),
+    (0x4c, "PagingCounter"),
+    (0x4d, "PagingAudit"),
+    (0x4e, "PagingRoot"),
+    (0x4f, "PagingSpaceAdd"),
+    (0x50, "PagingSpaceDrop"),
+];
+/// Regions of the payload.
+const REGIONS: u64 = 64;
+/// Stores of each kind.
+const STORES: u64 = 200;
+/// Bytes of the process whose pages are moved, and for how many seconds it works.
+const PROCESS: (u64, u64) = (16 << 20, 6);
+/// Functions whose instructions in a call are counted apart, by group and a part of their symbol.
+const GROUPS: [(&str, &str); 5] = [
+    ("copy", "cache14exchange_words"),
+    ("cache", "cache16clean_invalidate"),
+    ("cache", "cache12publish_code"),
+    ("zero", "cache4zero"),
+    ("hold", "compound4hold"),
+];
+
+/// Median, minimum and 99th percentile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Figure {
+    n: usize,
+    median: u64,
+    min: u64,
+    p99: u64,
+}
+
+impl Figure {
+    fn of(samples: &[u64]) -> Option<Self> {
+        let mut sorted = samples.to_vec();
+        sorted.sort_unstable();
+        let last = sorted.len().checked_sub(1)?;
+        let at = |percent: usize| sorted.get((last * percent).div_ceil(100)).copied();
+        Some(Self {
+            n: sorted.len(),
+            median: at(50)?,
+            min: at(0)?,
+            p99: at(99)?,
+        })
+    }
+}
+
+/// The table and the rows of the JSON file.
+#[derive(Debug, Default)]
+struct Table {
+    text: String,
+    rows: Vec<Value>,
+}
+
+impl Table {
+    fn add(&mut self, (case, what): (&str, &str), samples: &[u64], limit: Option<u64>) {
+        let Some(figure) = Figure::of(samples) else {
+            let _ = writeln!(self.text, "| {what:<52} | no event |");
+            return;
+        };
+        let Figure {
+            n,
+            median,
+            min,
+            p99,
+        } = figure;
+        let over = limit.is_some_and(|limit| median > limit);
+        let limit_text = limit.map_or("-".to_owned(), |limit| limit.to_string());
+        let _ = writeln!(
+            self.text,
+            "| {what:<52} | {n:>5} | {median:>7}{} | {min:>6}..{p99:<8} | {limit_text:>8} |",
+            if over { '!' } else { ' ' },
+        );
+        for (metric, value, limit) in [
+            ("median", median, limit),
+            ("min", min, None),
+            ("p99", p99, None),
+        ] {
+            self.rows.push(bench::row(case, metric, value, limit));
+        }
+    }
+}
+
+/// Measures, prints the tables, writes `target/bench/paging-events.json`.
+///
+/// # Errors
+/// A guest that did not come to its end, or a file that cannot be written.
+pub fn paging_events(w: &Workshop) -> Result<bool, String> {
+    let ranges = ranges(w)?;
+    let mut table = Table::default();
+    shadowed(w, &ranges, &mut table)?;
+    let calls = moved(w, &ranges, &mut table)?;
+    println!("\nEL2 instructions (QEMU virt, cortex-a72, GICv3)\n");
+    println!(
+        "| event                                                |     n |   median |      min..p99    | to reach |"
+    );
+    println!(
+        "|------------------------------------------------------|------:|---------:|------------------|---------:|"
+    );
+    print!("{}", table.text);
+    print!("{calls}");
+    bench::write(w, "paging-events", &table.rows)?;
+    Ok(true)
+}
+
+/// EL2's functions, those of a group with its name before theirs.
+fn ranges(w: &Workshop) -> Result<Vec<String>, String> {
+    let functions = bench_reset::functions(w, "penumbra-qemu-virt", LOAD_ADDRESS)?;
+    let named = functions.into_iter().map(|function| {
+        let group = GROUPS.iter().find(|(_, part)| function.contains(part));
+        match group {
+            Some((group, _)) => format!("{group}/{function}"),
+            None => function,
+        }
+    });
+    Ok(named.collect())
+}
+
+/// What a call cost each time, or of it a group of functions.
+fn samples(counts: &Counts, what: &str, number: u64) -> Vec<u64> {
+    let line = counts.calls.get(&(what.to_owned(), number));
+    let samples = line.and_then(|line| line.get("samples")?.as_array());
+    samples
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_u64)
+        .collect()
+}
+
+/// The payload on a core of its own, then beside the manager.
+fn shadowed(w: &Workshop, ranges: &[String], table: &mut Table) -> Result<(), String> {
+    for (core, case, with) in [
+        (1, "other-core", "stopping a core"),
+        (0, "same-core", "no core to stop"),
+    ] {
+        let toml = format!(
+            "[[guest]]\nname = \"shadowed\"\nvcpus = 1\ncores = [{core}]\nmemory = \"64 MiB\"\n\
+             backing = \"thin\"\npaging = \"compound\"\nkernel = \"{}\"\n\
+             cmdline = \"n={STORES} regions={REGIONS}\"\n",
+            w.payload("shadowed").display()
+        );
+        let name = format!("paging-events-{case}");
+        let (mut board, out) = bench::start_with(w, &name, &toml, (3, 2), (ranges, ",calls=on"))?;
+        board.expect("0 failed", LIMIT)?;
+        let shown = show(&mut board, "shadowed")?;
+        board.send("poweroff now")?;
+        let counts = bench::finish(board, &out)?;
+        for (what, wanted) in [
+            ("stores mirrored", 2 * STORES),
+            ("of these as one leaf", REGIONS),
+        ] {
+            let found = counter(&shown, what)?;
+            if found < wanted {
+                return Err(format!("{what}: {found}, not {wanted}:\n{shown}"));
+            }
+        }
+        if core == 1 {
+            for (test, case, how) in [
+                (
+                    1,
+                    "mirrored-store",
+                    "mirrored store, through a map of pages",
+                ),
+                (
+                    2,
+                    "mirrored-store-identity",
+                    "mirrored store, through blocks of 1 GiB",
+                ),
+            ] {
+                let line = counts
+                    .tests
+                    .get(&test)
+                    .and_then(|line| line.get("samples")?.as_array());
+                let all: Vec<u64> = line
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Value::as_u64)
+                    .collect();
+                table.add((case, how), &all, Some(350));
+            }
+        }
+        let limit = (core == 0).then_some(6_000);
+        let case = format!("shadow-region-{case}");
+        let what = format!("shadow a region as one leaf, {with}");
+        table.add((&case, &what), &samples(&counts, "call", SHADOW), limit);
+    }
+    Ok(())
+}
+
+/// Debian and a process whose pages are put in order; the lines about the manager's calls.
+fn moved(w: &Workshop, ranges: &[String], table: &mut Table) -> Result<String, String> {
+    let name = "paging-events-moved";
+    let toml = format!(
+        "[[guest]]\nname = \"linux\"\nvcpus = 1\ncores = [0]\nmemory = \"256 MiB\"\nbacking = \"thin\"\n\
+         paging = \"compound\"\npaging_copy = \"256 MiB\"\nkernel = \"{}\"\ninitrd = \"{}\"\n\
+         cmdline = \"console=ttyAMA0 quiet nokaslr transparent_hugepage=never\"\n",
+        w.cached("linux-cloud/vmlinuz").display(),
+        w.walkload_initramfs(name)?.display()
+    );
+    let (bytes, seconds) = PROCESS;
+    let (mut board, out) = bench::start_with(w, name, &toml, (3, 1), (ranges, ",calls=on"))?;
+    board.expect("# ", LIMIT)?;
+    board.send(&format!(
+        "sleep 20; walkload 0 check {bytes} {seconds} /tmp/stop small &"
+    ))?;
+    board.expect("walkload: measured", LIMIT)?;
+    let shown = show(&mut board, "linux")?;
+    board.send("poweroff now")?;
+    let counts = bench::finish(board, &out)?;
+    let pages = counter(&shown, "pages moved")?;
+    let regions = counter(&shown, "regions re-laid out")?;
+    let all = samples(&counts, "call", RELAYOUT);
+    let copies = samples(&counts, "call_copy", RELAYOUT);
+    let caches = samples(&counts, "call_cache", RELAYOUT);
+    let one = copies.iter().copied().filter(|copy| *copy > 0).min();
+    let one = one.ok_or(format!("no page was moved:\n{shown}"))?;
+    let (mut work, mut copy, mut cache) = (Vec::new(), Vec::new(), Vec::new());
+    for ((all, copied), cached) in all.iter().zip(&copies).zip(&caches) {
+        let pages = (copied + one / 2) / one;
+        if pages > 0 {
+            work.push((all - copied - cached) / pages);
+            copy.push(copied / pages);
+            cache.push(cached / pages);
+        }
+    }
+    table.add(
+        ("move-page", "move a page, without the next two rows"),
+        &work,
+        Some(1_500),
+    );
+    table.add(
+        ("move-page-copy", "  the copy: two pages are exchanged"),
+        &copy,
+        None,
+    );
+    table.add(
+        ("move-page-cache", "  cache maintenance of both"),
+        &cache,
+        None,
+    );
+    let sum: u64 = all.iter().sum();
+    let each = sum / pages.max(1);
+    table
+        .rows
+        .push(bench::row("move-page-all", "mean", each, None));
+    let mut text = format!(
+        "\n{pages} pages moved for {regions} regions, {} calls of PagingRelayout: {each} instructions of EL2's a page \
+         in all of them\n\n| call            |     n |  median |      min..p99    |  a page |\n\
+         |-----------------|------:|--------:|------------------|--------:|\n",
+        all.len()
+    );
+    for (number, name) in CALLS {
+        let all = samples(&counts, "call", number);
+        if let Some(Figure {
+            n,
+            median,
+            min,
+            p99,
+        }) = Figure::of(&all)
+        {
+            let each = all.iter().sum::<u64>() / pages.max(1);
+            let _ = writeln!(
+                text,
+                "| {name:<15} | {n:>5} | {median:>7} | {min:>6}..{p99:<8} | {each:>7} |"
+            );
+        }
+    }
+    if std::env::var_os("PENUMBRA_PROFILE").is_some() {
+        let _ = write!(text, "{}", bench_reset::longest(&counts.total, 40));
+    }
+    Ok(text)
+}
+
+/// What `paging show` says of a guest; leaves the operator's shell open.
+fn show(board: &mut Board, guest: &str) -> Result<String, String> {
+    board.send("\x1ds")?;
+    board.expect("penumbra> ", LIMIT)?;
+    board.send(&format!("paging show {guest}"))?;
+    board.expect(&format!("guest '{guest}': "), LIMIT)?;
+    board.until("penumbra> ", LIMIT)
+}
+
+fn counter(shown: &str, what: &str) -> Result<u64, String> {
+    let rest = shown.split_once(&format!("{what:<24}"));
+    let word = rest.and_then(|(_, rest)| rest.split_whitespace().next());
+    word.and_then(|word| word.parse().ok())
+        .ok_or(format!("no \"{what}\" in:\n{shown}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_is_taken_of_sorted_samples() {
+        assert_eq!(Figure::of(&[]), None);
+        let figure = Figure::of(&[30, 10, 20]);
+        let wanted = Figure {
+            n: 3,
+            median: 20,
+            min: 10,
+            p99: 30,
+        };
+        assert_eq!(figure, Some(wanted));
+    }
+}
