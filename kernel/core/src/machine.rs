@@ -403,6 +403,12 @@ pub trait Core {
 pub trait Translations {
     /// Reads the descriptor at `entry`, 8-byte aligned, in a frame of EL2's: one single-copy atomic load.
     fn load_descriptor(&self, entry: Pa) -> u64;
+    /// Of `count` descriptors in a row, a multiple of 8, the first at `first`, all in one table: the bits in which any
+    /// differs from what it would be if the first were `wanted` and each added `step` to the one before.
+    fn descriptor_differences(&self, first: Pa, count: u64, wanted: u64, step: u64) -> u64;
+    /// Of 64 descriptors in a row, the first at `first`, aligned to all of them: a bit for each that equals `wanted`
+    /// in the bits of `mask`.
+    fn equal_descriptors(&self, first: Pa, wanted: u64, mask: u64) -> u64;
     /// Writes the descriptor at `entry`: one single-copy atomic store with release order, so that
     /// a walker which sees a table descriptor also sees the table.
     fn store_descriptor(&self, entry: Pa, raw: u64);

@@ -29,6 +29,73 @@ pub(crate) unsafe fn load(at: Pa) -> u64 {
     unsafe { AtomicU64::from_ptr(pointer) }.load(Ordering::Acquire)
 }
 
+/// Descriptors that are read between two looks at whether there are more.
+const ROW: usize = 8;
+/// Bytes of a table.
+const TABLE_BYTES: u64 = 4096;
+
+/// Reads descriptors in a row, without order.
+///
+/// # Safety
+/// `first` points at [`ROW`] words of a frame that EL2 owns and that holds a table.
+#[inline(always)]
+unsafe fn load_row(first: *mut u64) -> [u64; ROW] {
+    core::array::from_fn(|index| {
+        // SAFETY: the caller gave this word and those before it.
+        let at = unsafe { first.add(index) };
+        // SAFETY: aligned, mapped by the direct map, and only ever accessed by atomic words.
+        unsafe { AtomicU64::from_ptr(at) }.load(Ordering::Relaxed)
+    })
+}
+
+/// Of `count` descriptors in a row, a multiple of [`ROW`], the first at `first`: the bits in which any differs from
+/// what it would be if the first were `wanted` and each added `step`. All bits where there can be no such row.
+///
+/// # Safety
+/// `first` lies in a frame that EL2 owns and that holds a table.
+// Here, for speed: the manager's calls, which go through whole tables, are compiled for size.
+#[inline(never)]
+pub(crate) unsafe fn differences(first: Pa, count: u64, wanted: u64, step: u64) -> u64 {
+    let room = TABLE_BYTES.wrapping_sub(first.raw() % TABLE_BYTES) / 8;
+    let Some(mut at) = word(first).filter(|_| count <= room) else {
+        return u64::MAX;
+    };
+    let (mut differ, mut wanted) = (0, wanted);
+    for _ in 0..count / ROW as u64 {
+        // SAFETY: `count` words from `first` on lie in its frame, and this many are left.
+        for raw in unsafe { load_row(at) } {
+            differ |= raw ^ wanted;
+            wanted = wanted.wrapping_add(step);
+        }
+        // SAFETY: at most one behind the frame's last word.
+        at = unsafe { at.add(ROW) };
+    }
+    differ
+}
+
+/// Of 64 descriptors in a row, the first at `first`, aligned to all of them, a bit for each that equals `wanted` in the
+/// bits of `mask`. None where there can be no such row.
+///
+/// # Safety
+/// As of [`differences`].
+#[inline(never)]
+pub(crate) unsafe fn equal(first: Pa, wanted: u64, mask: u64) -> u64 {
+    const BITS: usize = u64::BITS as usize;
+    let Some(mut at) = word(first).filter(|_| first.is_aligned(8 * BITS as u64)) else {
+        return 0;
+    };
+    let mut found: u64 = 0;
+    for _ in 0..BITS / ROW {
+        // SAFETY: 64 words from `first` on lie in its frame, which its alignment divides.
+        for raw in unsafe { load_row(at) } {
+            found = found >> 1 | u64::from((raw ^ wanted) & mask == 0) << (BITS - 1);
+        }
+        // SAFETY: at most one behind the frame's last word.
+        at = unsafe { at.add(ROW) };
+    }
+    found
+}
+
 /// Writes the descriptor at `at`, with release order: a walker that sees a table descriptor also sees
 /// the table.
 ///

@@ -257,6 +257,16 @@ impl Translations for Hardware {
     }
 
     #[inline]
+    fn descriptor_differences(&self, first: Pa, count: u64, wanted: u64, step: u64) -> u64 {
+        // SAFETY: the core logic names entries of table frames that it owns.
+        unsafe { descriptor::differences(first, count, wanted, step) }
+    }
+
+    fn equal_descriptors(&self, first: Pa, wanted: u64, mask: u64) -> u64 {
+        // SAFETY: as above.
+        unsafe { descriptor::equal(first, wanted, mask) }
+    }
+
     fn store_descriptor(&self, entry: Pa, raw: u64) {
         // SAFETY: the core logic names entries of table frames that it owns.
         unsafe { descriptor::store(entry, raw) };

@@ -16,6 +16,28 @@ pub trait TableMemory {
     /// single-copy atomic load.
     fn load(&self, entry: Pa) -> u64;
 
+    /// Of `count` descriptors in a row, a multiple of 8, the first at `first`, all in one table: the bits in which any
+    /// differs from what it would be if the first were `wanted` and each added `step` to the one before. Each is read
+    /// by one single-copy atomic load, in any order.
+    fn differences(&self, first: Pa, count: u64, wanted: u64, step: u64) -> u64 {
+        let (mut differ, mut wanted) = (0, wanted);
+        for index in 0..count {
+            let at = Pa::truncated(first.raw().wrapping_add(index << 3));
+            differ |= self.load(at) ^ wanted;
+            wanted = wanted.wrapping_add(step);
+        }
+        differ
+    }
+
+    /// Of 64 descriptors in a row, the first at `first`, aligned to all of them: a bit for each that equals `wanted`
+    /// in the bits of `mask`. Read as by [`Self::differences`].
+    fn equal(&self, first: Pa, wanted: u64, mask: u64) -> u64 {
+        (0..u64::BITS).fold(0, |found, index| {
+            let raw = self.load(Pa::truncated(first.raw() | u64::from(index) << 3));
+            found | u64::from((raw ^ wanted) & mask == 0) << index
+        })
+    }
+
     /// Writes the descriptor at `entry`. One single-copy atomic store with release order, so that
     /// a walker which sees a table descriptor also sees the table.
     fn store(&mut self, entry: Pa, raw: u64);

@@ -99,6 +99,17 @@ impl<M: Machine> TableMemory for TableFrames<'_, M> {
     }
 
     #[inline]
+    fn differences(&self, first: Pa, count: u64, wanted: u64, step: u64) -> u64 {
+        self.machine
+            .descriptor_differences(first, count, wanted, step)
+    }
+
+    #[inline]
+    fn equal(&self, first: Pa, wanted: u64, mask: u64) -> u64 {
+        self.machine.equal_descriptors(first, wanted, mask)
+    }
+
+    #[inline]
     fn store(&mut self, entry: Pa, raw: u64) {
         self.machine.store_descriptor(entry, raw);
     }

@@ -153,10 +153,11 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
                 break;
             }
             let slot = u16::try_from(here.level.index(va.raw())).unwrap_or(0);
-            node = match self.nodes.child(node, slot) {
+            let raw = guest_entry(vm, here.guest, u64::from(slot));
+            node = match self.child_behind(vm, node, (slot, raw)) {
                 Some(child) => child,
                 None => {
-                    let (child, form) = self.grow(vm, node, slot, &entry, parked)?;
+                    let (child, form) = self.grow(vm, node, (slot, raw), &entry, parked)?;
                     made = Ok(form);
                     child
                 }
@@ -165,18 +166,34 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         made
     }
 
+    /// The node below an entry of a node, of which the guest's own descriptor is `raw`. Where the mirror says the
+    /// same there is none: no guest's table that a node stands for lies in the window, to which a link leads.
+    fn child_behind<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &self,
+        vm: &Access<'_, M, T>,
+        parent: NodeId,
+        (slot, raw): (u16, u64),
+    ) -> Option<NodeId> {
+        let node = self.nodes.get(parent);
+        let mirror = self.pool.pa(node.mirror?);
+        let ours = vm.memory.load(entry(mirror, u64::from(slot)));
+        if ours == raw && !node.raised {
+            return None;
+        }
+        self.nodes.child(parent, slot)
+    }
+
     /// Makes the node below an entry of a mirror: protect, copy, link, flush; nobody else runs.
     fn grow<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         vm: &mut Access<'_, M, T>,
         parent: NodeId,
-        slot: u16,
+        (slot, raw): (u16, u64),
         space: &Space,
         _parked: &Parked,
     ) -> Result<(NodeId, Form), ShadowError> {
         let above = self.nodes.get(parent);
         let level = above.level.below().ok_or(ShadowError::NoTable)?;
-        let raw = guest_entry(vm, above.guest, u64::from(slot));
         let Stage1Desc::Table { next, limits } = Stage1Desc::decode(above.level, raw) else {
             return Err(ShadowError::NoTable);
         };
@@ -187,7 +204,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         };
         let frame = self.frame_for(vm, next)?;
         if let Err(error) = self.watch(vm, next) {
-            self.pool.give(vm.memory, frame);
+            self.pool.put_back(frame);
             return Err(error);
         }
         let leaf = vm
@@ -196,7 +213,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             .filter(|leaf| space.may_merge(*leaf));
         let (link, mirror) = match leaf {
             Some(leaf) => {
-                self.pool.give(vm.memory, frame);
+                self.pool.put_back(frame);
                 self.counters.coalesced = self.counters.coalesced.saturating_add(1);
                 (leaf, None)
             }

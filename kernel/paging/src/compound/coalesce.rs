@@ -23,11 +23,9 @@ pub(super) fn leaf_for<M: TableMemory + ?Sized>(
     if !starts_run(level, first, above.entry_bytes()) {
         return None;
     }
-    for index in 1..TABLE_ENTRIES {
-        let raw = memory.load(entry(table, index)) & !(bits::CONTIGUOUS | IGNORED);
-        if raw != first.wrapping_add(index << level.shift()) {
-            return None;
-        }
+    let differ = memory.differences(table, TABLE_ENTRIES, first, level.entry_bytes());
+    if differ & !(bits::CONTIGUOUS | IGNORED) != 0 {
+        return None;
     }
     let Stage1Desc::Leaf { ipa, .. } = Stage1Desc::decode(level, first) else {
         return None;

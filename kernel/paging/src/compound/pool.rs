@@ -102,6 +102,11 @@ impl<const BLOCKS: usize> Pool<BLOCKS> {
         for index in 0..penumbra_vmsa::TABLE_ENTRIES {
             memory.store(entry(pa, index), 0);
         }
+        self.put_back(frame);
+    }
+
+    /// Gives a frame back to which nothing was written since it was taken.
+    pub(super) fn put_back(&mut self, frame: PoolFrame) {
         let bit = frame.0 % FRAMES;
         let block = self
             .blocks

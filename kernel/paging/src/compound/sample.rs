@@ -75,6 +75,8 @@ impl Slot {
 #[derive(Debug)]
 pub(super) struct Samples {
     slots: [Slot; MAX_SAMPLES],
+    /// Slots in use: mostly none, and nothing is searched then.
+    used: u16,
     /// TLB maintenance for what was begun and not armed.
     owed: TlbWork,
 }
@@ -83,17 +85,22 @@ impl Samples {
     pub(super) const fn new() -> Self {
         Self {
             slots: [Slot::FREE; MAX_SAMPLES],
+            used: 0,
             owed: TlbWork::new(TlbScope::None, 0),
         }
     }
 
     pub(super) fn clear(&mut self) {
         self.slots.fill(Slot::FREE);
+        self.used = 0;
         self.owed = TlbWork::new(TlbScope::None, 0);
     }
 
     /// Whether a page is sampled, and has been hit.
     pub(super) fn hit(&self, page: Ipa, kind: SampleKind) -> Option<bool> {
+        if self.used == 0 {
+            return None;
+        }
         let mut slots = self.slots.iter();
         let slot =
             slots.find(|slot| slot.used && slot.sample.page == page && slot.sample.kind == kind)?;
@@ -101,6 +108,9 @@ impl Samples {
     }
 
     fn find(&mut self, page: Ipa, kind: SampleKind) -> Option<&mut Slot> {
+        if self.used == 0 {
+            return None;
+        }
         self.slots
             .iter_mut()
             .find(|slot| slot.used && slot.sample.page == page && slot.sample.kind == kind)
@@ -108,21 +118,24 @@ impl Samples {
 
     /// Whether a page is read-only because its first store is waited for.
     pub(super) fn awaits_write(&self, page: Ipa) -> bool {
-        self.slots.iter().any(|Slot { used, sample }| {
+        let awaits = |Slot { used, sample }: &Slot| {
             *used && sample.page == page && sample.kind == SampleKind::Writes && !sample.hit
-        })
+        };
+        self.used != 0 && self.slots.iter().any(awaits)
     }
 
     /// A node watches the page from now on: its protection is the node's.
     pub(super) fn watched(&mut self, page: Ipa) {
         if let Some(slot) = self.find(page, SampleKind::Writes) {
             *slot = Slot::FREE;
+            self.used = self.used.saturating_sub(1);
         }
     }
 
     fn add(&mut self, sample: Sample, work: TlbWork) {
         if let Some(slot) = self.slots.iter_mut().find(|slot| !slot.used) {
             *slot = Slot { used: true, sample };
+            self.used = self.used.saturating_add(1);
         }
         self.owed = self.take_owed().and(work);
     }
@@ -270,11 +283,13 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         vm: &mut Access<'_, M, T>,
         mut chosen: impl FnMut(&Sample) -> bool,
     ) {
-        for slot in &mut self.samples.slots {
+        let Samples { slots, used, .. } = &mut self.samples;
+        for slot in slots {
             if !slot.used || !chosen(&slot.sample) {
                 continue;
             }
             let Slot { sample, .. } = core::mem::replace(slot, Slot::FREE);
+            *used = used.saturating_sub(1);
             match sample.kind {
                 SampleKind::Walks => change(vm, sample.page, Stage2Change::accessed(true)),
                 SampleKind::Writes if sample.hit => {}

@@ -1,7 +1,8 @@
 //! What a guest's tree looks like, and whether ours still agrees with it.
 
 use penumbra_vmsa::{
-    CONTIGUOUS_ENTRIES, Half, Ipa, Level, Stage1Desc, TABLE_ENTRIES, TableLimits, Va, bits,
+    CONTIGUOUS_BYTES, CONTIGUOUS_ENTRIES, Half, Ipa, Level, Pa, Stage1Desc, TABLE_ENTRIES,
+    TableLimits, Va, bits,
 };
 
 use super::access::guest_entry;
@@ -89,8 +90,11 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             Half::High => !(span - 1),
         };
         let mut at = from.raw() & (span - 1);
+        let root = (entry.start, entry.root, vm.table_pa(entry.root));
+        let mut place = root;
         for _ in 0..STEP_ENTRIES {
-            let (level, table) = descend(vm, entry.root, entry.start, at);
+            place = descend_from(vm, place, at);
+            let (level, table, _) = place;
             let next = (at | (level.entry_bytes() - 1)).saturating_add(1);
             if level == Level::L3 {
                 let base = at & !(Level::L2.entry_bytes() - 1);
@@ -102,6 +106,10 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             }
             if next >= span {
                 return SurveyStep::End;
+            }
+            if level.index(next) == 0 {
+                // Behind this table's end: from above again.
+                place = root;
             }
             at = next;
         }
@@ -280,14 +288,28 @@ pub(super) fn descend<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
     start: Level,
     at: u64,
 ) -> (Level, Ipa) {
-    let (mut level, mut table) = (start, root);
-    loop {
-        let raw = guest_entry(vm, table, level.index(at));
-        match (Stage1Desc::decode(level, raw), level.below()) {
-            (Stage1Desc::Table { next, .. }, Some(below)) => (level, table) = (below, next),
-            _ => return (level, table),
+    let (level, table, _) = descend_from(vm, (start, root, vm.table_pa(root)), at);
+    (level, table)
+}
+
+/// The same from a table on, given with where it lies.
+fn descend_from<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+    vm: &Access<'_, M, T>,
+    mut place: (Level, Ipa, Option<Pa>),
+    at: u64,
+) -> (Level, Ipa, Option<Pa>) {
+    // A level more each time.
+    while let (level, _, Some(pa)) = place
+        && let Some(below) = level.below()
+    {
+        let raw = vm.memory.load(entry(pa, level.index(at)));
+        if bits::kind(level, raw) != bits::Kind::Table {
+            break;
         }
+        let next = Ipa::truncated(raw & bits::TABLE_ADDRESS);
+        place = (below, next, vm.table_pa(next));
     }
+    place
 }
 
 /// Counts what a level-3 table holds.
@@ -296,50 +318,58 @@ fn examine<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
     table: Ipa,
 ) -> Region {
     let pa = vm.table_pa(table);
-    let load = |index| pa.map_or(0, |pa| vm.memory.load(entry(pa, index)));
-    let whole = pa.and_then(|pa| leaf_for(vm.memory, pa, Level::L3, TableLimits::default()));
     let mut region = Region {
         va: Va::truncated(0),
         table,
         valid: 0,
         runs: 0,
-        uniform: whole.is_some(),
-        full: true,
+        uniform: false,
+        full: false,
         user: false,
         form: None,
         writes: 0,
         writes_sampled: false,
         walks: None,
     };
-    let plain = |raw: u64| raw & !(IGNORED | bits::CONTIGUOUS);
-    let first = bits::leaf_attributes(Level::L3, plain(load(0)));
-    if let Stage1Desc::Leaf { attrs, .. } = Stage1Desc::decode(Level::L3, load(0)) {
+    let Some(pa) = pa else { return region };
+    let whole = leaf_for(vm.memory, pa, Level::L3, TableLimits::default());
+    region.uniform = whole.is_some();
+    let first = vm.memory.load(pa);
+    if let Stage1Desc::Leaf { attrs, .. } = Stage1Desc::decode(Level::L3, first) {
         region.user = attrs.user;
     }
-    // The descriptor that would continue the run, and how long it is.
-    let (mut expected, mut length) = (0, 0);
-    for index in 0..TABLE_ENTRIES {
-        let raw = plain(load(index));
-        let usable = bits::kind(Level::L3, raw) == bits::Kind::Leaf && raw & bits::AF != 0;
-        if raw & bits::VALID != 0 {
-            region.valid = region.valid.saturating_add(1);
-        }
-        region.full &= usable && bits::leaf_attributes(Level::L3, raw) == first;
-        let starts = index % CONTIGUOUS_ENTRIES == 0;
-        if starts {
-            let aligned = raw & bits::TABLE_ADDRESS & 0xffff == 0;
-            length = u64::from(usable && aligned);
-        } else if length != 0 {
-            length = if raw == expected {
-                length.saturating_add(1)
-            } else {
-                0
-            };
-        }
-        expected = raw.wrapping_add(1 << Level::L3.shift());
-        if length == CONTIGUOUS_ENTRIES {
-            region.runs = region.runs.saturating_add(1);
-        }
+    // Leaves that may be cached, with the first one's attributes.
+    let (wanted, mask) = (first | USABLE, ATTRIBUTES);
+    let mut alike: u32 = 0;
+    for row in (0..TABLE_ENTRIES).step_by(64) {
+        let row = entry(pa, row);
+        let valid = vm.memory.equal(row, bits::VALID, bits::VALID).count_ones();
+        region.valid = region
+            .valid
+            .saturating_add(u16::try_from(valid).unwrap_or(0));
+        alike = alike.saturating_add(vm.memory.equal(row, wanted, mask).count_ones());
+    }
+    region.full = u64::from(alike) == TABLE_ENTRIES;
+    for run in (0..TABLE_ENTRIES).step_by(CONTIGUOUS_ENTRIES as usize) {
+        region.runs = region
+            .runs
+            .saturating_add(u16::from(is_run(vm.memory, entry(pa, run))));
     }
     region
+}
+
+/// What a leaf of level 3 has that may be cached.
+const USABLE: u64 = bits::AF | bits::TABLE;
+/// What leaves that one larger leaf stands for have alike.
+const ATTRIBUTES: u64 = !(IGNORED | bits::CONTIGUOUS | bits::TABLE_ADDRESS);
+
+/// Whether 16 descriptors of level 3 from `at` on could have the contiguous hint.
+fn is_run<M: TableMemory + ?Sized>(memory: &M, at: Pa) -> bool {
+    let first = memory.load(at);
+    if first & USABLE != USABLE || first & bits::TABLE_ADDRESS & (CONTIGUOUS_BYTES - 1) != 0 {
+        return false;
+    }
+    let step = Level::L3.entry_bytes();
+    let differ = memory.differences(at, CONTIGUOUS_ENTRIES, first, step);
+    differ & !(IGNORED | bits::CONTIGUOUS) == 0
 }

@@ -252,6 +252,20 @@ impl Translations for Fake {
             .copied()
             .unwrap_or(0)
     }
+    fn descriptor_differences(&self, first: Pa, count: u64, wanted: u64, step: u64) -> u64 {
+        (0..count).fold(0, |differ, index| {
+            let raw = self.load_descriptor(Pa::truncated(first.raw() + 8 * index));
+            differ | raw ^ wanted.wrapping_add(index * step)
+        })
+    }
+
+    fn equal_descriptors(&self, first: Pa, wanted: u64, mask: u64) -> u64 {
+        (0..64).fold(0, |found, index| {
+            let raw = self.load_descriptor(Pa::truncated(first.raw() + 8 * index));
+            found | u64::from((raw ^ wanted) & mask == 0) << index
+        })
+    }
+
     fn store_descriptor(&self, entry: Pa, raw: u64) {
         let mut shared = self.shared.lock().unwrap();
         assert!(
