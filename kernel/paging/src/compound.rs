@@ -30,6 +30,7 @@
 //! machine that runs on the guest's tables alone.
 
 mod access;
+mod alias;
 mod build;
 mod coalesce;
 mod demote;
@@ -48,10 +49,11 @@ mod survey;
 use penumbra_vmsa::{Ipa, Level};
 
 use crate::stage2::Stage2Error;
+use alias::Aliases;
 use node::Nodes;
 use placing::Residents;
 use pool::Pool;
-use relayout::Aliases;
+use relayout::Guarded;
 use sample::Samples;
 use space::Spaces;
 
@@ -150,6 +152,7 @@ pub struct Compound<const SPACES: usize, const NODES: usize, const BLOCKS: usize
     pool: Pool<BLOCKS>,
     aliases: Aliases,
     residents: Residents,
+    guarded: Guarded,
     samples: Samples,
     counters: Counters,
 }
@@ -164,6 +167,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             pool: Pool::new(),
             aliases: Aliases::new(),
             residents: Residents::new(),
+            guarded: Guarded::NOTHING,
             samples: Samples::new(),
             counters: Counters {
                 mirrored: 0,

@@ -23,6 +23,7 @@ use crate::memory::{TableList, TableMemory, entry};
 use crate::tlb::{Flushed, TlbScope, TlbWork};
 
 pub use edit::Stage2Change;
+pub(crate) use inspect::RamPage;
 pub use inspect::{Leaf, LeafCounts, Miss};
 pub use map::{MapPlan, Mapping};
 
@@ -71,6 +72,8 @@ pub struct Stage2 {
     quarantine_serial: u64,
     /// Counts edits that owe TLB work.
     serial: u64,
+    /// Counts edits behind which a page may lie elsewhere, or not be what it was.
+    changes: u64,
     counts: LeafCounts,
     tables: u32,
 }
@@ -146,6 +149,7 @@ impl Stage2 {
             quarantine: TableList::new(),
             quarantine_serial: 0,
             serial: 0,
+            changes: 0,
             counts: LeafCounts::NONE,
             tables: 0,
         })
@@ -169,6 +173,16 @@ impl Stage2 {
         self.tables
             .saturating_add(self.stock.length())
             .saturating_add(self.quarantine.length())
+    }
+
+    /// Changes with each edit that removes something, lets it lead elsewhere or changes who may access it: as long
+    /// as it stays, what was found of a page that is mapped still holds, its Access flag and its size apart.
+    pub(crate) const fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    pub(crate) fn note_change(&mut self) {
+        self.changes = self.changes.wrapping_add(1);
     }
 
     /// Leaves by size.

@@ -77,6 +77,11 @@ pub(super) fn space(state: &State, number: u64) -> Result<SpaceView, Error> {
     state.tables.space(number).ok_or(Error::NoSuchObject)
 }
 
+fn space_id(state: &State, number: u64) -> Result<SpaceId, Error> {
+    let number = usize::try_from(number).map_err(|_| Error::InvalidParameter)?;
+    state.tables.space_id(number).ok_or(Error::NoSuchObject)
+}
+
 /// A structural edit on behalf of the manager, under a hold and the lock.
 pub(super) fn edit<M: Machine, R>(
     system: &System,
@@ -269,7 +274,7 @@ pub(super) fn shadow(
         return shadow_range(system, machine, &target, (index, va, level, count));
     }
     let made = edit(system, &target, machine, |state, access, parked| {
-        let id = space(state, index)?.id;
+        let id = space_id(state, index)?;
         let va = Va::truncated(va);
         shadow_one(state, access, (id, va, level), parked).map_err(error)
     })?;
@@ -302,7 +307,7 @@ fn shadow_range<M: Machine>(
     // Bytes of VA space that a table of this level spans.
     let span = level.entry_bytes().saturating_mul(512);
     edit(system, target, machine, |state, access, parked| {
-        let id = space(state, index)?.id;
+        let id = space_id(state, index)?;
         let (mut made, mut leaves, mut looked, mut short) = (0_u64, 0_u64, 0_u64, false);
         while looked < count.min(PAGING_RANGE) {
             let at = Va::truncated(va.wrapping_add(looked.wrapping_mul(span)));
@@ -332,7 +337,7 @@ pub(super) fn demote(
     let target = target(system, number)?;
     let level = table_level(level)?;
     let gone = edit(system, &target, machine, |state, access, parked| {
-        let id = space(state, index)?.id;
+        let id = space_id(state, index)?;
         Ok(state
             .tables
             .demote(access, id, Va::truncated(va), level, parked))
@@ -352,7 +357,7 @@ pub(super) fn worth(
     let level = table_level(level)?;
     let worth = u16::try_from(worth).map_err(|_| Error::InvalidParameter)?;
     vm.with_tables(machine, From::Pool, |state, _| {
-        let id = space(state, index)?.id;
+        let id = space_id(state, index)?;
         state.tables.set_worth(id, Va::truncated(va), level, worth);
         Ok(NOTHING)
     })
@@ -376,37 +381,39 @@ pub(super) fn relayout(
         return Err(Error::NotRequired);
     }
     let ready = vm.with_tables(machine, From::Pool, |state, access| {
-        let id: SpaceId = space(state, index)?.id;
-        let under_way = state
-            .relayout
-            .take()
-            .filter(|work| work.is_for(id, va, donor));
-        let mut work = match under_way {
-            Some(work) => work,
-            None => state
-                .tables
-                .relayout(access, id, va, donor, kernel != 0)
-                .map_err(error)?,
-        };
-        // What fails is given up: all that was moved is where it may be.
-        let ready = state
-            .tables
-            .relayout_step(access, &mut work)
-            .map_err(error)?;
-        state.relayout = Some(work);
-        Ok(ready)
+        let id = space_id(state, index)?;
+        let State {
+            tables, relayout, ..
+        } = state;
+        let known = relayout.as_ref();
+        if !known.is_some_and(|work| work.is_for(id, va, donor)) {
+            *relayout = None;
+            let begun = tables.relayout(access, id, va, donor, kernel != 0);
+            *relayout = Some(begun.map_err(error)?);
+        }
+        let work = relayout.as_mut().ok_or(Error::BadState)?;
+        let ready = tables.relayout_step(access, work).map_err(error);
+        if ready.is_err() {
+            // What fails is given up: all that was moved is where it may be.
+            *relayout = None;
+        }
+        ready
     })?;
     if !ready {
         return Ok(one(0));
     }
-    edit(system, &target, machine, |state, access, parked| {
-        let work = state.relayout.take().ok_or(Error::BadState)?;
-        state
-            .tables
-            .relayout_finish(access, &work, parked)
-            .map_err(error)
+    let done = edit(system, &target, machine, |state, access, parked| {
+        let State {
+            tables, relayout, ..
+        } = state;
+        let work = relayout.as_ref().ok_or(Error::BadState)?;
+        let done = tables.relayout_finish(access, work, parked).map_err(error);
+        if done != Ok(false) {
+            *relayout = None;
+        }
+        done
     })?;
-    Ok(one(1))
+    Ok(one(done.into()))
 }
 
 pub(super) fn settle(

@@ -50,13 +50,6 @@ impl<M: TableMemory + ?Sized, T: TlbSink + ?Sized> Access<'_, M, T> {
         }
     }
 
-    /// Writes a word of the guest's RAM.
-    pub(super) fn guest_store(&mut self, ipa: Ipa, value: u64) {
-        if let Some(leaf) = self.ram(ipa) {
-            self.memory.store(leaf.pa_of(ipa), value);
-        }
-    }
-
     /// Reads a guest table into a mirror.
     pub(super) fn copy_table(&mut self, guest: Ipa, mirror: Pa) {
         let Some(from) = self.table_pa(guest) else {

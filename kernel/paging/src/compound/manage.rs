@@ -5,6 +5,7 @@ use penumbra_vmsa::{Half, Ipa, Level, TABLE_ENTRIES, Va, bits};
 
 use super::build::alias_of;
 use super::node::NodeId;
+use super::relayout::Guarded;
 use super::{Access, Compound, Counters, Parked, SpaceId};
 use crate::memory::{TableMemory, entry};
 use crate::tlb::TlbSink;
@@ -27,6 +28,13 @@ pub struct SpaceView {
 }
 
 impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPACES, NODES, BLOCKS> {
+    /// The name of the space of a number, if it is in use.
+    #[must_use]
+    pub fn space_id(&self, number: usize) -> Option<SpaceId> {
+        let id = SpaceId(u8::try_from(number).ok()?);
+        self.spaces.is_used(id).then_some(id)
+    }
+
     /// The space of a number, if it is in use.
     #[must_use]
     pub fn space(&self, number: usize) -> Option<SpaceView> {
@@ -126,6 +134,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         self.pool.clear();
         self.aliases.clear();
         self.residents.clear();
+        self.guarded = Guarded::NOTHING;
         self.samples.clear();
         self.counters = Counters::default();
     }

@@ -2,8 +2,8 @@
 
 use penumbra_vmsa::{Ipa, Level};
 
+use super::alias::AliasId;
 use super::pool::PoolFrame;
-use super::relayout::AliasId;
 
 /// A node, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +120,8 @@ pub(super) struct Nodes<const NODES: usize> {
     /// Nodes from here on never were.
     fresh: u16,
     used: usize,
+    /// Counts the nodes that were removed: what was found of nodes before may be wrong since.
+    removed: u64,
 }
 
 impl<const NODES: usize> Nodes<NODES> {
@@ -131,11 +133,16 @@ impl<const NODES: usize> Nodes<NODES> {
             free: None,
             fresh: 0,
             used: 0,
+            removed: 0,
         }
     }
 
     pub(super) const fn used(&self) -> usize {
         self.used
+    }
+
+    pub(super) const fn removed(&self) -> u64 {
+        self.removed
     }
 
     /// No node is in use any more, in place.
@@ -156,6 +163,11 @@ impl<const NODES: usize> Nodes<NODES> {
             .get(usize::from(id.0))
             .copied()
             .unwrap_or(Node::FREE)
+    }
+
+    /// The same without a copy.
+    pub(super) fn peek(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.get(usize::from(id.0))
     }
 
     pub(super) fn get_mut(&mut self, id: NodeId) -> Option<&mut Node> {
@@ -183,13 +195,13 @@ impl<const NODES: usize> Nodes<NODES> {
 
     /// The next node of the same guest page.
     pub(super) fn next_of(&self, id: NodeId) -> Option<NodeId> {
-        let node = self.get(id);
+        let node = self.peek(id)?;
         self.matching(node.next_in_bucket, node.guest)
     }
 
     fn matching(&self, mut at: Option<NodeId>, page: Ipa) -> Option<NodeId> {
         while let Some(id) = at {
-            let node = self.get(id);
+            let node = self.peek(id)?;
             if node.guest == page {
                 return Some(id);
             }
@@ -200,9 +212,9 @@ impl<const NODES: usize> Nodes<NODES> {
 
     /// The child of a node at an entry.
     pub(super) fn child(&self, parent: NodeId, slot: u16) -> Option<NodeId> {
-        let mut at = self.get(parent).first_child;
+        let mut at = self.peek(parent)?.first_child;
         while let Some(id) = at {
-            let node = self.get(id);
+            let node = self.peek(id)?;
             if node.slot == slot {
                 return Some(id);
             }
@@ -268,6 +280,7 @@ impl<const NODES: usize> Nodes<NODES> {
             self.free = Some(id);
         }
         self.used = self.used.saturating_sub(1);
+        self.removed = self.removed.wrapping_add(1);
     }
 
     fn unlink_child(&mut self, parent: NodeId, id: NodeId, next: Option<NodeId>) {

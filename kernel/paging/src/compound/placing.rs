@@ -5,7 +5,7 @@
 
 use penumbra_vmsa::{Ipa, Level, Pa, TABLE_ENTRIES, bits};
 
-use super::relayout::Aliases;
+use super::alias::Aliases;
 use super::{Access, WINDOW_BIT};
 use crate::memory::{TableMemory, entry};
 use crate::stage2::{Stage2, next_table};
@@ -16,6 +16,9 @@ use crate::tlb::TlbSink;
 pub const OWN_FRAMES: usize = 8;
 /// Entries of stage 2 that one step of the search looks at, if no level-3 table comes first.
 const SLOTS_PER_STEP: u32 = 64;
+/// Of a level-3 descriptor: the 2 MiB frame, and the kind, which is a page's if both bits are set.
+const FRAME: u64 = bits::TABLE_ADDRESS & !(REGION_BYTES - 1);
+const LEAF: u64 = 0b11;
 /// Pages of a frame.
 const PAGES: usize = TABLE_ENTRIES as usize;
 
@@ -29,6 +32,11 @@ pub enum Donor {
 }
 
 impl Donor {
+    /// The one of the region's own frames that a number stands for.
+    pub(super) fn own(number: u64) -> Option<u8> {
+        u8::try_from(number ^ 1 << 63).ok()
+    }
+
     /// A number of its own: an enum within `Relayout` would keep its absence from being all zero.
     pub(super) const fn number(self) -> u64 {
         match self {
@@ -128,14 +136,19 @@ impl Residents {
         if let (Level::L3, Some(above)) = (slot.level, slot.above[0]) {
             let table = next_table(memory.load(above));
             let first = at & !(REGION_BYTES - 1);
-            for index in 0..TABLE_ENTRIES {
-                let raw = memory.load(entry(table, index));
-                let page = raw & bits::TABLE_ADDRESS;
-                let lies = page & !(REGION_BYTES - 1) == frame.raw();
-                if lies && bits::kind(Level::L3, raw) == bits::Kind::Leaf {
-                    let place = page >> Level::L3.shift() & 0x1ff;
-                    self.set(place, Ipa::truncated(first | index << Level::L3.shift()));
+            let mut index = 0;
+            while index < TABLE_ENTRIES {
+                let row = entry(table, index);
+                let mut lie = memory.equal(row, frame.raw() | LEAF, FRAME | LEAF);
+                while lie != 0 {
+                    let index = index | u64::from(lie.trailing_zeros());
+                    lie &= lie.wrapping_sub(1);
+                    let raw = memory.load(entry(table, index));
+                    let page = index << Level::L3.shift();
+                    let place = raw >> Level::L3.shift() & 0x1ff;
+                    self.set(place, Ipa::truncated(first | page));
                 }
+                index = index.saturating_add(u64::BITS.into());
             }
             return (first.saturating_add(REGION_BYTES), true);
         }

@@ -11,19 +11,20 @@ use penumbra_vmsa::{
 };
 
 use super::access::guest_entry;
+use super::alias::{AliasId, Aliases};
 use super::coalesce::as_block;
 use super::node::{Node, NodeId};
 use super::placing::{Donor, Found, OwnFrames, Search, frame_of};
-use super::{ALIAS_BASE, Access, Compound, IGNORED, Parked, ShadowError, SpaceId};
+use super::{Access, Compound, IGNORED, Parked, ShadowError, SpaceId, WINDOW_BIT};
 use crate::memory::{TableMemory, entry};
-use crate::stage2::Mapping;
+use crate::stage2::{Mapping, RamPage};
 use crate::thin::REGION_BYTES;
 use crate::tlb::TlbSink;
 
-/// Pages that are where they belong, and that one step passes over.
-const IN_PLACE_PER_STEP: u32 = 16;
-/// Data aliases of one VM at most.
-const MAX_ALIASES: usize = 128;
+/// Entries that one step looks at.
+const LOOKS_PER_STEP: u32 = 16;
+/// How often a re-layout looks at everything again because something has changed.
+const MAX_RESTARTS: u16 = 64;
 
 /// Exchanges the contents of two frames.
 pub trait FrameMover {
@@ -33,49 +34,35 @@ pub trait FrameMover {
     fn exchange(&mut self, a: Pa, b: Pa);
 }
 
-/// Number of a data alias.
+/// What a re-layout has found holds as long as none of these changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct AliasId(u8);
+struct Seen {
+    /// [`Stage2::changes`](crate::stage2::Stage2::changes).
+    changes: u64,
+    /// Nodes that were removed.
+    removed: u64,
+    /// Stores to the guest's table.
+    stores: u64,
+}
 
-/// The 2 MiB frames that data aliases show.
+/// The guest's table whose region is re-laid out, and how often it was stored to.
 #[derive(Debug)]
-pub(super) struct Aliases([Option<Pa>; MAX_ALIASES]);
+pub(super) struct Guarded {
+    table: Ipa,
+    stores: u64,
+}
 
-impl Aliases {
-    pub(super) const fn new() -> Self {
-        Self([None; MAX_ALIASES])
-    }
+impl Guarded {
+    /// No table: all zero.
+    pub(super) const NOTHING: Self = Self {
+        table: Ipa::truncated(0),
+        stores: 0,
+    };
 
-    fn take(&mut self, frame: Pa) -> Option<AliasId> {
-        let free = self.0.iter().position(Option::is_none)?;
-        *self.0.get_mut(free)? = Some(frame);
-        Some(AliasId(u8::try_from(free).ok()?))
-    }
-
-    fn give(&mut self, id: AliasId) {
-        if let Some(slot) = self.0.get_mut(usize::from(id.0)) {
-            *slot = None;
-        }
-    }
-
-    /// No alias is left, in place.
-    pub(super) fn clear(&mut self) {
-        self.0.fill(None);
-    }
-
-    fn is_full(&self) -> bool {
-        self.0.iter().all(Option::is_some)
-    }
-
-    /// The alias that shows a frame.
-    pub(super) fn of(&self, pa: Pa) -> Option<AliasId> {
-        let base = pa.align_down(REGION_BYTES);
-        let found = self.0.iter().position(|slot| *slot == Some(base))?;
-        Some(AliasId(u8::try_from(found).ok()?))
-    }
-
-    fn ipa(id: AliasId) -> Ipa {
-        Ipa::truncated(ALIAS_BASE.saturating_add(u64::from(id.0).saturating_mul(REGION_BYTES)))
+    /// A guest stores to a watched page.
+    #[inline]
+    pub(super) fn note(&mut self, page: Ipa) {
+        self.stores = self.stores.wrapping_add(u64::from(page == self.table));
     }
 }
 
@@ -88,13 +75,28 @@ pub struct Relayout {
     donor: u64,
     frame: Pa,
     search: Search,
+    own: OwnFrames,
     /// 1: also what only EL1 may access. No `bool`, whose niche would make a `None` of this other than
     /// zero bytes, and EL2's state with it.
     kernel: u8,
-    /// 1: where the pages of the frame are is known.
-    placed: u8,
+    /// One of [`LOOK`], [`SEARCH`] and [`MOVE`].
+    phase: u8,
+    restarts: u16,
+    /// The entry to look at, or the page to move, next.
     next: u64,
+    node: NodeId,
+    /// The guest's table, and its first descriptor.
+    table: Pa,
+    first: u64,
+    seen: Seen,
 }
+
+/// The guest's entries are looked at: whether they are of one kind, and in which frames their pages lie.
+const LOOK: u8 = 0;
+/// Stage 2 is searched for what lies in the frame.
+const SEARCH: u8 = 1;
+/// Pages are moved.
+const MOVE: u8 = 2;
 
 impl Relayout {
     /// Pages that have been looked at, of 512.
@@ -108,6 +110,11 @@ impl Relayout {
     pub fn is_for(&self, space: SpaceId, va: Va, donor: Donor) -> bool {
         (self.space, self.va, self.donor) == (space, va, donor.number())
     }
+
+    const fn go_on_to(&mut self, phase: u8) {
+        self.phase = phase;
+        self.next = 0;
+    }
 }
 
 impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPACES, NODES, BLOCKS> {
@@ -118,9 +125,8 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
     /// relies on.
     ///
     /// # Errors
-    /// `NoSpace`, `NoTable` (no mirror there), `NotUniform` (not full, unequal attributes, or global in the
-    /// low half), `NotRam`
-    /// (pages, or no such frame that no alias shows), `Full`.
+    /// `NoSpace`, `NoTable` (no mirror there), `NotUniform` (as a look at the first entry says), `NotRam`
+    /// (no frame that no alias shows), `Full`.
     pub fn relayout<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         vm: &Access<'_, M, T>,
@@ -129,77 +135,149 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         donor: Donor,
         kernel: bool,
     ) -> Result<Relayout, ShadowError> {
-        let (_, node) = self.region_node(space, va)?;
+        let (node, _) = self.region_node(space, va)?;
         if self.aliases.is_full() {
             return Err(ShadowError::Full);
         }
-        let first = self.movable(vm, &node, 0)?;
-        if !self.may_go(space, first, kernel) {
+        let mut work = Relayout {
+            space,
+            va,
+            donor: donor.number(),
+            frame: Pa::truncated(0),
+            search: Search::from(Ipa::truncated(0)),
+            own: OwnFrames::default(),
+            kernel: kernel.into(),
+            phase: LOOK,
+            restarts: 0,
+            next: 0,
+            node,
+            table: Pa::truncated(0),
+            first: 0,
+            seen: self.seen(vm),
+        };
+        self.start(vm, &mut work)?;
+        if let Donor::At(page) = donor {
+            self.choose(vm, &mut work, page)?;
+        }
+        Ok(work)
+    }
+
+    /// What a re-layout relies on, as it is now.
+    fn seen<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(&self, vm: &Access<'_, M, T>) -> Seen {
+        Seen {
+            changes: vm.stage2.changes(),
+            removed: self.nodes.removed(),
+            stores: self.guarded.stores,
+        }
+    }
+
+    /// Finds the region's table, from whose first entry on it is to be looked at.
+    fn start<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        vm: &Access<'_, M, T>,
+        work: &mut Relayout,
+    ) -> Result<(), ShadowError> {
+        let (id, node) = self.region_node(work.space, work.va)?;
+        self.guarded.table = node.guest;
+        work.node = id;
+        work.table = vm.table_pa(node.guest).ok_or(ShadowError::NotRam)?;
+        work.first = vm.memory.load(work.table);
+        if !self.may_go(work.space, work.first, work.kernel != 0) {
             return Err(ShadowError::NotUniform);
         }
-        let mut own = OwnFrames::default();
-        for index in 0..TABLE_ENTRIES {
-            let raw = self.movable(vm, &node, index)?;
-            let page = Ipa::truncated(raw & bits::TABLE_ADDRESS);
-            if let Some(frame) = frame_of(vm, page) {
-                own.note(frame, page);
-            }
-            if (raw ^ first) & !(IGNORED | bits::TABLE_ADDRESS | bits::CONTIGUOUS) != 0 {
-                return Err(ShadowError::NotUniform);
-            }
-        }
-        let page = match donor {
-            Donor::Own(number) => own.get(number, &self.aliases),
-            Donor::At(page) => Some(page),
-        };
-        let page = page.ok_or(ShadowError::NotRam)?;
+        work.own = OwnFrames::default();
+        work.next = 0;
+        work.seen = self.seen(vm);
+        Ok(())
+    }
+
+    /// Takes the frame in which a page lies.
+    fn choose<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        vm: &Access<'_, M, T>,
+        work: &mut Relayout,
+        page: Ipa,
+    ) -> Result<(), ShadowError> {
         let frame = frame_of(vm, page).ok_or(ShadowError::NotRam)?;
         if self.aliases.of(frame).is_some() {
             return Err(ShadowError::NotRam);
         }
         self.residents.clear();
-        Ok(Relayout {
-            space,
-            va,
-            donor: donor.number(),
-            frame,
-            search: Search::from(page),
-            kernel: kernel.into(),
-            placed: 0,
-            next: 0,
-        })
+        (work.frame, work.search) = (frame, Search::from(page));
+        Ok(())
     }
 
-    /// Looks for a while at what lies in the frame, or moves one page at most. Returns whether all pages
-    /// are in place. Other vCPUs may run.
+    /// Looks for a while at the region, or at what lies in the frame, or moves one page at most. Returns whether
+    /// all pages are in place. Other vCPUs may run.
     ///
     /// # Errors
-    /// `NoTable`, `NotUniform`, `NotRam`: the guest has changed something, or something of the frame may not
-    /// be moved; give the work up.
+    /// `NoTable`, `NotUniform` (not full, unequal attributes, global in the low half, or changed too often
+    /// meanwhile), `NotRam`: something may not be moved; give the work up.
     pub fn relayout_step<M: TableMemory + FrameMover + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         vm: &mut Access<'_, M, T>,
         work: &mut Relayout,
     ) -> Result<bool, ShadowError> {
-        let (_, node) = self.region_node(work.space, work.va)?;
-        if work.placed == 0 {
-            let stage2 = (&*vm.stage2, &*vm.memory);
-            match self.residents.search(stage2, work.frame, &mut work.search) {
-                Found::All => work.placed = 1,
-                Found::Some => {}
-                Found::NotAll => return Err(ShadowError::NotRam),
+        if work.seen != self.seen(vm) {
+            work.restarts = work.restarts.saturating_add(1);
+            if work.restarts > MAX_RESTARTS {
+                return Err(ShadowError::NotUniform);
             }
-            return Ok(false);
+            self.start(vm, work)?;
         }
-        for _ in 0..IN_PLACE_PER_STEP {
-            if work.next >= TABLE_ENTRIES {
-                return Ok(true);
+        match work.phase {
+            LOOK => self.look(vm, work).map(|()| false),
+            SEARCH => {
+                let stage2 = (&*vm.stage2, &*vm.memory);
+                match self.residents.search(stage2, work.frame, &mut work.search) {
+                    Found::All => work.go_on_to(MOVE),
+                    Found::Some => {}
+                    Found::NotAll => return Err(ShadowError::NotRam),
+                }
+                Ok(false)
             }
-            let raw = self.movable(vm, &node, work.next)?;
-            let page = Ipa::truncated(raw & bits::TABLE_ADDRESS);
-            let moved = self.place(vm, work, page)?;
+            _ => self.put_in_place(vm, work),
+        }
+    }
+
+    /// Looks at some of the guest's entries.
+    fn look<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        vm: &Access<'_, M, T>,
+        work: &mut Relayout,
+    ) -> Result<(), ShadowError> {
+        for _ in 0..LOOKS_PER_STEP {
+            let (page, now) = self.movable(vm, work)?;
+            work.own.note(now.pa, page);
+            work.next = work.next.saturating_add(1);
+            if work.next >= TABLE_ENTRIES {
+                if let Some(number) = Donor::own(work.donor) {
+                    let page = work.own.get(number, &self.aliases);
+                    self.choose(vm, work, page.ok_or(ShadowError::NotRam)?)?;
+                }
+                work.go_on_to(SEARCH);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes over what is in place, and moves one page at most. Whether that was the last one.
+    fn put_in_place<M: TableMemory + FrameMover + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        vm: &mut Access<'_, M, T>,
+        work: &mut Relayout,
+    ) -> Result<bool, ShadowError> {
+        for _ in 0..LOOKS_PER_STEP {
+            if work.next >= TABLE_ENTRIES {
+                break;
+            }
+            let (page, now) = self.movable(vm, work)?;
+            let moved = self.place(vm, work, (page, now))?;
             work.next = work.next.saturating_add(1);
             if moved {
+                // Nothing but this has changed.
+                work.seen = self.seen(vm);
                 break;
             }
         }
@@ -211,62 +289,47 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         &mut self,
         vm: &mut Access<'_, M, T>,
         work: &Relayout,
-        page: Ipa,
+        (page, now): (Ipa, RamPage),
     ) -> Result<bool, ShadowError> {
         let wanted = Pa::truncated(work.frame.raw() | work.next << Level::L3.shift());
-        let now = vm.table_ram(page).ok_or(ShadowError::NotRam)?.pa_of(page);
-        if now == wanted {
+        if now.pa == wanted {
             return Ok(false);
         }
         let holder = self.residents.get(work.next).ok_or(ShadowError::NotRam)?;
-        self.may_move(vm, holder)?;
-        let held = vm.table_ram(holder).ok_or(ShadowError::NotRam)?;
-        if held.pa_of(holder) != wanted {
+        let held = self.may_move(vm, holder)?;
+        if held.pa != wanted {
             // Something else has moved since the frame was looked at.
             return Err(ShadowError::NotRam);
         }
-        vm.stage2.split(vm.memory, vm.tlb, page)?;
-        vm.stage2.split(vm.memory, vm.tlb, holder)?;
-        vm.stage2
-            .exchange_pages(vm.memory, vm.tlb, page, holder, FrameMover::exchange)?;
+        exchange(vm, (page, now), (holder, held))?;
         self.residents.set(work.next, page);
-        if now.align_down(REGION_BYTES) == work.frame {
-            let place = now.raw() >> Level::L3.shift() & 0x1ff;
+        if now.pa.align_down(REGION_BYTES) == work.frame {
+            let place = now.pa.raw() >> Level::L3.shift() & 0x1ff;
             self.residents.set(place, holder);
         }
         self.counters.moved = self.counters.moved.saturating_add(1);
         Ok(true)
     }
 
-    /// Lets one leaf stand for the region, if its pages lie as they should: all steps done, and the
-    /// guest's table still the same.
+    /// Lets one leaf stand for the region, if all steps are done and nothing has changed since the last one: then
+    /// its pages lie as they should. Returns `false` if there are steps to do again.
     ///
     /// # Errors
-    /// `NoTable`, `NotUniform`, `NotRam`, `Full`, `Stage2`.
+    /// `NoTable`, `Full`, `Stage2`.
     pub fn relayout_finish<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         vm: &mut Access<'_, M, T>,
         work: &Relayout,
         _parked: &Parked,
-    ) -> Result<(), ShadowError> {
-        let (id, node) = self.region_node(work.space, work.va)?;
+    ) -> Result<bool, ShadowError> {
+        let placed = work.phase == MOVE && work.next >= TABLE_ENTRIES;
+        if !placed || work.seen != self.seen(vm) {
+            return Ok(false);
+        }
+        let node = self.nodes.get(work.node);
         let (Some(parent), Some(mirror)) = (node.parent, node.mirror) else {
             return Err(ShadowError::NoTable);
         };
-        let first = self.movable(vm, &node, 0)?;
-        if !self.may_go(work.space, first, work.kernel != 0) {
-            return Err(ShadowError::NotUniform);
-        }
-        for index in 0..TABLE_ENTRIES {
-            let raw = self.movable(vm, &node, index)?;
-            let page = Ipa::truncated(raw & bits::TABLE_ADDRESS);
-            let now = vm.table_ram(page).ok_or(ShadowError::NotRam)?.pa_of(page);
-            let wanted = work.frame.raw() | index << Level::L3.shift();
-            let alike = (raw ^ first) & !(IGNORED | bits::TABLE_ADDRESS | bits::CONTIGUOUS) == 0;
-            if now.raw() != wanted || !alike {
-                return Err(ShadowError::NotUniform);
-            }
-        }
         let above = self.nodes.get(parent);
         let link = guest_entry(vm, above.guest, u64::from(node.slot));
         let Stage1Desc::Table { limits, .. } = Stage1Desc::decode(above.level, link) else {
@@ -284,18 +347,20 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             self.aliases.give(alias);
             return Err(error.into());
         }
-        if let (Some(table), Some(leaf)) = (above.mirror, as_block(Level::L3, first, ipa, limits)) {
+        if let (Some(table), Some(leaf)) =
+            (above.mirror, as_block(Level::L3, work.first, ipa, limits))
+        {
             vm.memory
                 .store(entry(self.pool.pa(table), u64::from(node.slot)), leaf);
         }
         vm.flush();
         self.pool.give(vm.memory, mirror);
-        if let Some(node) = self.nodes.get_mut(id) {
+        if let Some(node) = self.nodes.get_mut(work.node) {
             node.mirror = None;
             node.alias = Some(alias);
         }
         self.counters.relaid = self.counters.relaid.saturating_add(1);
-        Ok(())
+        Ok(true)
     }
 
     /// Whether a region of leaves like `leaf` may be shown through an alias.
@@ -359,33 +424,63 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         Err(ShadowError::NoTable)
     }
 
-    /// The descriptor at an entry of a region, if its page may be moved: a cached, accessible leaf
-    /// over RAM that is neither a watched table nor part of an alias.
+    /// The page at the next entry of a region and where it lies, if it may be moved: by a cached, accessible leaf
+    /// like the first one, over RAM that is neither a watched table nor part of an alias.
     fn movable<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &self,
         vm: &Access<'_, M, T>,
-        node: &Node,
-        index: u64,
-    ) -> Result<u64, ShadowError> {
-        let raw = guest_entry(vm, node.guest, index);
-        if bits::kind(Level::L3, raw) != bits::Kind::Leaf || raw & bits::AF == 0 {
+        work: &Relayout,
+    ) -> Result<(Ipa, RamPage), ShadowError> {
+        let raw = vm.memory.load(entry(work.table, work.next));
+        let alike = (raw ^ work.first) & !(IGNORED | bits::TABLE_ADDRESS | bits::CONTIGUOUS) == 0;
+        if !alike || bits::kind(Level::L3, raw) != bits::Kind::Leaf || raw & bits::AF == 0 {
             return Err(ShadowError::NotUniform);
         }
-        self.may_move(vm, Ipa::truncated(raw & bits::TABLE_ADDRESS))?;
-        Ok(raw)
+        let page = Ipa::truncated(raw & bits::TABLE_ADDRESS);
+        Ok((page, self.may_move(vm, page)?))
     }
 
+    /// A page of guest RAM, if it may be moved.
     pub(super) fn may_move<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &self,
         vm: &Access<'_, M, T>,
         page: Ipa,
-    ) -> Result<(), ShadowError> {
-        let leaf = vm.table_ram(page).ok_or(ShadowError::NotRam)?;
-        let aliased = self.aliases.of(leaf.pa_of(page)).is_some();
-        // A root that was demoted is shown, as it is, by its alias.
-        if self.is_watched(page) || aliased || self.spaces.find(page).is_some() {
+    ) -> Result<RamPage, ShadowError> {
+        if page.raw() >= WINDOW_BIT {
             return Err(ShadowError::NotRam);
         }
-        Ok(())
+        let found = vm.stage2.writable_ram(vm.memory, page);
+        let found = found.ok_or(ShadowError::NotRam)?;
+        // A root that was demoted is shown, as it is, by its alias.
+        let used = self.is_watched(page)
+            || self.aliases.of(found.pa).is_some()
+            || self.spaces.is_bare_root(page);
+        if used {
+            Err(ShadowError::NotRam)
+        } else {
+            Ok(found)
+        }
     }
+}
+
+/// Exchanges the frames of two pages, as they have just been found; what lies in something larger is split off
+/// first.
+pub(super) fn exchange<M: TableMemory + FrameMover + ?Sized, T: TlbSink + ?Sized>(
+    vm: &mut Access<'_, M, T>,
+    mut a: (Ipa, RamPage),
+    mut b: (Ipa, RamPage),
+) -> Result<(), ShadowError> {
+    if !a.1.is_alone || !b.1.is_alone {
+        for page in [a.0, b.0] {
+            vm.stage2.split(vm.memory, vm.tlb, page)?;
+        }
+        for (page, found) in [&mut a, &mut b] {
+            let again = vm.stage2.writable_ram(vm.memory, *page);
+            *found = again.ok_or(ShadowError::NotRam)?;
+        }
+    }
+    let pages = (a.1, b.1);
+    vm.stage2
+        .exchange_pages(vm.memory, vm.tlb, pages, FrameMover::exchange)?;
+    Ok(())
 }

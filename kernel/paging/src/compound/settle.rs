@@ -2,6 +2,7 @@
 
 use penumbra_vmsa::{Ipa, Level, PAGE_SIZE, Pa};
 
+use super::relayout::exchange;
 use super::{Access, Compound, FrameMover, ShadowError};
 use crate::memory::TableMemory;
 use crate::thin::REGION_BYTES;
@@ -49,12 +50,8 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         if owner == page {
             return Ok(true);
         }
-        self.may_move(vm, page)?;
-        self.may_move(vm, owner)?;
-        vm.stage2.split(vm.memory, vm.tlb, page)?;
-        vm.stage2.split(vm.memory, vm.tlb, owner)?;
-        vm.stage2
-            .exchange_pages(vm.memory, vm.tlb, page, owner, FrameMover::exchange)?;
+        let (at_page, at_owner) = (self.may_move(vm, page)?, self.may_move(vm, owner)?);
+        exchange(vm, (page, at_page), (owner, at_owner))?;
         self.counters.moved = self.counters.moved.saturating_add(1);
         Ok(false)
     }

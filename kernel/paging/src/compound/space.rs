@@ -115,6 +115,8 @@ impl Space {
 #[derive(Debug)]
 pub(super) struct Spaces<const SPACES: usize> {
     spaces: [Space; SPACES],
+    /// Spaces without a node.
+    bare: u8,
 }
 
 impl<const SPACES: usize> Spaces<SPACES> {
@@ -122,7 +124,13 @@ impl<const SPACES: usize> Spaces<SPACES> {
         assert!(SPACES <= 255, "space numbers have 8 bits");
         Self {
             spaces: [Space::FREE; SPACES],
+            bare: 0,
         }
+    }
+
+    pub(super) fn is_used(&self, id: SpaceId) -> bool {
+        let space = self.spaces.get(usize::from(id.0));
+        space.is_some_and(|space| space.used)
     }
 
     pub(super) fn get(&self, id: SpaceId) -> Option<Space> {
@@ -134,6 +142,11 @@ impl<const SPACES: usize> Spaces<SPACES> {
         if let Some(slot) = self.spaces.get_mut(usize::from(id.0)) {
             *slot = space.unwrap_or(Space::FREE);
         }
+        let bare = self
+            .spaces
+            .iter()
+            .filter(|space| space.used && space.node.is_none());
+        self.bare = u8::try_from(bare.count()).unwrap_or(u8::MAX);
     }
 
     fn all(&self) -> impl Iterator<Item = (SpaceId, &Space)> {
@@ -141,6 +154,11 @@ impl<const SPACES: usize> Spaces<SPACES> {
             let id = SpaceId(u8::try_from(number).ok()?);
             Some((id, self.spaces.get(number)?))
         })
+    }
+
+    /// Whether a page is a root that was demoted. Others are watched.
+    pub(super) fn is_bare_root(&self, page: Ipa) -> bool {
+        self.bare > 0 && self.find(page).is_some()
     }
 
     pub(super) fn find(&self, root: Ipa) -> Option<(SpaceId, Space)> {
@@ -156,5 +174,6 @@ impl<const SPACES: usize> Spaces<SPACES> {
     /// All numbers are free again.
     pub(super) fn clear(&mut self) {
         self.spaces.fill(Space::FREE);
+        self.bare = 0;
     }
 }

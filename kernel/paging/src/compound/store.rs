@@ -1,10 +1,9 @@
 //! Guest stores to watched pages.
 
-use penumbra_vmsa::{Ipa, PAGE_SIZE, bits};
+use penumbra_vmsa::{Ipa, PAGE_SIZE, Pa, bits};
 
-use super::access::guest_entry;
 use super::node::NodeId;
-use super::{Access, Compound, entry_ipa, translates_alike};
+use super::{Access, Compound, translates_alike};
 use crate::memory::{TableMemory, entry};
 use crate::tlb::TlbSink;
 
@@ -34,27 +33,99 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         ipa: Ipa,
         value: u64,
     ) -> Stored {
-        let page = Ipa::truncated(ipa.raw() & !(PAGE_SIZE - 1));
-        let index = (ipa.raw() & (PAGE_SIZE - 1)) >> 3;
-        let Some(first) = self.nodes.first_of(page) else {
+        let page = ipa.align_down(PAGE_SIZE);
+        let watched = self.nodes.first_of(page).and(vm.table_pa(page));
+        let Some(pa) = watched else {
             self.wrote(vm, page);
             return Stored::NotWatched;
         };
-        let old = guest_entry(vm, page, index);
-        let mut at = Some(first);
+        if self.store_at(vm, (ipa, pa), value) {
+            return Stored::Mirrored;
+        }
+        self.counters.structural = self.counters.structural.saturating_add(1);
+        Stored::Structural
+    }
+
+    /// Does a store to `ipa`, in the watched page at `pa`, unless it needs a structural change. Whether it did.
+    #[inline]
+    pub(super) fn store_at<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        vm: &mut Access<'_, M, T>,
+        (ipa, pa): (Ipa, Pa),
+        value: u64,
+    ) -> bool {
+        let page = ipa.align_down(PAGE_SIZE);
+        let index = (ipa.raw() & (PAGE_SIZE - 1)) >> 3;
+        let guests = entry(pa, index);
+        let old = vm.memory.load(guests);
+        let Some(first) = self.nodes.first_of(page) else {
+            return false;
+        };
+        // Mostly there is one, and its mirror says what the guest's table says.
+        let Some(slot) = self.plain(vm, first, index, old) else {
+            return self.store_everywhere(vm, (page, index), (old, value), guests);
+        };
+        if let Some(node) = self.nodes.get_mut(first) {
+            node.writes = node.writes.saturating_add(1);
+        }
+        vm.memory.store(slot, value);
+        self.end_store(vm, page, (guests, value));
+        true
+    }
+
+    /// Where the mirror of a node says `old`, if that is the page's only node and nothing larger stands for it.
+    #[inline]
+    fn plain<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &self,
+        vm: &Access<'_, M, T>,
+        only: NodeId,
+        index: u64,
+        old: u64,
+    ) -> Option<Pa> {
+        let node = self.nodes.peek(only)?;
+        let slot = entry(self.pool.pa(node.mirror?), index);
+        let plain = vm.memory.load(slot) == old && !node.raised;
+        (plain && self.nodes.next_of(only).is_none()).then_some(slot)
+    }
+
+    /// A store whose mirrors are done.
+    #[inline]
+    fn end_store<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        vm: &mut Access<'_, M, T>,
+        page: Ipa,
+        (guests, value): (Pa, u64),
+    ) {
+        self.guarded.note(page);
+        vm.memory.publish();
+        vm.memory.store(guests, value);
+        self.counters.mirrored = self.counters.mirrored.saturating_add(1);
+    }
+
+    /// A store to a page of several nodes, or where something of ours stands.
+    #[inline(never)]
+    fn store_everywhere<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        vm: &mut Access<'_, M, T>,
+        (page, index): (Ipa, u64),
+        (old, value): (u64, u64),
+        guests: Pa,
+    ) -> bool {
+        let first = self.nodes.first_of(page);
+        let mut at = first;
         while let Some(id) = at {
             if !self.takes(vm, id, index, old, value) {
-                self.counters.structural = self.counters.structural.saturating_add(1);
-                return Stored::Structural;
-            }
-            if let Some(node) = self.nodes.get_mut(id) {
-                node.writes = node.writes.saturating_add(1);
+                return false;
             }
             at = self.nodes.next_of(id);
         }
-        let mut at = Some(first);
+        let mut at = first;
         while let Some(id) = at {
-            if let Some(frame) = self.nodes.get(id).mirror {
+            let mirror = self.nodes.get_mut(id).and_then(|node| {
+                node.writes = node.writes.saturating_add(1);
+                node.mirror
+            });
+            if let Some(frame) = mirror {
                 let slot = entry(self.pool.pa(frame), index);
                 // A run of ours keeps its hint: the store changes ignored bits only there.
                 let hint = vm.memory.load(slot) ^ old;
@@ -62,10 +133,8 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             }
             at = self.nodes.next_of(id);
         }
-        vm.memory.publish();
-        vm.guest_store(entry_ipa(page, index), value);
-        self.counters.mirrored = self.counters.mirrored.saturating_add(1);
-        Stored::Mirrored
+        self.end_store(vm, page, (guests, value));
+        true
     }
 
     /// Whether a node's form can follow a store without a structural change.
@@ -77,7 +146,9 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         old: u64,
         value: u64,
     ) -> bool {
-        let node = self.nodes.get(id);
+        let Some(node) = self.nodes.peek(id) else {
+            return false;
+        };
         let Some(frame) = node.mirror else {
             return translates_alike(node.level, old, value);
         };

@@ -7,8 +7,8 @@ use penumbra_vmsa::{
 
 use super::map::{fill, span_end, table_at};
 use super::{
-    HOLDS_RESERVED, Range, Slot, Stage2, Stage2Error, adjust_children, children, next_table,
-    table_desc,
+    HOLDS_RESERVED, RamPage, Range, Slot, Stage2, Stage2Error, adjust_children, children,
+    next_table, table_desc,
 };
 use crate::memory::{TableMemory, entry};
 use crate::tlb::{TlbScope, TlbSink, TlbWork, leaves};
@@ -66,6 +66,14 @@ enum Edit {
 }
 
 impl Edit {
+    /// Whether it changes more than an Access flag.
+    const fn is_more_than_a_look(self) -> bool {
+        match self {
+            Self::Change(change) => change.access.is_some() || change.execute.is_some(),
+            Self::Remove => true,
+        }
+    }
+
     fn apply(self, raw: u64) -> u64 {
         match self {
             Self::Change(change) => change.apply(raw),
@@ -187,6 +195,9 @@ impl Stage2 {
         let range = Range::new(ipa, bytes)?;
         let tables = self.tables_to_split(memory, range);
         self.reserve(memory, tables)?;
+        if edit.is_more_than_a_look() {
+            self.note_change();
+        }
         let retired = self.quarantine.length();
         let mut smallest = None;
         let mut at = range.start;
@@ -248,6 +259,7 @@ impl Stage2 {
         if !page || slot.raw & bits::CONTIGUOUS != 0 {
             return Err(Stage2Error::NotMapped);
         }
+        self.note_change();
         memory.store(slot.entry, 0);
         let work = self.work(leaves(ipa, Ipa::truncated(range.end), PAGE_SIZE));
         let _flushed = tlb.flush(work);
@@ -257,36 +269,30 @@ impl Stage2 {
     }
 
     /// Exchanges the frames of two pages, attributes unchanged, with `exchange` called for their
-    /// contents while no guest can reach them: break both, flush, exchange, make.
+    /// contents while no guest can reach them: break both, flush, exchange, make. Both are pages of their own, as
+    /// [`Self::writable_ram`] has just found them.
     ///
     /// # Errors
-    /// `Misaligned`, `OutOfRange`, `NotMapped` (not two pages of their own: split first).
-    pub fn exchange_pages<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+    /// `NotMapped` (not two pages of their own: split first).
+    pub(crate) fn exchange_pages<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         memory: &mut M,
         tlb: &mut T,
-        a: Ipa,
-        b: Ipa,
+        (a, b): (RamPage, RamPage),
         exchange: impl FnOnce(&mut M, Pa, Pa),
     ) -> Result<(), Stage2Error> {
-        let page = |slot: &Slot| {
-            let leaf = slot.level == Level::L3 && slot.kind() == bits::Kind::Leaf;
-            leaf && slot.raw & bits::CONTIGUOUS == 0
-        };
-        let at_a = self.slot(memory, Range::new(a, PAGE_SIZE)?.start);
-        let at_b = self.slot(memory, Range::new(b, PAGE_SIZE)?.start);
-        if a == b || !page(&at_a) || !page(&at_b) {
+        if a.entry == b.entry || !a.is_alone || !b.is_alone {
             return Err(Stage2Error::NotMapped);
         }
-        memory.store(at_a.entry, 0);
-        memory.store(at_b.entry, 0);
+        self.note_change();
+        memory.store(a.entry, 0);
+        memory.store(b.entry, 0);
         let work = self.work(TlbScope::Vm);
         let _flushed = tlb.flush(work);
-        let address = bits::TABLE_ADDRESS;
-        let (pa_a, pa_b) = (at_a.raw & address, at_b.raw & address);
-        exchange(memory, Pa::truncated(pa_a), Pa::truncated(pa_b));
-        memory.store(at_a.entry, at_a.raw & !address | pa_b);
-        memory.store(at_b.entry, at_b.raw & !address | pa_a);
+        exchange(memory, a.pa, b.pa);
+        let attributes = !bits::TABLE_ADDRESS;
+        memory.store(a.entry, a.raw & attributes | b.pa.raw());
+        memory.store(b.entry, b.raw & attributes | a.pa.raw());
         memory.publish();
         Ok(())
     }

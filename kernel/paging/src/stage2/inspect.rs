@@ -45,6 +45,22 @@ impl Leaf {
     }
 }
 
+/// MemAttr and S2AP of a leaf.
+const RAM_FIELDS: u64 = 0b1111 << 2 | 0b11 << 6;
+/// What they are for the RAM of a guest.
+const WRITABLE_RAM: u64 = Stage2Attrs::RAM.encode() & RAM_FIELDS;
+
+/// Where a page of guest RAM lies, and what says so. Holds as long as the tables are locked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RamPage {
+    pub(crate) pa: Pa,
+    /// The leaf that it lies in, and where that is.
+    pub(super) entry: Pa,
+    pub(super) raw: u64,
+    /// The leaf is a page of its own.
+    pub(crate) is_alone: bool,
+}
+
 /// Number of leaves by size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeafCounts {
@@ -109,6 +125,31 @@ impl Stage2 {
             }
             _ => Err(Miss::Translation(slot.level)),
         }
+    }
+
+    /// A page that the guest may load and store as write-back memory, sampled or not. As
+    /// [`Self::lookup`], for those who look at many.
+    #[inline]
+    pub(crate) fn writable_ram<M: TableMemory + ?Sized>(
+        &self,
+        memory: &M,
+        page: Ipa,
+    ) -> Option<RamPage> {
+        if page.raw() >= IPA_SPACE_BYTES {
+            return None;
+        }
+        let slot = self.slot(memory, page.raw());
+        let is_ram = (slot.raw ^ WRITABLE_RAM) & RAM_FIELDS == 0;
+        if slot.kind() != bits::Kind::Leaf || !is_ram {
+            return None;
+        }
+        let offset = page.raw() & slot.level.entry_bytes().wrapping_sub(1);
+        Some(RamPage {
+            pa: Pa::truncated(slot.raw & bits::leaf_address(slot.level) | offset),
+            entry: slot.entry,
+            raw: slot.raw,
+            is_alone: slot.level == Level::L3 && slot.raw & bits::CONTIGUOUS == 0,
+        })
     }
 
     /// The first leaf at or above `from`; a leaf that `from` lies in counts. Bounded: 3072 loads.

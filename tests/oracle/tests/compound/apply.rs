@@ -309,10 +309,14 @@ impl Rig {
                 self.world.0.borrow_mut().parked = false;
                 self.world.0.borrow_mut().refill();
                 done?;
-                return self.parked(|rig, parked| {
+                let finished = self.parked(|rig, parked| {
                     rig.compound
                         .relayout_finish(vm!(rig, memory, tlb), &work, parked)
-                });
+                })?;
+                if !finished {
+                    self.work = Some(work);
+                }
+                return Ok(());
             }
         }
         self.world.0.borrow_mut().refill();

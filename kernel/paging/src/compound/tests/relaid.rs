@@ -55,11 +55,31 @@ impl Rig {
         let before = self.compound.counters().moved;
         let vm: &Access<'_, _, _> = vm!(self);
         let mut work = self.compound.relayout(vm, space, va, donor, false)?;
-        while !self.compound.relayout_step(vm!(self), &mut work)? {}
+        self.step_to_end(&mut work)?;
+        assert_eq!(self.finish(&work), Ok(true));
+        Ok(self.compound.counters().moved - before)
+    }
+
+    fn step_to_end(&mut self, work: &mut Relayout) -> Result<(), ShadowError> {
+        while !self.compound.relayout_step(vm!(self), work)? {}
+        Ok(())
+    }
+
+    fn finish(&mut self, work: &Relayout) -> Result<bool, ShadowError> {
         let parked = Parked::all_others();
-        self.compound
-            .relayout_finish(vm!(self), &work, &parked)
-            .map(|()| self.compound.counters().moved - before)
+        self.compound.relayout_finish(vm!(self), work, &parked)
+    }
+
+    /// The first region's re-layout, all steps done.
+    fn placed(&mut self, space: SpaceId) -> Relayout {
+        let vm: &Access<'_, _, _> = vm!(self);
+        let work = self
+            .compound
+            .relayout(vm, space, Va::truncated(0), Donor::Own(0), false);
+        let mut work = work.unwrap();
+        assert_eq!(self.finish(&work), Ok(false), "nothing has been looked at");
+        self.step_to_end(&mut work).unwrap();
+        work
     }
 
     /// Each page has what it had, in a frame of its own.
@@ -108,4 +128,83 @@ fn a_frame_that_is_not_all_the_guests_does_not_serve() {
     assert!(rig.relay(space, 0, Donor::Own(1)).is_ok());
     assert!(rig.is_whole());
     assert_eq!(rig.audit(), 0);
+}
+
+#[test]
+fn a_table_that_is_stored_to_behind_the_last_step_is_looked_at_again() {
+    let (mut rig, space) = shifted();
+    let mut work = rig.placed(space);
+    // Its last page is gone: the leaf would show it.
+    let last = Ipa::truncated(LEVEL3 + 511 * 8);
+    assert_eq!(rig.compound.store(vm!(rig), last, 0), Stored::Mirrored);
+    assert_eq!(rig.finish(&work), Ok(false));
+    assert_eq!(rig.step_to_end(&mut work), Err(ShadowError::NotUniform));
+    // Stores to other tables are none of its business.
+    let work = {
+        let page = DATA + (SHIFT + 511) * PAGE_SIZE;
+        let raw = page | USER | bits::NOT_GLOBAL | bits::AF | bits::TABLE;
+        assert_eq!(rig.compound.store(vm!(rig), last, raw), Stored::Mirrored);
+        rig.placed(space)
+    };
+    let other = Ipa::truncated(LEVEL3 + PAGE_SIZE);
+    assert_eq!(rig.compound.store(vm!(rig), other, 0), Stored::Mirrored);
+    assert_eq!(rig.finish(&work), Ok(true));
+    assert_eq!(rig.finish(&work), Err(ShadowError::NoTable), "it is done");
+    assert!(rig.is_whole());
+    assert_eq!(rig.audit(), 0);
+}
+
+#[test]
+fn a_page_that_has_moved_behind_the_last_step_is_looked_at_again() {
+    let (mut rig, space) = shifted();
+    let mut work = rig.placed(space);
+    let home = Home {
+        ipa: Ipa::truncated(DATA),
+        pa: Pa::truncated(DATA),
+        bytes: BLOCKS * REGION_BYTES,
+    };
+    let page = Ipa::truncated(DATA + (SHIFT + 7) * PAGE_SIZE);
+    while rig.compound.bring_home(vm!(rig), page, &home) == Ok(false) {}
+    assert_eq!(rig.finish(&work), Ok(false));
+    // What was known of the frame holds no more.
+    assert_eq!(rig.step_to_end(&mut work), Err(ShadowError::NotRam));
+    assert_eq!(rig.compound.counters().relaid, 0);
+    assert!(rig.is_whole());
+    assert!(rig.relay(space, 0, Donor::Own(0)).is_ok());
+    assert!(rig.is_whole());
+    assert_eq!(rig.audit(), 0);
+}
+
+#[test]
+fn a_mirror_that_was_given_up_behind_the_last_step_gets_no_leaf() {
+    let (mut rig, space) = shifted();
+    let mut work = rig.placed(space);
+    let parked = Parked::all_others();
+    let table = Ipa::truncated(LEVEL3);
+    assert_eq!(rig.compound.demote_page(vm!(rig), table, &parked), 1);
+    assert_eq!(rig.finish(&work), Ok(false));
+    assert_eq!(rig.step_to_end(&mut work), Err(ShadowError::NoTable));
+    assert_eq!(rig.audit(), 0);
+}
+
+#[test]
+fn a_guest_that_always_disturbs_ends_the_work() {
+    let (mut rig, space) = shifted();
+    let mut work = rig.placed(space);
+    let first = rig.memory.words[&LEVEL3];
+    let mut stores: u64 = 0;
+    let ended = loop {
+        stores += 1;
+        let ignored = first ^ (stores & 1) << 58;
+        let stored = rig
+            .compound
+            .store(vm!(rig), Ipa::truncated(LEVEL3), ignored);
+        assert_eq!(stored, Stored::Mirrored);
+        match rig.compound.relayout_step(vm!(rig), &mut work) {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(ended, ShadowError::NotUniform);
+    assert!(stores < 100, "{stores}");
 }
