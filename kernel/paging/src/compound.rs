@@ -34,6 +34,7 @@ mod alias;
 mod build;
 mod coalesce;
 mod demote;
+mod known;
 mod manage;
 mod node;
 mod placing;
@@ -50,6 +51,7 @@ use penumbra_vmsa::{Ipa, Level};
 
 use crate::stage2::Stage2Error;
 use alias::Aliases;
+use known::KnownWalks;
 use node::Nodes;
 use placing::Residents;
 use pool::Pool;
@@ -58,6 +60,7 @@ use sample::Samples;
 use space::Spaces;
 
 pub use access::Access;
+pub use known::StoredBy;
 pub use manage::SpaceView;
 pub use node::Form;
 pub use placing::{Donor, OWN_FRAMES};
@@ -153,6 +156,7 @@ pub struct Compound<const SPACES: usize, const NODES: usize, const BLOCKS: usize
     aliases: Aliases,
     residents: Residents,
     guarded: Guarded,
+    known: KnownWalks,
     samples: Samples,
     counters: Counters,
 }
@@ -168,6 +172,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             aliases: Aliases::new(),
             residents: Residents::new(),
             guarded: Guarded::NOTHING,
+            known: KnownWalks::new(),
             samples: Samples::new(),
             counters: Counters {
                 mirrored: 0,

@@ -31,6 +31,7 @@
 //! | [`Compound::store`] | a guest's store to a watched page, mirrored | run |
 //! | [`Compound::soften`], [`Compound::demote_page`], [`Compound::evict`], [`Compound::drop_space`] | gives the guest's tables their place back | parked |
 //! | [`Compound::forget_page`] | before a page of the guest changes hands: **must** be called | parked |
+//! | [`Compound::store_known`], [`Compound::remember`] | a guest's store through a mapping that is known | run |
 //! | [`Compound::relayout`], [`Compound::relayout_step`], [`Compound::relayout_finish`] | moves frames so that one leaf can do | run, run, parked |
 //! | [`Compound::bring_home`], [`Compound::settle`] | undoes moves and splits | run |
 //! | [`Compound::demote`], [`Compound::prune`] | gives back by VA, or whatever there is | parked |
@@ -58,7 +59,7 @@ mod tlb;
 pub use compound::{
     ALIAS_BASE, Access, Accessed, Compound, Counters, Donor, Form, FrameMover, Home, MAX_SAMPLES,
     OWN_FRAMES, POOL_BASE, Parked, Refusal, Region, Relayout, Sample, SampleKind, ShadowError,
-    SpaceId, SpaceView, Stored, SurveyStep, WINDOW_BIT,
+    SpaceId, SpaceView, Stored, StoredBy, SurveyStep, WINDOW_BIT,
 };
 pub use memory::TableMemory;
 pub use stage1::{

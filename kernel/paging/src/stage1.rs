@@ -133,6 +133,8 @@ pub enum Stage1Fault {
 pub struct WalkPath {
     /// IPA of the descriptor read at each level, by number; `None` where the walk did not pass.
     pub descriptors: [Option<Ipa>; 4],
+    /// What they were.
+    pub read: [u64; 4],
 }
 
 /// A translation by stage 1.
@@ -254,6 +256,9 @@ impl Stage1Regs {
             let raw = guest
                 .read_descriptor(at)
                 .ok_or(Stage1Fault::Walk(level, at))?;
+            if let Some(read) = path.read.get_mut(level.number() as usize) {
+                *read = raw;
+            }
             match Stage1Desc::decode(level, raw) {
                 Stage1Desc::Invalid(_) => return Err(Stage1Fault::Translation(level)),
                 Stage1Desc::Leaf {

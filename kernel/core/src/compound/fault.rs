@@ -3,12 +3,13 @@
 
 use penumbra_abi::{PagingCounter, PagingMode, PagingRefusal};
 use penumbra_paging::{
-    AccessKind, Accessed, GuestMemory, Privilege, Stage1Regs, Stored, WINDOW_BIT,
+    AccessKind, Accessed, GuestMemory, Privilege, Stage1Regs, Stored, StoredBy, WINDOW_BIT,
 };
 use penumbra_trap::abort::{AccessSize, DataAbort, FaultStatus};
 use penumbra_vmsa::{Half, Ipa, Mair, MemoryType, PAGE_SIZE, Va, VmId};
 
 use super::hold::{Holder, held};
+use super::quick::stored_by;
 use super::roots::{half_at, registers, restore_root, restore_roots};
 use super::spaces::drop_low;
 use super::trapped::retrap;
@@ -55,7 +56,7 @@ struct Store {
 }
 
 /// PSTATE.SS, bit 21, and PSTATE.BTYPE, bits 11:10: an instruction that is done clears them.
-const STEP_STATE: u64 = 1 << 21 | 0b11 << 10;
+pub(super) const STEP_STATE: u64 = 1 << 21 | 0b11 << 10;
 /// SCTLR_EL1.C.
 const SCTLR_C: u64 = 1 << 2;
 
@@ -72,8 +73,9 @@ pub(crate) fn on_permission<M: Machine>(
     }
     let far = machine.syndrome().far;
     let regs = registers(machine);
-    let privilege = privilege(machine.guest(GuestRegister::Pstate));
-    let mair = Mair::new(machine.guest(GuestRegister::MairEl1));
+    let pstate = machine.guest(GuestRegister::Pstate);
+    let privilege = privilege(pstate);
+    let by = stored_by(machine, Va::truncated(far), pstate);
     let store = emulable(vcpu, abort, far, privilege);
     if store.is_some_and(|store| store.ordered) {
         machine.complete_accesses();
@@ -84,7 +86,7 @@ pub(crate) fn on_permission<M: Machine>(
             access,
             &regs,
             (Va::truncated(far), privilege),
-            mair,
+            &by,
             store,
         )
     });
@@ -149,7 +151,7 @@ fn judge<M: Machine>(
     access: &mut VmAccess<'_, '_, M>,
     regs: &Stage1Regs,
     (va, privilege): (Va, Privilege),
-    mair: Mair,
+    by: &StoredBy,
     store: Option<Store>,
 ) -> Seen {
     let Ok(found) = regs.translate(access, va, privilege, AccessKind::Write) else {
@@ -165,14 +167,18 @@ fn judge<M: Machine>(
             _ => Seen::Foreign,
         };
     }
-    let cached = found.leaf.is_some_and(|leaf| {
+    let mair = Mair::new(by.mair);
+    let leaf = found.leaf.filter(|leaf| {
         mair.memory(leaf.attrs.attr_index) == MemoryType::WriteBack && regs.sctlr & SCTLR_C != 0
     });
-    let Some(store) = store.filter(|_| cached) else {
+    let (Some(store), Some(leaf)) = (store, leaf) else {
         return Seen::Undecodable(page);
     };
     match state.tables.store(access, found.ipa, store.value) {
-        Stored::Mirrored => Seen::Mirrored,
+        Stored::Mirrored => {
+            state.tables.remember(access, (va, page), by, &leaf.path);
+            Seen::Mirrored
+        }
         Stored::Structural => Seen::Structural(found.ipa),
         Stored::NotWatched => Seen::Stale,
     }

@@ -195,7 +195,7 @@ fn data_abort(vcpu: &mut Vcpu, machine: &mut impl Machine, abort: DataAbort) -> 
     };
     let syndrome = machine.syndrome();
     let Some(ipa) = abort.ipa(syndrome.hpfar, syndrome.far) else {
-        return Next::Fast;
+        return store(vcpu, machine, place, abort, syndrome.far);
     };
     if let Ok(access) = abort.access() {
         let devices = &place.vm.devices;
@@ -207,6 +207,22 @@ fn data_abort(vcpu: &mut Vcpu, machine: &mut impl Machine, abort: DataAbort) -> 
         }
     }
     first_touch(vcpu, machine, place, abort, ipa)
+}
+
+/// A store to a table that is mirrored.
+#[inline(never)]
+fn store(
+    vcpu: &mut Vcpu,
+    machine: &mut impl Machine,
+    place: &'static Place,
+    abort: DataAbort,
+    far: u64,
+) -> Next {
+    if !compound::known_store(vcpu, place, machine, abort, far) {
+        return Next::Fast;
+    }
+    vcpu.count(Counter::Others);
+    done(vcpu)
 }
 
 /// The interrupt controller.

@@ -220,6 +220,41 @@ fn a_plain_store_is_mirrored_and_a_structural_one_demotes() {
 }
 
 #[test]
+fn a_mapping_by_which_tables_are_stored_to_is_known_as_long_as_its_registers_are_the_same() {
+    let (mut bench, vm) = planted();
+    bench.shadow(vm, TABLES);
+    let hole = PARTLY + 8 * 300;
+    let mut stored = 0;
+    let mut store = |bench: &mut Bench, mirrored: u64| {
+        // Never valid, so that no translation changes.
+        stored += 2;
+        bench.program(vm, 0, [Op::StoreBy(at(hole), hole, stored)]);
+        settle(bench);
+        assert_eq!(bench.cores[1].read_guest(hole), stored);
+        assert_eq!(bench.counts(vm, PagingCounter::Mirrored), mirrored);
+        assert_eq!(bench.differences(vm), 0);
+    };
+    store(&mut bench, 1);
+    // Known now; once with PSTATE.SS and BTYPE, which an instruction that is done clears.
+    bench.cores[1].sysregs.pstate |= 1 << 21 | 1 << 10;
+    store(&mut bench, 2);
+    assert_eq!(bench.cores[1].sysregs.pstate, EL1H);
+    // An ASID is none of its business, PAN is.
+    bench.cores[1].sysregs.ttbr1_el1 ^= 0x11 << 48;
+    store(&mut bench, 3);
+    bench.cores[1].sysregs.pstate |= 1 << 22;
+    store(&mut bench, 4);
+    // As device memory it is not for EL2 to store to.
+    bench.cores[1].sysregs.mair_el1 = 0;
+    bench.program(vm, 0, [Op::StoreBy(at(hole), hole, 1)]);
+    settle(&mut bench);
+    assert_eq!(bench.counts(vm, PagingCounter::Mirrored), 4);
+    assert_eq!(bench.counts(vm, PagingCounter::Undecodable), 1);
+    assert_eq!(bench.cores[1].read_guest(hole), 1);
+    assert_eq!(bench.differences(vm), 0);
+}
+
+#[test]
 fn what_may_not_be_emulated_demotes_the_page() {
     // From EL0, though its page is the kernel's; past the caches; not a whole word.
     let (mut bench, vm) = planted();

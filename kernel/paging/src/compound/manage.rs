@@ -135,6 +135,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         self.aliases.clear();
         self.residents.clear();
         self.guarded = Guarded::NOTHING;
+        self.known.clear();
         self.samples.clear();
         self.counters = Counters::default();
     }

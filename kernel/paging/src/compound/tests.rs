@@ -29,6 +29,7 @@ macro_rules! vm {
     };
 }
 
+mod known;
 mod relaid;
 
 impl Rig {

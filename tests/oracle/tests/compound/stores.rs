@@ -1,8 +1,8 @@
 //! How the guest under test stores to its tables, and what it flushes.
 
 use penumbra_oracle::compound::{GuestTlbi, Mutation};
-use penumbra_paging::{Access, Accessed, Parked, Stored};
-use penumbra_vmsa::{Ipa, Level, PAGE_SIZE, Stage, Stage1Desc, bits, requires_bbm};
+use penumbra_paging::{Access, Accessed, Parked, Stored, StoredBy, WalkPath};
+use penumbra_vmsa::{Ipa, Level, PAGE_SIZE, Stage, Stage1Desc, Va, bits, requires_bbm};
 
 use crate::guest::{How, ROOTS, Value, level_of, out_of, page, raw_of};
 use crate::rig::Rig;
@@ -45,7 +45,7 @@ impl Rig {
             let mut stored = Stored::Structural;
             if how.decodable {
                 self.world.0.borrow_mut().storing = true;
-                stored = self.compound.store(vm!(self, memory, tlb), at, value);
+                stored = self.decoded(at, value);
                 self.world.0.borrow_mut().storing = false;
             }
             match stored {
@@ -68,6 +68,24 @@ impl Rig {
             }
         }
         self.violation(format!("the store to {ipa:#x} never succeeds"));
+    }
+
+    /// A decodable store to a page that stage 2 refuses, by a walk that is known, as soon as there was one. The
+    /// walk reads nothing here: only stage 2 and the service say for how long it holds.
+    fn decoded(&mut self, at: Ipa, value: u64) -> Stored {
+        let (mut memory, mut tlb) = (self.world.clone(), self.world.clone());
+        let (va, by) = (Va::truncated(at.raw()), StoredBy::default());
+        let vm = vm!(self, memory, tlb);
+        if self.compound.store_known(vm, va, &by, value) {
+            return Stored::Mirrored;
+        }
+        let stored = self.compound.store(vm!(self, memory, tlb), at, value);
+        if stored == Stored::Mirrored {
+            let vm: &Access<'_, _, _> = vm!(self, memory, tlb);
+            let path = WalkPath::default();
+            self.compound.remember(vm, (va, at), &by, &path);
+        }
+        stored
     }
 
     pub(crate) fn tlbi(&mut self, tlbi: GuestTlbi, vcpu: Option<usize>) {

@@ -1,0 +1,73 @@
+//! Stores to watched pages through a mapping that is known: answered at the first look at the exit.
+
+use penumbra_paging::{StoredBy, WINDOW_BIT};
+use penumbra_trap::abort::{AccessSize, DataAbort, FaultStatus};
+use penumbra_vmsa::{Half, Va};
+
+use super::From;
+use super::fault::STEP_STATE;
+use crate::machine::{GuestRegister, GuestRegisters, Machine};
+use crate::vcpu::{Place, Vcpu};
+
+/// PSTATE.EL, bits 3:2.
+const EL: u64 = 0b1100;
+/// PSTATE.PAN.
+const PAN: u64 = 1 << 22;
+/// The root in a TTBR: neither the ASID nor what EL2 made of it.
+const ROOT: u64 = 0x0000_ffff_ffff_ffff & !WINDOW_BIT;
+
+/// Does a store that stage 2 has refused, if it is a plain one through a mapping that the service knows. Whether it
+/// was. The instruction is done then, and nothing else but its register was looked at.
+pub(crate) fn known_store<M: Machine>(
+    vcpu: &Vcpu,
+    place: &'static Place,
+    machine: &mut M,
+    abort: DataAbort,
+    far: u64,
+) -> bool {
+    let Ok(access) = abort.access() else {
+        return false;
+    };
+    let plain = access.is_write() && access.size() == AccessSize::Double && !access.is_ordered();
+    let refused = matches!(abort.status(), FaultStatus::Permission(_));
+    let pstate = machine.guest(GuestRegister::Pstate);
+    if !plain
+        || !refused
+        || !far.is_multiple_of(8)
+        || pstate & EL == 0
+        || !place.vm.paging.is_used()
+    {
+        return false;
+    }
+    let (va, value) = (
+        Va::truncated(far),
+        access.stored(vcpu.gpr.get(access.register())),
+    );
+    let by = stored_by(machine, va, pstate);
+    let done = place.vm.with_tables(machine, From::Spare, |state, access| {
+        state.tables.store_known(access, va, &by, value)
+    });
+    if done {
+        if pstate & STEP_STATE != 0 {
+            machine.set_guest(GuestRegister::Pstate, pstate & !STEP_STATE);
+        }
+        machine.skip_instruction();
+    }
+    done
+}
+
+/// What the walk for a store of the resident vCPU depends on.
+#[inline]
+pub(super) fn stored_by<M: GuestRegisters>(machine: &M, va: Va, pstate: u64) -> StoredBy {
+    let ttbr = match Half::of(va) {
+        Half::Low => machine.guest(GuestRegister::Ttbr0El1),
+        Half::High => machine.guest(GuestRegister::Ttbr1El1),
+    };
+    StoredBy {
+        sctlr: machine.guest(GuestRegister::SctlrEl1),
+        tcr: machine.guest(GuestRegister::TcrEl1),
+        root: ttbr & ROOT,
+        mair: machine.guest(GuestRegister::MairEl1),
+        rights: pstate & (EL | PAN),
+    }
+}
