@@ -6,6 +6,8 @@
 //! manager's calls from its HVC until the manager goes on, and in it the copying and the cache maintenance apart.
 
 use std::fmt::Write as _;
+use std::num::NonZeroU64;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -14,7 +16,8 @@ use crate::bench_reset;
 use crate::board::Board;
 use crate::workshop::{LOAD_ADDRESS, Workshop};
 
-use bench::LIMIT;
+/// Ten thousand million instructions under a plugin, on a host that may be busy.
+const LIMIT: Duration = Duration::from_secs(3600);
 
 /// `PagingShadow` and `PagingRelayout`, as eventscope numbers calls.
 const SHADOW: u64 = 0x46;
@@ -249,12 +252,13 @@ fn moved(w: &Workshop, ranges: &[String], table: &mut Table) -> Result<String, S
     let one = one.ok_or(format!("no page was moved:\n{shown}"))?;
     let (mut work, mut copy, mut cache) = (Vec::new(), Vec::new(), Vec::new());
     for ((all, copied), cached) in all.iter().zip(&copies).zip(&caches) {
-        let pages = (copied + one / 2) / one;
-        if pages > 0 {
-            work.push((all - copied - cached) / pages);
-            copy.push(copied / pages);
-            cache.push(cached / pages);
-        }
+        // Calls that move nothing have no part in it.
+        let Some(pages) = NonZeroU64::new((copied + one / 2) / one) else {
+            continue;
+        };
+        work.push((all - copied - cached) / pages);
+        copy.push(copied / pages);
+        cache.push(cached / pages);
     }
     table.add(
         ("move-page", "move a page, without the next two rows"),
