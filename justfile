@@ -39,7 +39,7 @@ clippy:
 # Tests on the host.
 unit:
     cargo test -q
-    cargo test -q -p penumbra-walkscope-plugin
+    cargo test -q -p penumbra-qemu-plugin -p penumbra-eventscope -p penumbra-walkscope-plugin
 
 # The compound page table against its oracle, for so many random steps: `just oracle 1000000`.
 oracle STEPS:

@@ -1,7 +1,7 @@
-//! Counters, one row for each core; a core's row is written by its own thread only.
+//! Counters, one row for each core; a core's row is written by the thread that runs the core only.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// Cores at most.
 pub(crate) const CORES: usize = 16;
@@ -24,21 +24,38 @@ pub(crate) const NO_RANGE: u16 = u16::MAX;
 /// What the plugin knows of a translation block.
 #[derive(Debug)]
 pub(crate) struct Block {
+    /// Its address.
+    pub(crate) start: u64,
     /// Its place, [`UNKNOWN`] until it runs first.
     pub(crate) place: AtomicU8,
     /// Its range, [`NO_RANGE`] if none.
     pub(crate) range: u16,
+    /// Whether a lower level comes to EL2 here.
+    pub(crate) exit: AtomicBool,
+}
+
+impl Block {
+    /// Whether it is known to be EL2's.
+    pub(crate) fn is_el2(&self) -> bool {
+        usize::from(self.place.load(Ordering::Relaxed)) == EL2
+    }
 }
 
 /// The counters of one core.
 #[derive(Debug)]
 pub(crate) struct Row {
+    /// Its instructions at EL2 when a lower level last came there.
+    came: AtomicU64,
+    /// The most from there to the next time.
+    longest: AtomicU64,
     places: [AtomicU64; PLACES],
     ranges: [AtomicU64; RANGES],
 }
 
 static ROWS: [Row; CORES] = [const {
     Row {
+        came: AtomicU64::new(0),
+        longest: AtomicU64::new(0),
         places: [const { AtomicU64::new(0) }; PLACES],
         ranges: [const { AtomicU64::new(0) }; RANGES],
     }
@@ -62,6 +79,23 @@ pub(crate) fn instruction(core: usize, block: &Block) {
     if let Some(counter) = row.ranges.get(usize::from(block.range)) {
         increment(counter);
     }
+}
+
+/// Notes that a lower level comes to EL2 on `core`. What ran there since the last time was one stay.
+pub(crate) fn exit(core: usize) {
+    let Some(row) = ROWS.get(core) else { return };
+    let now = of(core, EL2);
+    let came = row.came.swap(now, Ordering::Relaxed);
+    // Before the first time comes the boot.
+    if came != 0 {
+        row.longest.fetch_max(now - came, Ordering::Relaxed);
+    }
+}
+
+/// Instructions of the longest stay of `core` at EL2.
+pub(crate) fn longest(core: usize) -> u64 {
+    ROWS.get(core)
+        .map_or(0, |row| row.longest.load(Ordering::Relaxed))
 }
 
 /// The place of a level and VMID, and whether the VMID is new.
@@ -98,7 +132,15 @@ pub(crate) fn of(core: usize, place: usize) -> u64 {
 
 /// Instructions of all cores in `place`.
 pub(crate) fn sum(place: usize) -> u64 {
-    (0..CORES).map(|core| of(core, place)).sum()
+    sum_on(u64::MAX, place)
+}
+
+/// Instructions in `place` of the cores whose bits are set in `cores`.
+pub(crate) fn sum_on(cores: u64, place: usize) -> u64 {
+    (0..CORES)
+        .filter(|core| cores >> core & 1 == 1)
+        .map(|core| of(core, place))
+        .sum()
 }
 
 /// Instructions of all cores in range `index`.

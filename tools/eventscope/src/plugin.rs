@@ -1,12 +1,13 @@
 //! Installation and callbacks.
 
+use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::fmt::Write as _;
 use std::fs;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use penumbra_qemu_plugin::{Registers, ffi};
+use penumbra_qemu_plugin::{Registers, Running, ffi};
 
 use crate::calls;
 use crate::count::{self, Block};
@@ -21,6 +22,8 @@ struct Options {
     out: String,
     manager: bool,
     calls: bool,
+    /// The cores that windows count, a bit for each.
+    cores: u64,
     ranges: Vec<(String, u64, u64)>,
 }
 
@@ -38,20 +41,32 @@ static STATE: Mutex<State> = Mutex::new(State {
 /// Indices into [`REGISTERS`].
 const CPSR: usize = 0;
 const VTTBR: usize = 1;
-const X0: usize = 2;
+const TPIDR: usize = 2;
+const VBAR: usize = 3;
+const X0: usize = 4;
 
-static REGISTERS: Registers<{ count::CORES }, 3> = Registers::new(|name| match name {
+static REGISTERS: Registers<{ count::CORES }, 5> = Registers::new(|name| match name {
     b"cpsr" => Some(CPSR),
     b"x0" => Some(X0),
     b"VTTBR_EL2" => Some(VTTBR),
+    b"TPIDR_EL2" => Some(TPIDR),
+    b"VBAR_EL2" => Some(VBAR),
     _ => None,
 });
+
+static RUNNING: Running<{ count::CORES }> = Running::new();
+
+thread_local! {
+    /// The core that runs the block of EL2 that this thread is in.
+    static CORE: Cell<usize> = const { Cell::new(0) };
+}
 
 fn parse(options: &[String]) -> Result<Options, String> {
     let mut parsed = Options {
         out: "eventscope.json".into(),
         manager: false,
         calls: false,
+        cores: u64::MAX,
         ranges: Vec::new(),
     };
     for option in options {
@@ -60,6 +75,10 @@ fn parse(options: &[String]) -> Result<Options, String> {
             "out" => parsed.out = value.into(),
             "manager" => parsed.manager = matches!(value, "on" | "true" | "yes" | ""),
             "calls" => parsed.calls = matches!(value, "on" | "true" | "yes" | ""),
+            "cores" => {
+                parsed.cores = report::cores(value)
+                    .ok_or(format!("eventscope: '{value}' is no list of cores"))?;
+            }
             "ranges" => {
                 let text = fs::read_to_string(value)
                     .map_err(|error| format!("eventscope: cannot read {value}: {error}"))?;
@@ -134,8 +153,10 @@ extern "C" fn translated(_id: u64, tb: *mut ffi::Tb) {
         .unwrap_or(count::NO_RANGE);
     // A block is never freed: QEMU may run it until the end.
     let block: &'static Block = Box::leak(Box::new(Block {
+        start,
         place: AtomicU8::new(count::UNKNOWN),
         range,
+        exit: AtomicBool::new(false),
     }));
     let data = std::ptr::from_ref(block).cast_mut().cast::<c_void>();
     // SAFETY: `tb` is valid and `data` lives for ever.
@@ -179,20 +200,33 @@ fn block(data: *mut c_void) -> &'static Block {
 }
 
 fn read_register(core: usize, index: usize) -> Option<u64> {
-    // SAFETY: the callers are callbacks of that core that may read registers.
+    // SAFETY: all callers are within callbacks of that core that may read registers.
     unsafe { REGISTERS.read(core, index) }
 }
 
-/// Before a block runs: finds its level and VMID the first time.
+/// Before a block runs: finds its level and VMID the first time, and the core each time it is EL2's.
 extern "C" fn entered(core: c_uint, data: *mut c_void) {
-    let block = block(data);
+    let (core, block) = (core as usize, block(data));
     if block.place.load(Ordering::Relaxed) == count::MANAGER {
         calls::end();
     }
-    if block.place.load(Ordering::Relaxed) != count::UNKNOWN {
+    let first = block.place.load(Ordering::Relaxed) == count::UNKNOWN;
+    if first {
+        discover(core, block);
+    }
+    if !block.is_el2() {
         return;
     }
-    let core = core as usize;
+    let tpidr = read_register(core, TPIDR).unwrap_or(0);
+    let core = RUNNING.core(tpidr, core, first);
+    CORE.set(core);
+    if block.exit.load(Ordering::Relaxed) {
+        count::exit(core);
+    }
+}
+
+/// Finds the level and VMID of a block that has not run before.
+fn discover(core: usize, block: &Block) {
     let Some(cpsr) = read_register(core, CPSR) else {
         return;
     };
@@ -200,6 +234,9 @@ extern "C" fn entered(core: c_uint, data: *mut c_void) {
     let vmid = read_register(core, VTTBR).map_or(0, |vttbr| vttbr >> 48);
     let (place, new) = count::place(level, u16::try_from(vmid).unwrap_or(0));
     block.place.store(place, Ordering::Relaxed);
+    let vectors = read_register(core, VBAR).unwrap_or(0);
+    let exit = block.is_el2() && report::is_exit(block.start, vectors);
+    block.exit.store(exit, Ordering::Relaxed);
     if new && let Ok(mut state) = STATE.lock() {
         let line = totals(&format!("\"first\":{vmid}"));
         state.firsts.push(line);
@@ -208,7 +245,13 @@ extern "C" fn entered(core: c_uint, data: *mut c_void) {
 
 /// Before an instruction runs.
 extern "C" fn executed(core: c_uint, data: *mut c_void) {
-    count::instruction(core as usize, block(data));
+    let block = block(data);
+    let core = if block.is_el2() {
+        CORE.get()
+    } else {
+        core as usize
+    };
+    count::instruction(core, block);
 }
 
 /// Before an HVC runs: if it is the manager's, what follows at EL2 is this call's.
@@ -223,15 +266,17 @@ extern "C" fn calling(core: c_uint, data: *mut c_void) {
 /// Before a marker runs.
 extern "C" fn marked(_core: c_uint, data: *mut c_void) {
     let number = data.addr();
-    let below: u64 = (0..count::EL2).map(count::sum).sum();
+    let Some(options) = OPTIONS.get() else { return };
+    let sum = |place| count::sum_on(options.cores, place);
+    let below: u64 = (0..count::EL2).map(sum).sum();
     // Of the first VMID, which is the manager's if there is one.
-    let first = if OPTIONS.get().is_some_and(|o| o.manager) {
-        [count::sum(0), count::sum(1)]
+    let first = if options.manager {
+        [sum(0), sum(1)]
     } else {
         [0; 2]
     };
     let now = Moment {
-        el2: count::sum(count::EL2),
+        el2: sum(count::EL2),
         manager: first[1],
         guests: below - first[0] - first[1],
     };
@@ -287,7 +332,11 @@ extern "C" fn finished(_id: u64, _data: *mut c_void) {
         let el2 = count::of(core, count::EL2);
         let below: u64 = (0..count::EL2).map(|place| count::of(core, place)).sum();
         if el2 + below > 0 {
-            let _ = writeln!(text, "{{\"core\":{core},\"el2\":{el2},\"below\":{below}}}");
+            let longest = count::longest(core);
+            let _ = writeln!(
+                text,
+                "{{\"core\":{core},\"el2\":{el2},\"below\":{below},\"longest_stay\":{longest}}}"
+            );
         }
     }
     text.push_str(&totals("\"total\":1"));

@@ -90,6 +90,22 @@ pub(crate) const fn is_hvc(opcode: u32) -> bool {
     opcode & 0xffe0_001f == 0xd400_0002
 }
 
+/// The cores that a list such as `1+2` names, a bit for each.
+pub(crate) fn cores(list: &str) -> Option<u64> {
+    list.split('+').try_fold(0, |cores, word| {
+        Some(cores | 1_u64.checked_shl(word.parse().ok()?)?)
+    })
+}
+
+/// Whether code at `address` is where a lower level in AArch64 state comes to EL2 whose vectors are at `vectors`
+/// (Arm ARM DDI 0487, D1.3.1 "Exception vectors").
+pub(crate) fn is_exit(address: u64, vectors: u64) -> bool {
+    matches!(
+        address.checked_sub(vectors),
+        Some(0x400 | 0x480 | 0x500 | 0x580)
+    )
+}
+
 /// The test and side (`true`: opening) that an instruction marks, if it is a marker.
 pub(crate) fn marker(opcode: u32) -> Option<(usize, bool)> {
     const HINT: u32 = 0xd503_201f;
@@ -128,6 +144,25 @@ mod tests {
         assert_eq!(range("a:b:c:d"), range_of("a:b", 0xc, 0xd));
         assert_eq!(range("40:4c"), None);
         assert_eq!(range("el2.a:0x40:4c"), None);
+    }
+
+    #[test]
+    fn exits_are_the_vectors_of_a_lower_level() {
+        let exits: Vec<u64> = (0..16)
+            .filter(|n| is_exit(0x8000 + n * 0x80, 0x8000))
+            .collect();
+        assert_eq!(exits, [8, 9, 10, 11]);
+        assert!(!is_exit(0x404, 0) && !is_exit(0x400, 0x800));
+    }
+
+    #[test]
+    fn cores_are_a_list_of_numbers() {
+        assert_eq!(cores("0"), Some(1));
+        assert_eq!(cores("1+2"), Some(0b110));
+        assert_eq!(cores("3+3+5"), Some(0b10_1000));
+        for bad in ["", "1+", "a", "64", "1,2"] {
+            assert_eq!(cores(bad), None, "{bad}");
+        }
     }
 
     #[test]

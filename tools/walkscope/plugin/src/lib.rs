@@ -9,12 +9,11 @@
 //! A guest executes `HINT #(64 + t)` before and `HINT #(96 + t)` after what is to be measured as test
 //! `t`. Run QEMU with `-icount`: then one thread runs all cores, and two runs give the same counts.
 //!
-//! `penumbra-qemu-plugin` declares QEMU's interface, [`decode`] finds the instructions of interest, [`running`] the core, [`state`] counts,
+//! `penumbra-qemu-plugin` declares QEMU's interface and finds the core, [`decode`] finds the instructions of interest, [`state`] counts,
 //! [`plugin`] holds the callbacks, [`ram`] reads tables, [`output`] writes.
 
 mod decode;
 mod options;
-mod running;
 mod state;
 
 #[cfg(not(test))]

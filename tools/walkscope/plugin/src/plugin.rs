@@ -5,12 +5,11 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-use penumbra_qemu_plugin::ffi;
+use penumbra_qemu_plugin::{Running, ffi};
 use penumbra_walkscope_model::{Access, BlockKey, Operation, Scope};
 
 use crate::decode::{self, Kind, Written};
 use crate::ram::Ram;
-use crate::running::Running;
 use crate::state::{CORES, INTERRUPT, Totals, Window};
 use crate::{options, output, registers};
 
@@ -36,7 +35,7 @@ struct State {
 }
 
 static STATE: Mutex<Option<State>> = Mutex::new(None);
-static RUNNING: Running = Running::new();
+static RUNNING: Running<CORES> = Running::new();
 static FRONTS: [Front; CORES] = [const { Front::new() }; CORES];
 
 /// What lets most callbacks of a core end without the lock. Only the core's own thread writes it (with `-icount` one

@@ -8,19 +8,24 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::state::CORES;
+/// TPIDR_EL2 of each of `CORES` cores; 0 as long as it is not known.
+#[derive(Debug)]
+pub struct Running<const CORES: usize>([AtomicU64; CORES]);
 
-/// TPIDR_EL2 of each core; 0 as long as it is not known.
-pub(crate) struct Running([AtomicU64; CORES]);
-
-impl Running {
-    pub(crate) const fn new() -> Self {
+impl<const CORES: usize> Running<CORES> {
+    /// No core is known yet.
+    #[must_use]
+    #[expect(
+        clippy::new_without_default,
+        reason = "it is made in a static, which Default cannot do"
+    )]
+    pub const fn new() -> Self {
         Self([const { AtomicU64::new(0) }; CORES])
     }
 
     /// The core that runs a block of EL2, from its TPIDR_EL2 and the number that QEMU reports. `first`: the block has not run
     /// before.
-    pub(crate) fn core(&self, tpidr: u64, reported: usize, first: bool) -> usize {
+    pub fn core(&self, tpidr: u64, reported: usize, first: bool) -> usize {
         if tpidr == 0 {
             return reported;
         }
@@ -41,7 +46,7 @@ mod tests {
 
     #[test]
     fn a_core_is_known_by_its_pointer_once_that_was_seen_in_a_new_block() {
-        let running = Running::new();
+        let running = Running::<16>::new();
         assert_eq!(running.core(0, 0, true), 0);
         assert_eq!(running.core(0x1000, 0, true), 0);
         // The second core in a block that the first translated: nothing to learn from.
