@@ -18,6 +18,9 @@ pub(crate) struct CoreShared {
     attention: AtomicBool,
     /// vCPUs pinned to this core.
     pinned: AtomicU64,
+    /// How often [`Self::pinned`] or what is trapped of a vCPU of this core has changed; not 0 once one is pinned. Each core has
+    /// its own: a guest that is made anew on one costs the others nothing.
+    pins: AtomicU32,
     /// vCPUs of this core that want to run. Set by anyone, cleared by the core itself. A bit that is
     /// set without need costs a look, a missing one would be a lost wake-up.
     ready: AtomicU64,
@@ -37,6 +40,7 @@ impl CoreShared {
         Self {
             attention: AtomicBool::new(false),
             pinned: AtomicU64::new(0),
+            pins: AtomicU32::new(0),
             ready: AtomicU64::new(0),
             reasons: AtomicU8::new(0),
             asked: AtomicU32::new(0),
@@ -51,15 +55,28 @@ impl CoreShared {
         self.pinned.load(Ordering::Relaxed)
     }
 
+    /// How often what is pinned here, or trapped of those, has changed. Acquire: what has changed is seen.
+    #[inline]
+    pub(crate) fn pins(&self) -> u32 {
+        self.pins.load(Ordering::Acquire)
+    }
+
+    /// Notes such a change. The core is told apart.
+    pub(crate) fn note_pins(&self) {
+        self.pins.fetch_add(1, Ordering::Release);
+    }
+
     /// Adds a vCPU to those pinned here.
     pub(crate) fn pin(&self, id: VcpuId) {
         self.pinned.fetch_or(id.bit(), Ordering::Relaxed);
+        self.note_pins();
     }
 
     /// Removes a vCPU from those pinned here. It does not run any more.
     pub(crate) fn unpin(&self, id: VcpuId) {
         self.pinned.fetch_and(!id.bit(), Ordering::Relaxed);
         self.ready.fetch_and(!id.bit(), Ordering::Relaxed);
+        self.note_pins();
     }
 
     /// The vCPUs that want to run.

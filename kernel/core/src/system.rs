@@ -1,6 +1,6 @@
 //! All state of EL2 that outlives an exit, in one static.
 
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use penumbra_abi::{GicVersion, MAX_CPUS, MAX_VCPUS_PER_VM, MAX_VMS};
 use penumbra_trap::controls::CpuFeatures;
@@ -167,8 +167,6 @@ pub struct System {
     pub(crate) manager: Manager,
     pub(crate) audit: Mutex<AuditProgress>,
     vmid: AtomicU8,
-    /// Counts changes of what is pinned where.
-    pins: AtomicU32,
 }
 
 impl System {
@@ -189,7 +187,6 @@ impl System {
             manager: Manager::new(),
             audit: Mutex::new(AuditProgress::NONE),
             vmid: AtomicU8::new(0),
-            pins: AtomicU32::new(0),
         }
     }
 
@@ -307,11 +304,16 @@ impl System {
 
     /// Makes every core of a VM look around: the VM's state has changed.
     pub(crate) fn alert<M: PhysicalInterrupts + Core>(&self, vm: VmId, machine: &mut M) {
+        self.cores_of(vm, |cpu| self.alert_core(cpu, machine));
+    }
+
+    /// The core of each of a VM's vCPUs that is pinned.
+    fn cores_of(&self, vm: VmId, mut each: impl FnMut(CpuIndex)) {
         let count = self.vm(vm.get()).map_or(0, Vm::vcpu_count);
         for index in 0..count {
             let cpu = VcpuId::new(vm, index).and_then(|id| self.shared(id)?.core());
             if let Some(cpu) = cpu {
-                self.alert_core(cpu, machine);
+                each(cpu);
             }
         }
     }
@@ -330,15 +332,13 @@ impl System {
         self.vmid.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
-    /// How often what is pinned where has changed; not 0 once anything is.
-    #[inline]
-    pub(crate) fn pins(&self) -> u32 {
-        self.pins.load(Ordering::Acquire)
-    }
-
-    /// Notes that what is pinned where has changed. The cores are told apart.
-    pub(crate) fn note_pins(&self) {
-        self.pins.fetch_add(1, Ordering::Release);
+    /// Notes that what is trapped of a VM's vCPUs has changed. The cores are told apart.
+    pub(crate) fn note_traps(&self, vm: VmId) {
+        self.cores_of(vm, |cpu| {
+            if let Some(core) = self.core(cpu) {
+                core.note_pins();
+            }
+        });
     }
 
     /// vCPUs of which any core's hardware holds state.

@@ -160,7 +160,7 @@ pub struct Vcpu {
     pub sysregs: SysregFrame,
     /// Traps and identity.
     pub controls: Controls,
-    /// [`System::pins`] when `controls` were made; 0: never.
+    /// [`CoreShared::pins`] of its core when `controls` were made; 0: never.
     pub(crate) pins: u32,
     pub(crate) place: Option<&'static Place>,
     /// The core where it is resident.

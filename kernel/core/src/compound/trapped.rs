@@ -431,8 +431,8 @@ fn measure<M: Machine>(vcpu: &mut Vcpu, place: &'static Place, machine: &mut M) 
 
 /// Lets the cores of the vCPU's VM see that what is trapped has changed.
 pub(super) fn retrap<M: Machine>(vcpu: &Vcpu, place: &'static Place, machine: &mut M) {
-    place.system.note_pins();
     if let Some(id) = super::fault::vm_of(vcpu) {
+        place.system.note_traps(id);
         place.system.alert(id, machine);
     }
 }

@@ -277,7 +277,6 @@ pub(crate) fn pin_to(system: &System, vcpu: VcpuId, cpu: CpuIndex) {
     if let (Some(shared), Some(core)) = (system.shared(vcpu), system.core(cpu)) {
         shared.pin(cpu);
         core.pin(vcpu);
-        system.note_pins();
     }
 }
 
@@ -288,7 +287,6 @@ fn unpin(system: &System, vcpu: VcpuId) {
         .and_then(|cpu| system.core(cpu));
     if let Some(core) = core {
         core.unpin(vcpu);
-        system.note_pins();
     }
 }
 

@@ -133,7 +133,7 @@ pub(super) fn mode(
         })?;
         if done {
             // What is trapped for the sake of roots.
-            system.note_pins();
+            system.note_traps(id);
             system.alert(id, machine);
         }
         return Ok(one(done.into()));
@@ -153,7 +153,7 @@ pub(super) fn mode(
         Ok(())
     })?;
     vm.paging.forgive();
-    system.note_pins();
+    system.note_traps(id);
     system.alert(id, machine);
     Ok(one(1))
 }

@@ -54,7 +54,7 @@ pub(super) fn allow(
         });
         paging.look_again(EVERY_VCPU);
     }
-    system.note_pins();
+    system.note_traps(id);
     system.alert(id, machine);
     Ok(one(1))
 }

@@ -63,7 +63,7 @@ impl RunLoop {
         machine: &mut M,
     ) {
         self.set_deadline_of(id, NEVER);
-        let pins = self.system.pins();
+        let pins = self.core.pins();
         if vcpu.pins != pins {
             vcpu.pins = pins;
             vcpu.controls = controls::for_vcpu(self.system, self.board, id);
@@ -130,7 +130,7 @@ impl RunLoop {
 
     /// Who shares the core may have changed, and with it what is trapped.
     pub(super) fn refresh_traps<M: Machine>(&mut self, machine: &mut M) {
-        let pins = self.system.pins();
+        let pins = self.core.pins();
         if let Some(resident) = &mut self.resident
             && resident.vcpu.pins != pins
         {

@@ -2,6 +2,8 @@
 
 use penumbra_abi::Call;
 
+use penumbra_vmsa::{CpuIndex, VmId};
+
 use super::Bench;
 use super::fake::{HZ, Op, RAM};
 use crate::run_loop::SLICE_MS;
@@ -46,6 +48,32 @@ fn a_core_with_one_vcpu_is_left_alone() {
         0
     );
     assert_eq!(bench.log(vm, 0).len(), 0);
+}
+
+#[test]
+fn a_guest_made_anew_on_one_core_costs_the_others_nothing() {
+    let mut bench = Bench::new(3);
+    let vm = bench.guest(&[1]);
+    bench.steps(3);
+    let pins = |bench: &Bench| {
+        let core = |n| bench.system.core(CpuIndex::new(n, 3).unwrap()).unwrap();
+        [core(1).pins(), core(2).pins()]
+    };
+    let before = pins(&bench);
+    for _ in 0..3 {
+        let other = bench.guest(&[2]);
+        bench.steps(3);
+        bench.ok(Call::VmStop, &[other]);
+        bench.destroy(other);
+    }
+    let after = pins(&bench);
+    // Nothing that would make core 1 find out anew what it is to trap.
+    assert_eq!(after[0], before[0]);
+    assert_ne!(after[1], before[1]);
+    // A change of what is trapped of a VM's roots is told to the VM's cores alone.
+    bench.system.note_traps(VmId::new(vm, 8).unwrap());
+    assert_ne!(pins(&bench)[0], before[0]);
+    assert_eq!(pins(&bench)[1], after[1]);
 }
 
 #[test]
