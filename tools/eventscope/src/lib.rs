@@ -8,7 +8,7 @@
 //! for each level and VMID, and one for each VMID when its first instruction ran.
 //!
 //! Options: `out=FILE`; `manager=on` if the first VMID that runs at EL1 is the management
-//! partition's; `cores=1+2`: windows count what these cores ran only; `ranges=FILE`, with a line `NAME:LOW:HIGH` (hexadecimal) for each range, counts blocks that
+//! partition's; `cores=1+2`: windows count what these cores ran only; `guests=off`: code below EL2 is not counted, which beside guests that flood takes a quarter of the time; `ranges=FILE`, with a line `NAME:LOW:HIGH` (hexadecimal) for each range, counts blocks that
 //! start in `[LOW, HIGH)` apart, too; of two ranges that overlap the first one counts.
 //!
 //! `calls=on`, with `manager=on`, adds a line for each function that the manager calls by HVC, by the low byte of

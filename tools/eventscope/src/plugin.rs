@@ -22,6 +22,8 @@ struct Options {
     out: String,
     manager: bool,
     calls: bool,
+    /// Whether code below EL2 is counted.
+    guests: bool,
     /// The cores that windows count, a bit for each.
     cores: u64,
     ranges: Vec<(String, u64, u64)>,
@@ -66,6 +68,7 @@ fn parse(options: &[String]) -> Result<Options, String> {
         out: "eventscope.json".into(),
         manager: false,
         calls: false,
+        guests: true,
         cores: u64::MAX,
         ranges: Vec::new(),
     };
@@ -75,6 +78,7 @@ fn parse(options: &[String]) -> Result<Options, String> {
             "out" => parsed.out = value.into(),
             "manager" => parsed.manager = matches!(value, "on" | "true" | "yes" | ""),
             "calls" => parsed.calls = matches!(value, "on" | "true" | "yes" | ""),
+            "guests" => parsed.guests = value != "off",
             "cores" => {
                 parsed.cores = report::cores(value)
                     .ok_or(format!("eventscope: '{value}' is no list of cores"))?;
@@ -159,8 +163,13 @@ extern "C" fn translated(_id: u64, tb: *mut ffi::Tb) {
         exit: AtomicBool::new(false),
     }));
     let data = std::ptr::from_ref(block).cast_mut().cast::<c_void>();
-    // SAFETY: `tb` is valid and `data` lives for ever.
-    unsafe { ffi::qemu_plugin_register_vcpu_tb_exec_cb(tb, entered, ffi::READS_REGISTERS, data) };
+    let counted = OPTIONS.get().is_some_and(|o| o.guests) || translates_el2();
+    if counted {
+        // SAFETY: `tb` is valid and `data` lives for ever.
+        unsafe {
+            ffi::qemu_plugin_register_vcpu_tb_exec_cb(tb, entered, ffi::READS_REGISTERS, data);
+        };
+    }
     // SAFETY: `tb` is valid.
     let insns = unsafe { ffi::qemu_plugin_tb_n_insns(tb) };
     for index in 0..insns {
@@ -169,10 +178,17 @@ extern "C" fn translated(_id: u64, tb: *mut ffi::Tb) {
         let mut opcode = [0_u8; 4];
         // SAFETY: `opcode` has the four bytes that are asked for.
         unsafe { ffi::qemu_plugin_insn_data(insn, opcode.as_mut_ptr().cast(), opcode.len()) };
-        // SAFETY: `insn` is valid and `data` lives for ever.
-        unsafe {
-            ffi::qemu_plugin_register_vcpu_insn_exec_cb(insn, executed, ffi::NO_REGISTERS, data);
-        };
+        if counted {
+            // SAFETY: `insn` is valid and `data` lives for ever.
+            unsafe {
+                ffi::qemu_plugin_register_vcpu_insn_exec_cb(
+                    insn,
+                    executed,
+                    ffi::NO_REGISTERS,
+                    data,
+                );
+            };
+        }
         if report::is_hvc(u32::from_le_bytes(opcode)) && OPTIONS.get().is_some_and(|o| o.calls) {
             // SAFETY: `insn` is valid and `data` lives for ever.
             unsafe {
@@ -194,13 +210,20 @@ extern "C" fn translated(_id: u64, tb: *mut ffi::Tb) {
     }
 }
 
+/// Whether the block that is being translated is EL2's: it is translated because a core is about to run it.
+fn translates_el2() -> bool {
+    // All cores are alike, and QEMU reads the register of the one that translates.
+    read_register(0, CPSR).is_none_or(|cpsr| cpsr >> 2 & 3 >= 2)
+}
+
 fn block(data: *mut c_void) -> &'static Block {
     // SAFETY: `translated` passes blocks that live for ever, and nothing else, to its callbacks.
     unsafe { &*data.cast::<Block>() }
 }
 
 fn read_register(core: usize, index: usize) -> Option<u64> {
-    // SAFETY: all callers are within callbacks of that core that may read registers.
+    // SAFETY: all callers are within callbacks of that core that may read registers, or in `translated`, before
+    // which QEMU has brought the registers of the core that translates up to date.
     unsafe { REGISTERS.read(core, index) }
 }
 
