@@ -92,10 +92,21 @@ pub(crate) fn exit(core: usize) {
     }
 }
 
-/// Instructions of the longest stay of `core` at EL2.
-pub(crate) fn longest(core: usize) -> u64 {
-    ROWS.get(core)
-        .map_or(0, |row| row.longest.load(Ordering::Relaxed))
+/// Instructions of the longest stay at EL2 of the cores whose bits are set in `cores`, from one exit to the next, since
+/// [`forget_stays`].
+pub(crate) fn longest(cores: u64) -> u64 {
+    let rows = ROWS.iter().enumerate();
+    rows.filter(|(core, _)| cores >> core & 1 == 1)
+        .map(|(_, row)| row.longest.load(Ordering::Relaxed))
+        .max()
+        .unwrap_or(0)
+}
+
+/// Forgets the longest stays.
+pub(crate) fn forget_stays() {
+    for row in &ROWS {
+        row.longest.store(0, Ordering::Relaxed);
+    }
 }
 
 /// The place of a level and VMID, and whether the VMID is new.

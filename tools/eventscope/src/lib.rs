@@ -4,8 +4,8 @@
 //! A guest executes `HINT #(64 + t)` before and `HINT #(96 + t)` after an event of test `t` (both
 //! are unallocated hints, NOPs to the architecture). For each such window the plugin notes how many
 //! instructions ran at EL2 (and, apart, in the management partition and in all guests), on all cores together or on some. At the
-//! end of the run it writes JSON lines: one for each test, one for each core with the longest stay at EL2 from one exit on, one
-//! for each level and VMID, and one for each VMID when its first instruction ran.
+//! end of the run it writes JSON lines: one for each test, with the longest stay at EL2 from one exit to the next, too, one for
+//! each core, level and VMID, and one for each VMID when its first instruction ran.
 //!
 //! Options: `out=FILE`; `manager=on` if the first VMID that runs at EL1 is the management
 //! partition's; `cores=1+2`: windows count what these cores ran only; `guests=off`: code below EL2 is not counted, which beside guests that flood takes a quarter of the time; `ranges=FILE`, with a line `NAME:LOW:HIGH` (hexadecimal) for each range, counts blocks that

@@ -309,8 +309,9 @@ extern "C" fn marked(_core: c_uint, data: *mut c_void) {
     };
     if number >> 8 == 1 {
         test.begin(now);
+        count::forget_stays();
     } else {
-        test.end(now);
+        test.end(now, count::longest(options.cores));
     }
 }
 
@@ -355,11 +356,7 @@ extern "C" fn finished(_id: u64, _data: *mut c_void) {
         let el2 = count::of(core, count::EL2);
         let below: u64 = (0..count::EL2).map(|place| count::of(core, place)).sum();
         if el2 + below > 0 {
-            let longest = count::longest(core);
-            let _ = writeln!(
-                text,
-                "{{\"core\":{core},\"el2\":{el2},\"below\":{below},\"longest_stay\":{longest}}}"
-            );
+            let _ = writeln!(text, "{{\"core\":{core},\"el2\":{el2},\"below\":{below}}}");
         }
     }
     text.push_str(&totals("\"total\":1"));

@@ -24,6 +24,8 @@ pub(crate) struct Test {
     el2: Vec<u64>,
     manager: Vec<u64>,
     guests: Vec<u64>,
+    /// Instructions of the longest stay at EL2 in any window.
+    longest: u64,
 }
 
 impl Test {
@@ -32,9 +34,10 @@ impl Test {
         self.open = Some(now);
     }
 
-    /// Closes the window, if one is open.
-    pub(crate) fn end(&mut self, now: Moment) {
+    /// Closes the window, if one is open, in which the longest stay at EL2 was of `longest` instructions.
+    pub(crate) fn end(&mut self, now: Moment, longest: u64) {
         if let Some(before) = self.open.take() {
+            self.longest = self.longest.max(longest);
             self.el2.push(now.el2 - before.el2);
             self.manager.push(now.manager - before.manager);
             self.guests.push(now.guests - before.guests);
@@ -56,7 +59,8 @@ impl Test {
         let (manager, guests) = (middle(&self.manager)?, middle(&self.guests)?);
         let _ = write!(
             line,
-            ",\"min\":{min},\"median\":{median},\"p99\":{p99},\"max\":{max},\"manager_median\":{manager},\"guests_median\":{guests}"
+            ",\"min\":{min},\"median\":{median},\"p99\":{p99},\"max\":{max},\"manager_median\":{manager},\"guests_median\":{guests},\"longest_stay\":{}",
+            self.longest
         );
         let samples: Vec<String> = self.el2.iter().map(u64::to_string).collect();
         let _ = write!(line, ",\"samples\":[{}]}}", samples.join(","));
@@ -173,11 +177,11 @@ mod tests {
             manager,
             guests,
         };
-        test.end(moment(5, 0, 0));
+        test.end(moment(5, 0, 0), 9);
         assert_eq!(test.line(3), None);
-        for value in [10, 30, 20] {
+        for (value, longest) in [(10, 4), (30, 8), (20, 7)] {
             test.begin(moment(100, 7, 1000));
-            test.end(moment(100 + value, 8, 1003));
+            test.end(moment(100 + value, 8, 1003), longest);
         }
         let line = test.line(3).unwrap();
         assert!(
@@ -185,7 +189,7 @@ mod tests {
             "{line}"
         );
         assert!(
-            line.ends_with("\"manager_median\":1,\"guests_median\":3,\"samples\":[10,30,20]}"),
+            line.ends_with("\"manager_median\":1,\"guests_median\":3,\"longest_stay\":8,\"samples\":[10,30,20]}"),
             "{line}"
         );
     }
