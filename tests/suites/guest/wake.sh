@@ -3,6 +3,7 @@
 # bench.wakeups=COUNT.
 set -- $(sed -n 's/.*bench\.wakeups=\([0-9]*\).*/\1/p' /proc/cmdline)
 [ -n "$1" ] || exit 0
+echo "bench: begins"
 /bin/walkload 1 wake "$1" 1000
 echo "bench: done"
 poweroff -f

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::bench_floods::{self, WORST};
 use crate::bench_reset;
 use crate::board::Board;
 use crate::peers::{EVENTS, Event, PEERS};
@@ -28,11 +29,19 @@ pub(crate) struct Counts {
     pub(crate) calls: BTreeMap<(String, u64), Value>,
     /// Totals when each VMID first ran, in order.
     pub(crate) firsts: Vec<Value>,
+    /// Lines of cores, by number.
+    pub(crate) cores: BTreeMap<u64, Value>,
     pub(crate) total: Value,
 }
 
 impl Counts {
-    fn read(path: &Path) -> Result<Self, String> {
+    /// A figure of a core, 0 if it did not run.
+    pub(crate) fn of_core(&self, core: usize, key: &str) -> u64 {
+        let line = u64::try_from(core).ok().and_then(|n| self.cores.get(&n));
+        line.and_then(|line| number(line, key)).unwrap_or(0)
+    }
+
+    pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let text = fs::read_to_string(path)
             .map_err(|error| format!("eventscope wrote nothing: {error}"))?;
         let mut counts = Self::default();
@@ -43,6 +52,8 @@ impl Counts {
                 counts.tests.insert(test, value);
             } else if value.get("first").is_some() {
                 counts.firsts.push(value);
+            } else if let Some(core) = number(&value, "core") {
+                counts.cores.insert(core, value);
             } else if value.get("total").is_some() {
                 counts.total = value;
             } else if let Some((what, number)) = call(&value) {
@@ -106,31 +117,53 @@ pub(crate) fn start(
     cores: u8,
     ranges: &[String],
 ) -> Result<(Board, PathBuf), String> {
-    start_with(w, name, toml, (gic, cores), (ranges, ""))
+    start_with(w, name, toml, gic, cores, &ranges_option(w, name, ranges)?)
 }
 
-/// The same with further options of eventscope's.
+/// The option of eventscope that names code to be counted apart; empty without any.
+pub(crate) fn ranges_option(w: &Workshop, name: &str, ranges: &[String]) -> Result<String, String> {
+    if ranges.is_empty() {
+        return Ok(String::new());
+    }
+    let file = w.file(&format!("{name}.ranges"));
+    fs::write(&file, ranges.join("\n"))
+        .map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+    Ok(format!(",ranges={}", file.display()))
+}
+
+/// As [`start`], with options of eventscope, each after a comma.
 pub(crate) fn start_with(
     w: &Workshop,
     name: &str,
     toml: &str,
-    (gic, cores): (u8, u8),
-    (ranges, options): (&[String], &str),
+    gic: u8,
+    cores: u8,
+    options: &str,
 ) -> Result<(Board, PathBuf), String> {
+    let (arguments, out) = arguments(w, name, options)?;
+    let setup = Setup {
+        gic,
+        cores,
+        arguments,
+        ..Setup::default()
+    };
+    Ok((w.boot(name, toml, &setup)?, out))
+}
+
+/// QEMU's arguments for a run under eventscope, and the file that it will write.
+pub(crate) fn arguments(
+    w: &Workshop,
+    name: &str,
+    options: &str,
+) -> Result<(Vec<String>, PathBuf), String> {
     let out = w.file(&format!("{name}.json"));
     // What an earlier run left there is not this run's.
     let _ = fs::remove_file(&out);
-    let mut option = format!(
+    let option = format!(
         "{},out={},manager=on{options}",
         plugin(w)?.display(),
         out.display()
     );
-    if !ranges.is_empty() {
-        let file = w.file(&format!("{name}.ranges"));
-        fs::write(&file, ranges.join("\n"))
-            .map_err(|error| format!("cannot write {}: {error}", file.display()))?;
-        option += &format!(",ranges={}", file.display());
-    }
     let arguments = [
         "-icount",
         "shift=0,sleep=off",
@@ -143,13 +176,7 @@ pub(crate) fn start_with(
         "-d",
         "plugin",
     ];
-    let setup = Setup {
-        gic,
-        cores,
-        arguments: arguments.map(str::to_owned).to_vec(),
-        ..Setup::default()
-    };
-    Ok((w.boot(name, toml, &setup)?, out))
+    Ok((arguments.map(str::to_owned).to_vec(), out))
 }
 
 /// Waits until the board is off, and reads what eventscope wrote.
@@ -171,8 +198,38 @@ fn single(w: &Workshop, gic: u8) -> Result<Counts, String> {
     count(w, &format!("events-gicv{gic}"), &toml, gic, 3, &[])
 }
 
+/// The same beside two guests that flood EL2 and the manager from cores of their own: what runs on the measured guests'
+/// cores counts.
+fn crowded(w: &Workshop) -> Result<Counts, String> {
+    let mut counts = bench_floods::crowded(w, "events-crowded", 3, 50, &WORST)?;
+    let flood = bench_floods::flood(w, 2, WORST[0]);
+    let (mut board, out) = start_with(
+        w,
+        "switches-crowded",
+        &(switching(w) + &flood),
+        3,
+        3,
+        ",cores=1,guests=off",
+    )?;
+    board.expect("events: done", LIMIT)?;
+    bench_floods::switch_off(&mut board)?;
+    counts.tests.append(&mut finish(board, &out)?.tests);
+    Ok(counts)
+}
+
 /// Two guests on one core: one waits for its timer, the other always runs.
 fn switches(w: &Workshop, gic: u8) -> Result<Counts, String> {
+    count(
+        w,
+        &format!("switches-gicv{gic}"),
+        &switching(w),
+        gic,
+        2,
+        &[],
+    )
+}
+
+fn switching(w: &Workshop) -> String {
     let payload = w.payload("events");
     let mut toml = String::new();
     for (name, role) in [("events", "only-switch n=50"), ("partner", "role=partner")] {
@@ -182,18 +239,18 @@ fn switches(w: &Workshop, gic: u8) -> Result<Counts, String> {
             payload.display()
         );
     }
-    count(w, &format!("switches-gicv{gic}"), &toml, gic, 2, &[])
+    toml
 }
 
 /// One event's figures with one interrupt controller.
-#[derive(Clone, Copy, Debug)]
-struct Figure {
-    median: u64,
-    min: u64,
-    p99: u64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Figure {
+    pub(crate) median: u64,
+    pub(crate) min: u64,
+    pub(crate) p99: u64,
 }
 
-fn figure(counts: &Counts, event: &Event) -> Option<Figure> {
+pub(crate) fn figure(counts: &Counts, event: &Event) -> Option<Figure> {
     let value = counts.tests.get(&event.test)?;
     let get = |key| number(value, key).map(|n| n / event.times);
     Some(Figure {
@@ -212,8 +269,9 @@ pub fn events(w: &Workshop) -> Result<bool, String> {
     for gic in [3, 2] {
         let mut counts = single(w, gic)?;
         counts.tests.append(&mut switches(w, gic)?.tests);
-        columns.push((gic, counts));
+        columns.push((format!("gicv{gic}"), counts));
     }
+    columns.push(("gicv3-crowded".into(), crowded(w)?));
     let mut rows = Vec::new();
     println!(
         "Instructions outside the guest for each event (median of 200; QEMU virt, cortex-a72).\n"
@@ -222,9 +280,9 @@ pub fn events(w: &Workshop) -> Result<bool, String> {
     for peer in PEERS {
         print!(" {peer:>6} |");
     }
-    println!(" Penumbra | min..p99 | to reach |  GICv2 |");
+    println!(" Penumbra | min..p99 | to reach |  GICv2 | crowded |");
     println!(
-        "|{:-<29}|{}---------:|---------:|---------:|-------:|",
+        "|{:-<29}|{}---------:|---------:|---------:|-------:|--------:|",
         "",
         "-------:|".repeat(5)
     );
@@ -238,7 +296,7 @@ pub fn events(w: &Workshop) -> Result<bool, String> {
             .map(|(_, counts)| figure(counts, event))
             .collect();
         let text = |f: Option<Figure>| f.map_or("-".into(), |f| f.median.to_string());
-        let [v3, v2] = figures.as_slice() else {
+        let [v3, v2, crowded] = figures.as_slice() else {
             continue;
         };
         let spread = v3.map_or("-".into(), |f| format!("{}..{}", f.min, f.p99));
@@ -248,17 +306,18 @@ pub fn events(w: &Workshop) -> Result<bool, String> {
             _ => "",
         };
         println!(
-            " {:>8} | {spread} | {:>8} | {:>6} |",
+            " {:>8} | {spread} | {:>8} | {:>6} | {:>7} |",
             text(*v3) + over,
             limit,
-            text(*v2)
+            text(*v2),
+            text(*crowded)
         );
-        for ((gic, _), figure) in columns.iter().zip(&figures) {
+        for ((column, _), figure) in columns.iter().zip(&figures) {
             if let Some(figure) = figure {
                 // The figures to reach are those of GICv3.
-                let limit = event.limit.filter(|_| *gic == 3);
+                let limit = event.limit.filter(|_| column.starts_with("gicv3"));
                 rows.push(row(
-                    &format!("{}-gicv{gic}", event.case),
+                    &format!("{}-{column}", event.case),
                     "median",
                     figure.median,
                     limit,
@@ -266,7 +325,10 @@ pub fn events(w: &Workshop) -> Result<bool, String> {
             }
         }
     }
-    println!("\n! more than the figure to reach. Peers: GICv3 only, measured with the same guest.");
+    println!(
+        "\n! more than the figure to reach. Peers: GICv3 only, measured with the same guest. crowded: GICv3, median of 50,\n\
+         beside two guests that flood from cores of their own (the switch: beside one)."
+    );
     write(w, "events", &rows)?;
     Ok(true)
 }

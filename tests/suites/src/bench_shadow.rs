@@ -176,7 +176,8 @@ fn shadowed(w: &Workshop, ranges: &[String], table: &mut Table) -> Result<(), St
             w.payload("shadowed").display()
         );
         let name = format!("paging-events-{case}");
-        let (mut board, out) = bench::start_with(w, &name, &toml, (3, 2), (ranges, ",calls=on"))?;
+        let options = bench::ranges_option(w, &name, ranges)? + ",calls=on";
+        let (mut board, out) = bench::start_with(w, &name, &toml, 3, 2, &options)?;
         board.expect("0 failed", LIMIT)?;
         let shown = show(&mut board, "shadowed")?;
         board.send("poweroff now")?;
@@ -234,7 +235,8 @@ fn moved(w: &Workshop, ranges: &[String], table: &mut Table) -> Result<String, S
         w.walkload_initramfs(name)?.display()
     );
     let (bytes, seconds) = PROCESS;
-    let (mut board, out) = bench::start_with(w, name, &toml, (3, 1), (ranges, ",calls=on"))?;
+    let options = bench::ranges_option(w, name, ranges)? + ",calls=on";
+    let (mut board, out) = bench::start_with(w, name, &toml, 3, 1, &options)?;
     board.expect("# ", LIMIT)?;
     board.send(&format!(
         "sleep 20; walkload 0 check {bytes} {seconds} /tmp/stop small &"
@@ -257,8 +259,8 @@ fn moved(w: &Workshop, ranges: &[String], table: &mut Table) -> Result<String, S
             continue;
         };
         work.push((all - copied - cached) / pages);
-        copy.push(copied / pages);
-        cache.push(cached / pages);
+        copy.push(*copied / pages);
+        cache.push(*cached / pages);
     }
     table.add(
         ("move-page", "move a page, without the next two rows"),

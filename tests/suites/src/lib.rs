@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod bench_floods;
 pub mod bench_paging;
 pub mod bench_reset;
 pub mod bench_shadow;

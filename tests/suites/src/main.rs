@@ -5,10 +5,12 @@ use std::process::ExitCode;
 
 use penumbra_suites::case::{Case, run_all};
 use penumbra_suites::workshop::Workshop;
-use penumbra_suites::{bench, bench_paging, bench_reset, bench_shadow, bench_wakeups, cases};
+use penumbra_suites::{
+    bench, bench_floods, bench_paging, bench_reset, bench_shadow, bench_wakeups, cases,
+};
 
 const USAGE: &str = "usage: penumbra-suites quick | full | list | one NAME... | soak RESTARTS KILLS | soak-paging MINUTES
-       penumbra-suites bench-events | bench-boot | bench-reset | bench-paging | bench-paging-events | bench-wakeups
+       penumbra-suites bench-events | bench-floods | bench-boot | bench-reset | bench-paging | bench-paging-events | bench-wakeups
 NAME may be the beginning of names.";
 
 fn main() -> ExitCode {
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         ["bench-reset"] => measure(bench_reset::reset),
         ["bench-paging"] => measure(bench_paging::paging),
         ["bench-paging-events"] => measure(bench_shadow::paging_events),
+        ["bench-floods"] => measure(bench_floods::floods),
         ["bench-wakeups"] => measure(bench_wakeups::wakeups),
         _ => usage(),
     }

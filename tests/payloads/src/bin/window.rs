@@ -1,17 +1,17 @@
 //! A guest on a core with a schedule: measures its windows, or is a nuisance to the others.
 //!
-//! `meter frame_us=F window_us=W`: spins, takes each gap in its time for the begin of a window, and checks
+//! `meter frame_us=F window_us=W [windows=N]`: spins, takes each gap in its time for the begin of a window, and checks
 //! that windows begin a frame apart and have their length. `hog`: exits all the time, with interrupts
-//! masked, for ever.
+//! masked, for ever. The measured windows lie between the markers of eventscope's test 0.
 #![no_std]
 #![no_main]
 
-use payload::println;
 use payload::rt::{check, fdt, io, layout, time};
+use payload::{insn, println};
 
 payload::entry!(main);
 
-/// Windows that are looked at.
+/// Windows that are looked at, if the command line does not say.
 const WINDOWS: u64 = 40;
 /// How far from each other two windows may begin, less their frames, in microseconds: a switch between
 /// two guests takes 800 instructions at most, which here are less than one.
@@ -51,7 +51,9 @@ fn meter(frame: u64, window: u64) {
     let mut begun = first;
     let (mut early, mut late) = (0, 0);
     let (mut shortest, mut longest) = (u64::MAX, 0);
-    for n in 1..=WINDOWS {
+    insn!("hint #64");
+    let windows = fdt::number("windows").unwrap_or(WINDOWS);
+    for n in 1..=windows {
         let (left, back) = gap(least);
         let length = left - begun;
         shortest = shortest.min(length);
@@ -61,9 +63,10 @@ fn meter(frame: u64, window: u64) {
         early = early.max(due.saturating_sub(back));
         begun = back;
     }
+    insn!("hint #96");
     let spread = early + late;
     println!(
-        "window: begins spread {spread} ticks over {WINDOWS} frames; {shortest} to {longest} ticks long"
+        "window: begins spread {spread} ticks over {windows} frames; {shortest} to {longest} ticks long"
     );
     check::that("window.spread", spread <= time::ticks(SPREAD_US), spread);
     let slack = 2 * time::ticks(SPREAD_US);

@@ -2,6 +2,7 @@
 
 mod crash;
 mod devices;
+mod flood;
 mod linux;
 mod lives;
 mod negative;
@@ -24,6 +25,7 @@ use crate::case::Case;
 
 pub use lives::soak;
 pub use paging_storm::soak as soak_paging;
+pub(crate) use schedule::beside;
 
 /// Every test, the quick ones first.
 #[must_use]
@@ -33,6 +35,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(payload::cases());
     cases.extend(crash::cases());
     cases.extend(schedule::cases());
+    cases.extend(flood::cases());
     cases.extend(refused::cases());
     cases.extend(devices::cases());
     cases.extend(linux::cases());

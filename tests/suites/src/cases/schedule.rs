@@ -31,65 +31,102 @@ fn setup(gic: u8) -> Setup {
     }
 }
 
+/// Microseconds that a window may begin late: a thousand instructions each.
+const LATE_US: f64 = 2.5;
+
 /// A guest that measures its windows beside one that exits all the time. The counter counts instructions.
 pub(super) fn hog(w: &Workshop, name: &str, setup: &Setup) -> Result<(), String> {
-    let kernel = w.payload("window");
-    let keys = |cmdline: &str| {
-        format!(
-            "payload = \"flat\"\ncores = [1]\ncmdline = \"{cmdline}\"\nkernel = \"{}\"",
-            kernel.display()
-        )
-    };
-    let meter = keys("meter frame_us=10000 window_us=2000");
-    let schedule = "[[schedule]]\ncore = 1\nframe_us = 10000\nwindows = [\
-                    {guest = \"hog\", us = 7500}, {guest = \"meter\", us = 2000}]\n";
-    let toml =
-        guest("meter", 1, "16 MiB", &meter) + &guest("hog", 1, "16 MiB", &keys("hog")) + schedule;
+    let hog = format!(
+        "payload = \"flat\"\ncores = [1]\nmemory = \"16 MiB\"\nkernel = \"{}\"\ncmdline = \"hog\"\n",
+        w.payload("window").display()
+    );
     let setup = Setup {
         arguments: ["-icount", "shift=0,sleep=off"].map(String::from).into(),
         ..setup.clone()
     };
-    let mut board = w.boot(name, &toml, &setup)?;
-    let console = board.until(" passed, ", LIMIT)?;
-    board.expect("0 failed", LIMIT)?;
-    let failures: Vec<&str> = console.lines().filter(|l| l.contains("FAIL ")).collect();
-    if !failures.is_empty() {
-        return Err(failures.join("; "));
+    let windows = beside(w, name, &setup, (&hog, "window: hog"), 40)?;
+    println!("{}", windows.said);
+    println!("late by us (least, average, most): {:?}", windows.late_us);
+    if !windows.failures.is_empty() {
+        return Err(windows.failures.join("; "));
     }
-    let measured = console.lines().find(|line| line.contains("window: begins"));
-    println!("{}", measured.unwrap_or_default().trim());
-    for wanted in ["window: hog", "window: begins spread"] {
-        if !console.contains(wanted) {
-            return Err(format!("\"{wanted}\" is not said"));
+    match windows.late_us {
+        [least, average, most]
+            if least <= average && average <= most && most > 0.0 && most <= LATE_US =>
+        {
+            Ok(())
         }
+        late => Err(format!("late by {late:?}, not up to {LATE_US} us")),
     }
-    shown(&mut board)?;
-    board.send("poweroff now")?;
-    board.off(LIMIT).map(drop)
 }
 
-/// Microseconds that a window may begin late: a thousand instructions each.
-const LATE_US: f64 = 2.5;
+/// What was measured of a guest's windows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Windows {
+    /// The guest's own words: how far from each other they began, and how long they were.
+    pub(crate) said: String,
+    /// What the guest did not find as the schedule has it.
+    pub(crate) failures: Vec<String>,
+    /// Late to begin, in microseconds, as EL2 counts and the shell shows: the least, average, most.
+    pub(crate) late_us: [f64; 3],
+}
+
+/// A guest that measures so many of its windows beside another on its core, the rest of whose table in the scenario is `other` and whose
+/// console says `begun` before the measurement is over.
+///
+/// # Errors
+/// The guest or the shell does not say what is expected.
+pub(crate) fn beside(
+    w: &Workshop,
+    name: &str,
+    setup: &Setup,
+    (other, begun): (&str, &str),
+    windows: u8,
+) -> Result<Windows, String> {
+    let meter = format!(
+        "payload = \"flat\"\ncores = [1]\ncmdline = \"meter frame_us=10000 window_us=2000 windows={windows}\"\nkernel = \"{}\"",
+        w.payload("window").display()
+    );
+    let toml = guest("meter", 1, "16 MiB", &meter)
+        + "[[guest]]\nname = \"hog\"\nvcpus = 1\n"
+        + other
+        + "[[schedule]]\ncore = 1\nframe_us = 10000\nwindows = [\
+           {guest = \"hog\", us = 7500}, {guest = \"meter\", us = 2000}]\n";
+    let mut board = w.boot(name, &toml, setup)?;
+    let console = board.until(" passed, ", LIMIT)?;
+    board.expect(" failed", LIMIT)?;
+    if !console.contains(begun) {
+        return Err(format!("\"{begun}\" is not said"));
+    }
+    let said = |what| {
+        let lines = console.lines().filter(move |line| line.contains(what));
+        lines.map(|line| line.trim_start_matches("meter| ").trim().to_owned())
+    };
+    let measured = said("window: begins spread").next();
+    let mut windows = Windows {
+        said: measured.ok_or("the windows are not measured")?,
+        failures: said("FAIL ").collect(),
+        ..Windows::default()
+    };
+    windows.late_us = shown(&mut board)?;
+    board.send("poweroff now")?;
+    board.off(LIMIT)?;
+    Ok(windows)
+}
 
 /// What EL2 has counted of the meter's windows beside the hog, and the shell shows.
-fn shown(board: &mut Board) -> Result<(), String> {
+fn shown(board: &mut Board) -> Result<[f64; 3], String> {
     board.send("\x1ds")?;
     board.expect("penumbra> ", LIMIT)?;
     board.send("schedule")?;
     board.expect("7500       2000  meter ", LIMIT)?;
     let line = board.until("nobody", LIMIT)?;
     let line = line.lines().next().unwrap_or_default().trim();
-    println!("meter's windows: begun, late by us (least, average, most): {line}");
     let figures = line.split_once(' ').map_or("", |(_, figures)| figures);
     let late: Result<Vec<f64>, _> = figures.split(',').map(|us| us.trim().parse()).collect();
-    match late.as_deref() {
-        Ok([least, average, most])
-            if least <= average && average <= most && *most > 0.0 && *most <= LATE_US =>
-        {
-            Ok(())
-        }
-        _ => Err(format!("not three figures up to {LATE_US} us: {line}")),
-    }
+    late.ok()
+        .and_then(|late| late.try_into().ok())
+        .ok_or_else(|| format!("not three figures: {line}"))
 }
 
 /// Two Linux guests in the windows of one core, and the manager in those of core 0.
