@@ -195,7 +195,13 @@ fn single(w: &Workshop, gic: u8) -> Result<Counts, String> {
          kernel = \"{}\"\ncmdline = \"n=200\"\n",
         w.payload("events").display()
     );
-    count(w, &format!("events-gicv{gic}"), &toml, gic, 3, &[])
+    el2(w, &format!("events-gicv{gic}"), &toml, gic, 3)
+}
+
+/// Runs a scenario until the board is off, and counts EL2 alone.
+fn el2(w: &Workshop, name: &str, toml: &str, gic: u8, cores: u8) -> Result<Counts, String> {
+    let (board, out) = start_with(w, name, toml, gic, cores, ",guests=off")?;
+    finish(board, &out)
 }
 
 /// The same beside two guests that flood EL2 and the manager from cores of their own: what runs on the measured guests'
@@ -219,14 +225,7 @@ fn crowded(w: &Workshop) -> Result<Counts, String> {
 
 /// Two guests on one core: one waits for its timer, the other always runs.
 fn switches(w: &Workshop, gic: u8) -> Result<Counts, String> {
-    count(
-        w,
-        &format!("switches-gicv{gic}"),
-        &switching(w),
-        gic,
-        2,
-        &[],
-    )
+    el2(w, &format!("switches-gicv{gic}"), &switching(w), gic, 2)
 }
 
 fn switching(w: &Workshop) -> String {

@@ -16,10 +16,11 @@ use crate::workshop::Workshop;
 
 /// What the guest runs.
 const SCRIPT: &str = include_str!("../guest/wake.sh");
-/// Wake-ups.
+/// Wake-ups alone, and beside floods, where each takes much longer to count.
 const WAKE_UPS: usize = 2000;
+const FLOODED: usize = 300;
 /// When the floods begin, in milliseconds after the board's reset: before the first wake-up, which is looked at.
-const FLOOD_MS: u64 = 500;
+const FLOOD_MS: u64 = 800;
 /// The marker of the windows.
 const TEST: u64 = 1;
 /// Instructions of the worst wake-up at most.
@@ -84,9 +85,10 @@ fn distribution(line: &Value) -> String {
 }
 
 fn run(w: &Workshop, gic: u8, floods: bool) -> Result<Counts, String> {
+    let count = if floods { FLOODED } else { WAKE_UPS };
     let mut toml = format!(
         "[[guest]]\nname = \"rt\"\nvcpus = 1\ncores = [1]\nmemory = \"256 MiB\"\nkernel = \"{}\"\n\
-         initrd = \"{}\"\ncmdline = \"console=ttyAMA0 quiet nokaslr bench.wakeups={WAKE_UPS}\"\n",
+         initrd = \"{}\"\ncmdline = \"console=ttyAMA0 quiet nokaslr bench.wakeups={count}\"\n",
         w.cached("linux-rt/vmlinuz").display(),
         w.file("wakeups-initramfs.gz").display()
     );
