@@ -241,6 +241,16 @@ fn switching(w: &Workshop) -> String {
     toml
 }
 
+/// A guest whose roots are trapped. `shadow` is the mode in which the manager does that without a trial.
+fn roots(w: &Workshop, gic: u8) -> Result<Counts, String> {
+    let toml = format!(
+        "[[guest]]\nname = \"roots\"\nvcpus = 1\ncores = [1]\nmemory = \"64 MiB\"\npaging = \"shadow\"\n\
+         kernel = \"{}\"\ncmdline = \"n=200 only-measure\"\n",
+        w.payload("roots").display()
+    );
+    count(w, &format!("roots-gicv{gic}"), &toml, gic, 2, &[])
+}
+
 /// One event's figures with one interrupt controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Figure {
@@ -268,6 +278,7 @@ pub fn events(w: &Workshop) -> Result<bool, String> {
     for gic in [3, 2] {
         let mut counts = single(w, gic)?;
         counts.tests.append(&mut switches(w, gic)?.tests);
+        counts.tests.append(&mut roots(w, gic)?.tests);
         columns.push((format!("gicv{gic}"), counts));
     }
     columns.push(("gicv3-crowded".into(), crowded(w)?));

@@ -53,7 +53,7 @@ const fn some(figure: u64) -> Option<u64> {
 }
 
 /// The rows, in the order of the table.
-pub const EVENTS: [Event; 22] = [
+pub const EVENTS: [Event; 24] = [
     event(0, "null window", "null", [Some(0); 5], None),
     event(
         1,
@@ -110,6 +110,20 @@ pub const EVENTS: [Event; 22] = [
         "read-pmcr",
         all([433, 1859, 0, 0, 0]),
         Some(100),
+    ),
+    event(
+        28,
+        "write TTBR0_EL1, root known",
+        "write-ttbr0-known",
+        [None; 5],
+        Some(60),
+    ),
+    event(
+        29,
+        "write TTBR1_EL1, other ASID",
+        "write-ttbr1-asid",
+        [None; 5],
+        Some(60),
     ),
     event(
         24,

@@ -10,6 +10,7 @@ mod operator;
 mod paging;
 mod paging_attack;
 mod paging_load;
+mod paging_roots;
 mod paging_storm;
 mod paging_user;
 mod partitions;
@@ -49,6 +50,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(rpi4_suites::cases());
     cases.extend(paging_load::cases());
     cases.extend(paging_storm::cases());
+    cases.extend(paging_roots::cases());
     cases.extend(paging_user::cases());
     cases.extend(paging_attack::cases());
     cases.sort_by_key(|case| !case.quick);

@@ -23,6 +23,7 @@ const STORM: &str = "while :; do seq 50 | sort -r | wc -l >/dev/null; done &";
 #[derive(Clone, Copy, Debug)]
 struct Point {
     gic: u8,
+    cpu: &'static str,
     vcpus: u8,
     backing: &'static str,
     /// What is used: a mapped file of a tmpfs, or anonymous memory.
@@ -35,6 +36,7 @@ struct Point {
 pub(super) fn cases() -> Vec<Case> {
     let quick = Point {
         gic: 3,
+        cpu: "cortex-a72",
         vcpus: 2,
         backing: "thin",
         file: false,
@@ -42,13 +44,16 @@ pub(super) fn cases() -> Vec<Case> {
         storm: false,
     };
     let mut cases = vec![case(true, quick)];
-    for (gic, vcpus, backing, file, mib, storm) in [
-        (3, 1, "thin", true, 64, false),
-        (2, 2, "thin", false, 64, true),
-        (3, 4, "thin", true, 64, true),
+    for (gic, cpu, vcpus, backing, file, mib, storm) in [
+        (3, "cortex-a72", 1, "thin", true, 64, false),
+        (2, "cortex-a72", 2, "thin", false, 64, true),
+        (3, "cortex-a72", 4, "thin", true, 64, true),
+        // FEAT_FGT: only roots and what they depend on are trapped.
+        (3, "max", 2, "thin", false, 16, false),
     ] {
         let point = Point {
             gic,
+            cpu,
             vcpus,
             backing,
             file,
@@ -129,7 +134,11 @@ fn case(quick: bool, point: Point) -> Case {
     } = point;
     let what = if file { "file" } else { "anon" };
     let storm = if storm { "-storm" } else { "" };
-    let name = format!("compound-user-{what}{mib}-gicv{gic}-{vcpus}vcpu-{backing}{storm}");
+    let cpu = match point.cpu {
+        "cortex-a72" => String::new(),
+        cpu => format!("-{cpu}"),
+    };
+    let name = format!("compound-user-{what}{mib}-gicv{gic}-{vcpus}vcpu-{backing}{storm}{cpu}");
     let own = name.clone();
     Case::new(name, quick, move |w| reader(w, &own, point))
 }
@@ -137,6 +146,7 @@ fn case(quick: bool, point: Point) -> Case {
 fn reader(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
     let Point {
         gic,
+        cpu,
         vcpus,
         backing,
         file,
@@ -146,6 +156,7 @@ fn reader(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
     let toml = guest("linux", vcpus, "512 MiB", &settings(w, name, backing)?);
     let setup = Setup {
         gic,
+        cpu,
         ram_mib: 2048,
         ..Setup::default()
     };
