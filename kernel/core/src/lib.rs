@@ -45,6 +45,7 @@ pub mod vgic;
 mod vm;
 mod watchdog;
 
+pub use compound::vectors;
 pub use machine::Machine;
 pub use system::{BootFacts, Clock, PaRange, System};
 pub use vcpu::Vcpu;

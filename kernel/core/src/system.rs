@@ -262,9 +262,11 @@ impl System {
 
     #[cold]
     fn make_place(&'static self, id: VcpuId, once: &'static Once<Place>) -> Option<&'static Place> {
+        let vm = self.vm(id.vm())?;
         let place = Place {
             system: self,
-            vm: self.vm(id.vm())?,
+            vm,
+            generation: vm.paging.generation_cell(),
             shared: self.shared(id)?,
             board: self.board()?,
         };

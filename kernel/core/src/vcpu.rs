@@ -1,7 +1,7 @@
 //! A virtual processor: what the hardware holds of it while it runs, what is kept of it while it
 //! does not, and the little that other cores may see of it at any time.
 
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use penumbra_abi::{MAX_CPUS, MAX_VCPUS_PER_VM, MAX_VMS};
 use penumbra_vmsa::{CpuIndex, VmId};
@@ -145,6 +145,8 @@ pub enum Left {
 pub struct Place {
     pub(crate) system: &'static System,
     pub(crate) vm: &'static Vm,
+    /// The present generation of its roots: the vectors read it.
+    pub(crate) generation: &'static AtomicU32,
     pub(crate) shared: &'static VcpuShared,
     pub(crate) board: &'static BoardState,
 }
@@ -332,6 +334,10 @@ const REQUESTED: u8 = 2;
 const ON: u8 = 3;
 
 impl VcpuShared {
+    /// Where [`Counter::RootTraps`] is, in bytes.
+    pub(crate) const ROOT_TRAPS: usize =
+        core::mem::offset_of!(Self, counters) + 8 * Counter::RootTraps as usize;
+
     /// Off and not pinned: all zero.
     #[must_use]
     pub const fn new() -> Self {

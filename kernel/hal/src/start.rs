@@ -5,6 +5,7 @@ use core::mem::{offset_of, size_of};
 
 use penumbra_core::exit::Next;
 use penumbra_core::machine::ExitKind;
+use penumbra_core::vectors;
 
 use crate::el2_map::EarlyTables;
 use crate::image::STACK_STRIDE;
@@ -26,6 +27,21 @@ global_asm!(
     EXIT_SERROR = const ExitKind::Serror as u64,
     ESR_ABORT_BIT = const 31, // of the exception class: aborts, and what has no register
     ISS_SRT_HIGH_BIT = const 20, // of the number of the register that an access moves
+    ROOT_CANDIDATE_BIT = const vectors::CANDIDATE_BIT,
+    TTBR0_WRITE = const vectors::TTBR0_WRITE,
+    HIGH_HALF_BIT = const vectors::HIGH_HALF_BIT,
+    RT_SHIFT = const vectors::RT_SHIFT,
+    VCPU_PLACE = const vectors::VCPU_PLACE,
+    VCPU_ROOTS = const vectors::VCPU_ROOTS,
+    PLACE_GENERATION = const vectors::PLACE_GENERATION,
+    PLACE_SHARED = const vectors::PLACE_SHARED,
+    ROOT_TRAPS = const vectors::ROOT_TRAPS,
+    GENERATION = const vectors::GENERATION,
+    KNOWN = const vectors::KNOWN,
+    KNOWN_SHIFT = const vectors::KNOWN_SHIFT,
+    KNOWN_BITS = const vectors::KNOWN_BITS,
+    LOOK_BIT = const vectors::LOOK_BIT,
+    WINDOW = const vectors::WINDOW,
     NEXT_FAST = const Next::Fast as u32,
     NEXT_ENTER_BIT = const (Next::Enter as u32).trailing_zeros(),
     NEXT_RUN_LOOP_BIT = const (Next::RunLoop as u32).trailing_zeros(),

@@ -15,6 +15,12 @@
     b       .Lepitaph
 .endm
 
+.macro leave
+    eret
+    dsb     nsh                             // no speculation past ERET
+    isb
+.endm
+
 // Saves X0 to X17; X0 = vCPU, X1 = the hal's core.
 .macro save_arguments
     stp     x0, x1, [sp]
@@ -42,9 +48,7 @@
     ldp     x14, x15, [x0, #(8 * 14)]
     ldp     x16, x17, [x0, #(8 * 16)]
     ldp     x0, x1, [x0]
-    eret
-    dsb     nsh                             // no speculation past ERET
-    isb
+    leave
 .endm
 
 // Saves X18 to X30 in the vCPU at X0.
@@ -69,23 +73,36 @@
     ldr     x18, [\vcpu, #(8 * 18)]
 .endm
 
-// Tries the short answer, which leaves X19 to X29 where they are.
-.macro answer, kind, function
+// Tries the short answer, which leaves X19 to X29 where they are. If there is none: on at \otherwise with W0 = a Next.
+.macro answer, function, otherwise
     stp     x18, x30, [sp]
     bl      \function                       // -> W0: a Next
     ldp     x18, x30, [sp]
-    tbz     w0, #{NEXT_ENTER_BIT}, 1f
+    tbz     w0, #{NEXT_ENTER_BIT}, \otherwise
     ldr     x0, [sp, #16]
     enter_arguments
-1:  mov     x2, #\kind
-    b       .Lexit
 .endm
 
-// A slot holds 32 instructions.
-.macro lower, where
+// A slot holds 32 instructions: these are all of them.
+.macro lower_synchronous
 .balign 128
     save_arguments
-    b       \where
+    mrs     x2, esr_el2
+    tbnz    w2, #{ESR_ABORT_BIT}, .Labort
+    tbnz    w2, #{ROOT_CANDIDATE_BIT}, .Lroot
+    answer  penumbra_first_synchronous, .Lsync_left
+.endm
+
+.macro lower_interrupt
+.balign 128
+    save_arguments
+    answer  penumbra_first_interrupt, .Lirq_left
+.endm
+
+.macro lower_serror
+.balign 128
+    save_arguments
+    b       .Lserror
 .endm
 
 .balign 2048
@@ -99,24 +116,19 @@ penumbra_vectors:
     current_level 5
     current_level 6
     current_level 7
-    lower   .Lsync                          // lower EL, AArch64
-    lower   .Lirq
-    lower   .Lirq                           // FIQ: nothing is routed here, taken as an interrupt
-    lower   .Lserror
-    lower   .Lsync                          // lower EL, AArch32 (EL0 programs only)
-    lower   .Lirq
-    lower   .Lirq
-    lower   .Lserror
+    lower_synchronous                       // lower EL, AArch64
+    lower_interrupt
+    lower_interrupt                         // FIQ: nothing is routed here, taken as an interrupt
+    lower_serror
+    lower_synchronous                       // lower EL, AArch32 (EL0 programs only)
+    lower_interrupt
+    lower_interrupt
+    lower_serror
 .balign 128
 
-.Lsync:
-    mrs     x2, esr_el2
-    tbnz    w2, #{ESR_ABORT_BIT}, .Labort
-.Lsync_short:
-    answer  {EXIT_SYNC}, penumbra_first_synchronous
 // Aborts, and what has no register. An access that moves X16 or above finds and leaves it in the frame.
 .Labort:
-    tbz     w2, #{ISS_SRT_HIGH_BIT}, .Lsync_short
+    tbz     w2, #{ISS_SRT_HIGH_BIT}, .Lsync
     save_rest
     bl      penumbra_first_synchronous      // -> W0: a Next
     ldr     x1, [sp, #16]
@@ -125,11 +137,92 @@ penumbra_vectors:
     tbz     w0, #{NEXT_ENTER_BIT}, .Lexit
     mov     x0, x1
     enter_arguments
-.Lirq:
-    answer  {EXIT_IRQ}, penumbra_first_interrupt
 .Lserror:
     mov     w0, #{NEXT_FAST}
     mov     x2, #{EXIT_SERROR}
+    b       .Lexit
+
+// X3 = the register that is written, X4 = the vCPU's place, X5 = what it knows of its roots, X7 = the mask of the ASID.
+// In: W3 = 32 times the register's number. On at .Lroot_unknown if nothing is known for the VM's generation.
+.macro find_roots
+    lsr     w3, w3, #({RT_SHIFT} - 3)
+    ldr     x3, [x0, x3]
+    add     x5, x0, #{VCPU_ROOTS}
+    ldp     x6, x7, [x5, #{GENERATION}]
+    cbz     x6, .Lroot_unknown
+    ldr     x4, [x0, #{VCPU_PLACE}]         // there is one, or nothing would be known
+    ldr     x1, [x4, #{PLACE_GENERATION}]
+    ldr     w1, [x1]
+    cmp     x1, x6
+    b.ne    .Lroot_unknown
+.endm
+
+// Counts the write and goes on behind it.
+.macro leave_root
+    ldr     x1, [x4, #{PLACE_SHARED}]
+    ldr     x2, [x1, #{ROOT_TRAPS}]
+    add     x2, x2, #1
+    str     x2, [x1, #{ROOT_TRAPS}]
+    mrs     x1, elr_el2
+    add     x1, x1, #4
+    msr     elr_el2, x1
+    ldp     x6, x7, [x0, #(8 * 6)]
+    ldp     x4, x5, [x0, #(8 * 4)]
+    ldp     x2, x3, [x0, #(8 * 2)]
+    ldp     x0, x1, [x0]
+    leave
+.endm
+
+// Maybe a write of a root. One from X0 to X15 that the vCPU knows is answered here, as compound::known would.
+// In: X0 = vCPU, W2 = ESR_EL2. Clobbers X1 to X7 of those in the frame.
+.Lroot:
+    mov     w3, #({TTBR0_WRITE} & 0xffff)
+    movk    w3, #({TTBR0_WRITE} >> 16), lsl #16
+    sub     w3, w2, w3
+    tst     w3, #(0xffffffff ^ (0xf << {RT_SHIFT}))
+    b.ne    .Lroot_high
+    find_roots
+    ubfx    x1, x3, #12, #{KNOWN_BITS}
+    add     x5, x5, x1, lsl #{KNOWN_SHIFT}
+    ldp     x1, x6, [x5, #{KNOWN}]          // what was written, what is put there
+    cmp     x1, x3
+    b.ne    .Lroot_unknown
+    ldp     x1, x2, [x5, #({KNOWN} + 16)]   // the ASID in TTBR1_EL1, how often
+    tbz     x6, #{WINDOW}, 1f
+    mrs     x3, ttbr1_el1
+    and     x3, x3, x7
+    cmp     x1, x3
+    b.ne    .Lroot_unknown
+1:  add     x2, x2, #1
+    tbnz    w2, #{LOOK_BIT}, .Lroot_unknown
+    str     x2, [x5, #({KNOWN} + 24)]
+    msr     ttbr0_el1, x6
+    leave_root
+// TTBR1_EL1: what stands for the root that is there goes on to do so.
+.Lroot_high:
+    sub     w3, w3, #(1 << {HIGH_HALF_BIT})
+    tst     w3, #(0xffffffff ^ (0xf << {RT_SHIFT}))
+    b.ne    .Lroot_unknown
+    find_roots
+    mrs     x6, ttbr1_el1
+    eor     x1, x6, x3
+    and     x1, x1, #(0xffffffffffffffff ^ (1 << {WINDOW}))
+    tst     x1, #0xffffffffffff             // address and CnP
+    b.ne    .Lroot_unknown
+    ubfx    x6, x6, #{WINDOW}, #1
+    bfi     x3, x6, #{WINDOW}, #1
+    msr     ttbr1_el1, x3
+    leave_root
+.Lroot_unknown:
+    ldp     x0, x1, [sp, #16]
+    mrs     x2, esr_el2
+.Lsync:
+    answer  penumbra_first_synchronous, .Lsync_left
+.Lsync_left:
+    mov     x2, #{EXIT_SYNC}
+    b       .Lexit
+.Lirq_left:
+    mov     x2, #{EXIT_IRQ}
 
 // In: W0 = a Next other than Enter, X2 = kind of the exit.
 .Lexit:

@@ -32,6 +32,7 @@ pub(crate) use hold::{Holder, answer, held};
 pub(crate) use quick::known_store;
 pub(crate) use roots::{Planting, plant, wants};
 pub(crate) use spaces::{drop_low, drop_space, low_space};
+pub use trapped::vectors;
 pub(crate) use trapped::{RootCache, known, report, written};
 
 use crate::lock::Mutex;

@@ -10,7 +10,9 @@
 //! had that ASID, the ASID's entries go first. That two roots *without* spaces, or one with and one
 //! without, take turns under one ASID and map the same VAs is ruled out by the contract.
 
-use core::sync::atomic::Ordering;
+pub mod vectors;
+
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use penumbra_abi::{PAGING_SPACES, PagingMode, PagingRefusal, paging_roots};
 use penumbra_paging::{Stage1Regs, WINDOW_BIT};
@@ -28,6 +30,8 @@ use crate::vcpu::{Counter, Deferred, Place, Vcpu};
 /// What a TTBR says of its root: address and CnP, but for the bit that leads into the window.
 pub(super) const ROOT: u64 = ((1 << 48) - 1) & !WINDOW_BIT;
 const ASID_SHIFT: u32 = 48;
+/// The ASID of a TTBR.
+const ASID: u64 = 0xffff << ASID_SHIFT;
 /// No ASID.
 const NO_ASID: u64 = u64::MAX;
 /// Roots that a vCPU remembers.
@@ -43,25 +47,46 @@ const SCTLR_WALKS: u64 = 1 << 0 | 1 << 2 | 1 << 25;
 
 /// A root that was written to TTBR0_EL1. All zero is the root at address 0, as the guest writes it.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 struct Slot {
-    /// [`ROOT`] of it.
-    root: u64,
-    /// [`WINDOW_BIT`] if it is exchanged, else 0.
-    window: u64,
-    /// The ASID under which it may be entered, if it is exchanged.
+    /// What the guest wrote, without [`WINDOW_BIT`].
+    value: u64,
+    /// What is put there for it: the same, or the same with [`WINDOW_BIT`].
+    planted: u64,
+    /// If it is exchanged: what [`RootCache::asid_mask`] has to leave of TTBR1_EL1; [`NO_ASID`] if it has to be
+    /// entered anew.
     asid: u64,
     /// Writes since they were last told to the VM.
     writes: u64,
 }
 
-/// What a vCPU remembers of its roots.
+impl Slot {
+    const EMPTY: Self = Self {
+        value: 0,
+        planted: 0,
+        asid: 0,
+        writes: 0,
+    };
+
+    const fn is_exchanged(&self) -> bool {
+        self.planted & WINDOW_BIT != 0
+    }
+}
+
+/// The ASID that TTBR0_EL1 and TTBR1_EL1 give. `high` is where it is in TTBR1_EL1, or 0.
+const fn asid_of(ttbr0: u64, ttbr1: u64, high: u64) -> u64 {
+    (ttbr0 & !high | ttbr1 & high) >> ASID_SHIFT
+}
+
+/// What a vCPU remembers of its roots. The hal's vectors read it (see [`vectors`]).
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub(crate) struct RootCache {
-    slots: [Slot; SLOTS],
     /// [`Paging::generation`] for which the rest holds; 0: none.
-    generation: u32,
-    /// TCR_EL1.A1: the ASID is in TTBR1_EL1.
-    asid_high: bool,
+    generation: u64,
+    /// Where the ASID is in TTBR1_EL1, if it is there (TCR_EL1.A1), else 0.
+    asid_mask: u64,
+    slots: [Slot; SLOTS],
     /// Spaces entered on this vCPU since the generation began, a bit each, and their ASIDs.
     entered: u16,
     asids: [u64; PAGING_SPACES],
@@ -72,19 +97,21 @@ pub(crate) struct RootCache {
 impl RootCache {
     /// Nothing: all zero.
     pub(crate) const EMPTY: Self = Self {
-        slots: [Slot {
-            root: 0,
-            window: 0,
-            asid: 0,
-            writes: 0,
-        }; SLOTS],
         generation: 0,
-        asid_high: false,
+        asid_mask: 0,
+        slots: [Slot::EMPTY; SLOTS],
         entered: 0,
         asids: [0; PAGING_SPACES],
         measured: (0, 0),
     };
 
+    /// Whether it holds for a generation of its VM.
+    #[inline]
+    fn holds_for(&self, generation: u32) -> bool {
+        self.generation != 0 && self.generation == u64::from(generation)
+    }
+
+    /// The only place for a root, or a value of TTBR0_EL1 with that root.
     #[inline]
     fn slot(&mut self, root: u64) -> Option<&mut Slot> {
         self.slots
@@ -94,7 +121,7 @@ impl RootCache {
     /// Tells the VM what was counted.
     fn report(&mut self, seen: &mut Seen) {
         for slot in &mut self.slots {
-            seen.note(slot.root, core::mem::take(&mut slot.writes));
+            seen.note(slot.value & ROOT, core::mem::take(&mut slot.writes));
         }
     }
 
@@ -103,8 +130,8 @@ impl RootCache {
         let measured = self.measured;
         *self = Self::EMPTY;
         self.measured = measured;
-        self.generation = generation;
-        self.asid_high = tcr.asid_in_ttbr1();
+        self.generation = generation.into();
+        self.asid_mask = if tcr.asid_in_ttbr1() { ASID } else { 0 };
     }
 
     /// Notes that a space is entered under an ASID. Returns what of the TLB must go before.
@@ -124,7 +151,7 @@ impl RootCache {
             }
         }
         for slot in &mut self.slots {
-            if slot.window != 0 && slot.asid == asid {
+            if slot.is_exchanged() && asid_of(slot.planted, slot.asid, self.asid_mask) == asid {
                 slot.asid = NO_ASID;
             }
         }
@@ -143,8 +170,10 @@ enum Flush {
     All,
 }
 
-/// A write of TTBR0_EL1 or TTBR1_EL1 as it is most often: of a root that the vCPU knows, or of the same
-/// root with another ASID. Returns whether it was done; the PC is not moved.
+/// A write of TTBR0_EL1 or TTBR1_EL1 as it is most often: of a value that the vCPU knows, or of the root that is
+/// in TTBR1_EL1 with another ASID. Returns whether it was done; the PC is not moved.
+///
+/// The hal's vectors do the same in front of this, for values from X0 to X15 (see [`vectors`]).
 #[inline]
 pub(crate) fn known(
     vcpu: &mut Vcpu,
@@ -154,31 +183,27 @@ pub(crate) fn known(
     value: u64,
 ) -> bool {
     let roots = &mut vcpu.roots;
-    if roots.generation != place.vm.paging.generation() {
+    if !roots.holds_for(place.vm.paging.generation()) {
         return false;
     }
-    let root = value & ROOT;
+    let raw = value & !WINDOW_BIT;
     match half {
         Half::Low => {
-            let asid_high = roots.asid_high;
-            let Some(slot) = roots.slot(root) else {
+            let asid_mask = roots.asid_mask;
+            let Some(slot) = roots.slot(raw) else {
                 return false;
             };
-            if slot.root != root || slot.writes >= LOOK {
+            let writes = slot.writes.wrapping_add(1);
+            if slot.value != raw || writes >= LOOK {
                 return false;
             }
-            if slot.window != 0 {
-                let asid = if asid_high {
-                    machine.guest(GuestRegister::Ttbr1El1)
-                } else {
-                    value
-                };
-                if slot.asid != asid >> ASID_SHIFT {
-                    return false;
-                }
+            if slot.is_exchanged()
+                && machine.guest(GuestRegister::Ttbr1El1) & asid_mask != slot.asid
+            {
+                return false;
             }
-            slot.writes = slot.writes.wrapping_add(1);
-            machine.set_guest(GuestRegister::Ttbr0El1, value & !WINDOW_BIT | slot.window);
+            slot.writes = writes;
+            machine.set_guest(GuestRegister::Ttbr0El1, slot.planted);
         }
         Half::High => {
             let old = machine.guest(GuestRegister::Ttbr1El1);
@@ -186,8 +211,7 @@ pub(crate) fn known(
                 return false;
             }
             // Whatever stands for this root goes on to do so.
-            let new = value & !WINDOW_BIT | old & WINDOW_BIT;
-            machine.set_guest(GuestRegister::Ttbr1El1, new);
+            machine.set_guest(GuestRegister::Ttbr1El1, raw | old & WINDOW_BIT);
         }
     }
     true
@@ -245,13 +269,13 @@ pub(super) fn install<M: Machine>(
     let roots = &mut vcpu.roots;
     let allowed = paging.traps_roots();
     let (space, generation) = place.vm.with_tables(machine, From::Spare, |state, access| {
-        if roots.generation != paging.generation() {
+        if !roots.holds_for(paging.generation()) {
             roots.report(&mut state.seen);
         }
         if let Some(slot) = roots.slot(root) {
             state
                 .seen
-                .note(slot.root, core::mem::take(&mut slot.writes));
+                .note(slot.value & ROOT, core::mem::take(&mut slot.writes));
         }
         let space = if allowed {
             space_for(paging, state, access, &regs)
@@ -261,12 +285,13 @@ pub(super) fn install<M: Machine>(
         // Under the lock: a space made later has another generation.
         (space, paging.generation())
     });
-    if roots.generation != generation {
+    if !roots.holds_for(generation) {
         roots.renew(generation, regs.tcr);
     }
     let ttbr1 = machine.guest(GuestRegister::Ttbr1El1);
-    let asid = if roots.asid_high { ttbr1 } else { value } >> ASID_SHIFT;
+    let asid_high = ttbr1 & roots.asid_mask;
     let raw = value & !WINDOW_BIT;
+    let asid = asid_of(raw, ttbr1, roots.asid_mask);
     let window = match space {
         None => {
             machine.set_guest(GuestRegister::Ttbr0El1, raw);
@@ -288,9 +313,9 @@ pub(super) fn install<M: Machine>(
     };
     if let Some(slot) = roots.slot(root) {
         *slot = Slot {
-            root,
-            window,
-            asid,
+            value: raw,
+            planted: raw | window,
+            asid: asid_high,
             writes: 0,
         };
     }
@@ -442,6 +467,11 @@ impl Paging {
     #[inline]
     pub(crate) fn generation(&self) -> u32 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Where it is.
+    pub(crate) const fn generation_cell(&self) -> &AtomicU32 {
+        &self.generation
     }
 
     /// What vCPUs remember of roots holds no more. Under the lock of the tables, or while the VM is held.

@@ -169,6 +169,50 @@ fn two_compound_roots_under_one_asid_do_not_meet_in_a_tlb() {
 }
 
 #[test]
+fn an_asid_that_goes_to_another_compound_root_is_flushed_whatever_was_known() {
+    let (mut bench, vm) = trapped();
+    bench.cores[1].write_guest(OTHER, LEVEL2 | TABLE);
+    assert_eq!(bench.ok(Call::PagingSpaceAdd, &[vm, OTHER]), 0);
+    for root in [ROOT, OTHER, ROOT] {
+        bench.msr(vm, TTBR0, root | asid(7));
+    }
+    let before = bench.flushes();
+    for number in 1..=4 {
+        // The same value as the last time but one, and not known any more.
+        let root = if number % 2 == 0 { ROOT } else { OTHER };
+        assert_eq!(
+            bench.msr(vm, TTBR0, root | asid(7)),
+            root | WINDOW_BIT | asid(7)
+        );
+        assert_eq!(bench.flushes(), (before.0, before.1 + number));
+        assert_eq!(bench.cores[1].asid_flushes.last(), Some(&7));
+    }
+    bench.msr(vm, TTBR0, OTHER | asid(8));
+    let before = bench.flushes();
+    for root in [ROOT | asid(7), OTHER | asid(8), ROOT | asid(7)] {
+        bench.msr(vm, TTBR0, root);
+    }
+    assert_eq!(bench.flushes(), before, "each has its own again");
+}
+
+#[test]
+fn a_root_is_not_known_under_the_asid_of_another_half() {
+    let (mut bench, vm) = trapped();
+    bench.msr(vm, TCR_EL1, TCR | A1);
+    bench.msr(vm, TTBR1, OTHER | asid(3));
+    bench.msr(vm, TTBR0, ROOT);
+    let before = bench.flushes();
+    bench.msr(vm, TTBR1, OTHER | asid(4));
+    assert_eq!(bench.msr(vm, TTBR0, ROOT), ROOT | WINDOW_BIT);
+    assert_eq!(bench.flushes(), (before.0, before.1 + 1));
+    // What stands for nothing in TTBR0_EL1 is carried all the same.
+    let odd = ROOT | asid(9);
+    assert_eq!(bench.msr(vm, TTBR0, odd), odd | WINDOW_BIT);
+    assert_eq!(bench.msr(vm, TTBR0, ROOT), ROOT | WINDOW_BIT);
+    assert_eq!(bench.flushes(), (before.0, before.1 + 1));
+}
+
+#[test]
 fn the_guests_own_roots_come_back_before_walks_change() {
     let (mut bench, vm) = trapped();
     bench.msr(vm, TTBR0, ROOT | asid(7));

@@ -29,6 +29,13 @@ impl SysReg {
         Self(iss & NAME_MASK)
     }
 
+    /// The ISS of a write of it from X0.
+    #[inline]
+    #[must_use]
+    pub const fn write_iss(self) -> u32 {
+        self.0
+    }
+
     /// op0.
     #[inline]
     #[must_use]
