@@ -34,6 +34,7 @@ clippy:
     cargo clippy -q -p penumbra-qemu-plugin -p penumbra-eventscope -p penumbra-walkscope-plugin -- -D warnings
     # The manager apart: it has a heap, and built together its dependencies would ask EL2 for one.
     PENUMBRA_MANAGER=/dev/null cargo clippy -q {{ metal }} --target {{ target }} -- -D warnings
+    cargo clippy -q -p penumbra-hal --features mitigations --target {{ target }} -- -D warnings
     cargo clippy -q -p penumbra-manager --target {{ target }} -- -D warnings
 
 # Tests on the host.

@@ -266,9 +266,9 @@ impl System {
         let place = Place {
             system: self,
             vm,
-            generation: vm.paging.generation_cell(),
             shared: self.shared(id)?,
             board: self.board()?,
+            generation: vm.paging.generation_cell(),
         };
         Some(once.call_once(|| place))
     }

@@ -145,10 +145,11 @@ pub enum Left {
 pub struct Place {
     pub(crate) system: &'static System,
     pub(crate) vm: &'static Vm,
-    /// The present generation of its roots: the vectors read it.
-    pub(crate) generation: &'static AtomicU32,
+    // Behind the VM: one instruction loads both.
     pub(crate) shared: &'static VcpuShared,
     pub(crate) board: &'static BoardState,
+    /// The present generation of the VM's roots: the vectors read it.
+    pub(crate) generation: &'static AtomicU32,
 }
 
 /// State of a vCPU. It belongs to one core at a time: the one that holds its slot's lock.

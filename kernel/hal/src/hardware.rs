@@ -23,15 +23,21 @@ pub struct Hardware {
     cpu: CpuIndex,
     board_gic: Gic,
     ids: IdTable,
+    /// How often the vectors branch at an exit, to clear the branch history.
+    #[cfg(feature = "mitigations")]
+    pub(crate) history: u64,
 }
 
 impl Hardware {
     pub(crate) fn new(cpu: CpuIndex, board_gic: Gic, gic: GicCore) -> Self {
+        let ids = IdTable::read();
         Self {
             gic,
             cpu,
             board_gic,
-            ids: IdTable::read(),
+            #[cfg(feature = "mitigations")]
+            history: crate::speculation::branches(cpu, &ids),
+            ids,
         }
     }
 }

@@ -33,6 +33,8 @@ mod mini_uart;
 mod percpu;
 mod pl011;
 mod residency;
+#[cfg(feature = "mitigations")]
+mod speculation;
 mod start;
 mod switch;
 mod sysreg;

@@ -20,6 +20,13 @@ global_asm!(
     MAX_CPUS = const penumbra_abi::MAX_CPUS,
 );
 
+/// In the hal's core: how often an exit branches to clear the branch history.
+#[cfg(feature = "mitigations")]
+const HISTORY: usize = offset_of!(crate::Hardware, history);
+/// There is none.
+#[cfg(not(feature = "mitigations"))]
+const HISTORY: usize = 0;
+
 global_asm!(
     include_str!("vectors.S"),
     EXIT_SYNC = const ExitKind::Sync as u64,
@@ -42,6 +49,8 @@ global_asm!(
     KNOWN_BITS = const vectors::KNOWN_BITS,
     LOOK_BIT = const vectors::LOOK_BIT,
     WINDOW = const vectors::WINDOW,
+    MITIGATIONS = const cfg!(feature = "mitigations") as u32,
+    HISTORY = const HISTORY,
     NEXT_FAST = const Next::Fast as u32,
     NEXT_ENTER_BIT = const (Next::Enter as u32).trailing_zeros(),
     NEXT_RUN_LOOP_BIT = const (Next::RunLoop as u32).trailing_zeros(),

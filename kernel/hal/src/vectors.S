@@ -21,9 +21,8 @@
     isb
 .endm
 
-// Saves X0 to X17; X0 = vCPU, X1 = the hal's core.
+// Saves X0 to X17, of which X0 and X1 lie on the stack; X0 = vCPU, X1 = the hal's core.
 .macro save_arguments
-    stp     x0, x1, [sp]
     ldp     x0, x1, [sp, #16]
     stp     x2, x3, [x0, #(8 * 2)]
     stp     x4, x5, [x0, #(8 * 4)]
@@ -83,9 +82,34 @@
     enter_arguments
 .endm
 
-// A slot holds 32 instructions: these are all of them.
-.macro lower_synchronous
+// Overwrites the branch history that the guest has left, before the first branch that it could steer. X0 lies on the
+// stack. Each turn of the loop takes two branches; one at least is predicted by the history, which is what counts.
+.macro clear_history
+    ldr     x0, [sp, #24]
+    ldr     x0, [x0, #{HISTORY}]
+    cbz     x0, 3f
+    hint    #22                             // CLRBHB
+1:  b       2f
+2:  subs    x0, x0, #1
+    b.ne    1b
+    dsb     nsh
+    isb
+3:
+.endm
+
+// What a slot of the vectors does. It holds 32 instructions: without mitigations those of a synchronous exit fill it.
+.macro lower, answered
 .balign 128
+    stp     x0, x1, [sp]
+.if {MITIGATIONS}
+    clear_history
+    b       .L\answered
+.else
+    \answered
+.endif
+.endm
+
+.macro synchronous
     save_arguments
     mrs     x2, esr_el2
     tbnz    w2, #{ESR_ABORT_BIT}, .Labort
@@ -93,16 +117,14 @@
     answer  penumbra_first_synchronous, .Lsync_left
 .endm
 
-.macro lower_interrupt
-.balign 128
+.macro interrupt
     save_arguments
     answer  penumbra_first_interrupt, .Lirq_left
 .endm
 
-.macro lower_serror
-.balign 128
+.macro serror
     save_arguments
-    b       .Lserror
+    b       .Lserror_left
 .endm
 
 .balign 2048
@@ -116,15 +138,24 @@ penumbra_vectors:
     current_level 5
     current_level 6
     current_level 7
-    lower_synchronous                       // lower EL, AArch64
-    lower_interrupt
-    lower_interrupt                         // FIQ: nothing is routed here, taken as an interrupt
-    lower_serror
-    lower_synchronous                       // lower EL, AArch32 (EL0 programs only)
-    lower_interrupt
-    lower_interrupt
-    lower_serror
+    lower   synchronous                     // lower EL, AArch64
+    lower   interrupt
+    lower   interrupt                       // FIQ: nothing is routed here, taken as an interrupt
+    lower   serror
+    lower   synchronous                     // lower EL, AArch32 (EL0 programs only)
+    lower   interrupt
+    lower   interrupt
+    lower   serror
 .balign 128
+
+.if {MITIGATIONS}
+.Lsynchronous:
+    synchronous
+.Linterrupt:
+    interrupt
+.Lserror:
+    serror
+.endif
 
 // Aborts, and what has no register. An access that moves X16 or above finds and leaves it in the frame.
 .Labort:
@@ -137,7 +168,7 @@ penumbra_vectors:
     tbz     w0, #{NEXT_ENTER_BIT}, .Lexit
     mov     x0, x1
     enter_arguments
-.Lserror:
+.Lserror_left:
     mov     w0, #{NEXT_FAST}
     mov     x2, #{EXIT_SERROR}
     b       .Lexit

@@ -13,6 +13,7 @@
 //! | [`idregs`] | what does a guest see in an ID register? |
 //! | [`controls`] | which EL2 controls make that true? |
 //! | [`smccc`], [`psci`] | which service is called? |
+//! | [`speculation`] | what clears the branch history that a guest leaves? |
 //! | [`inject`] | how does EL1 take the exception that answers? |
 //!
 //! Two rules hold throughout: every function is total over its input, and what is unknown has the
@@ -30,4 +31,5 @@ pub mod idregs;
 pub mod inject;
 pub mod psci;
 pub mod smccc;
+pub mod speculation;
 pub mod sysreg;

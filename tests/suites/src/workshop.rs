@@ -278,6 +278,18 @@ impl Workshop {
         &self.image
     }
 
+    /// The same workshop with an image for `virt` whose vectors clear the branch history that guests leave.
+    ///
+    /// # Errors
+    /// It cannot be built.
+    pub fn mitigated(&self) -> Result<Self, String> {
+        let built = build::build_mitigated(&self.project, "qemu-virt");
+        Ok(Self {
+            image: built.map_err(|p| sentence(&p))?.image,
+            ..self.clone()
+        })
+    }
+
     /// The image for the Raspberry Pi 4.
     #[must_use]
     pub fn rpi4_image(&self) -> &Path {

@@ -41,6 +41,18 @@ pub fn image_path(project: &Project, platform: &str) -> PathBuf {
 /// # Errors
 /// A step that failed; the tool that failed has said why.
 pub fn build(project: &Project, platform: &str) -> Result<Built, Problem> {
+    build_with(project, platform, false)
+}
+
+/// Builds the image of a platform whose vectors clear the branch history that guests leave, beside the other one.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_mitigated(project: &Project, platform: &str) -> Result<Built, Problem> {
+    build_with(project, platform, true)
+}
+
+fn build_with(project: &Project, platform: &str, mitigated: bool) -> Result<Built, Problem> {
     let folder = project.output();
     fs::create_dir_all(&folder)
         .map_err(|error| Problem::new(format!("cannot make {}: {error}", folder.display())))?;
@@ -50,8 +62,17 @@ pub fn build(project: &Project, platform: &str) -> Result<Built, Problem> {
     flatten(project, &elf, &manager)?;
 
     let name = binary(platform);
-    let elf = project.cargo_build(&name, &name, &[("PENUMBRA_MANAGER", &manager)])?;
-    let image = image_path(project, platform);
+    let environment = [("PENUMBRA_MANAGER", manager.as_path())];
+    let (elf, image) = if mitigated {
+        // Its ELF file must not be taken for the other one's.
+        let apart = project.apart("mitigated");
+        let more = ["--features", "mitigations"];
+        let elf = apart.cargo_build_with(&name, &name, &environment, &more)?;
+        (elf, folder.join(format!("{name}-mitigated.img")))
+    } else {
+        let elf = project.cargo_build(&name, &name, &environment)?;
+        (elf, image_path(project, platform))
+    };
     flatten(project, &elf, &image)?;
 
     let bytes = fs::read(&image)

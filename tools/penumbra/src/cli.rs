@@ -199,6 +199,9 @@ pub(crate) struct PlatformArgs {
 pub(crate) struct BuildArgs {
     #[command(flatten)]
     pub(crate) platform: PlatformArgs,
+    /// Clear the branch history that guests leave at each exit, as the core needs it
+    #[arg(long)]
+    pub(crate) mitigations: bool,
 }
 
 #[derive(Debug, Args)]

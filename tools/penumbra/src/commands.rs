@@ -42,9 +42,14 @@ pub(crate) fn execute(command: Command) -> Result<ExitCode, Problems> {
         Command::Check(args) => check(&args)?,
         Command::Image(args) => image(&args)?,
         Command::Build(args) => {
+            let build = if args.mitigations {
+                build::build_mitigated
+            } else {
+                build::build
+            };
             say!(
                 "{}",
-                build::build(&Project::find()?, &args.platform.platform)?.summary()
+                build(&Project::find()?, &args.platform.platform)?.summary()
             );
         }
         Command::Card(args) => card(&args)?,

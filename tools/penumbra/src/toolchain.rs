@@ -56,6 +56,15 @@ impl Project {
         self.target.join(TARGET).join(PROFILE).join(binary)
     }
 
+    /// The same tree with another folder for what is built, which does not replace what this one has.
+    #[must_use]
+    pub fn apart(&self, name: &str) -> Self {
+        Self {
+            root: self.root.clone(),
+            target: self.target.join(name),
+        }
+    }
+
     /// Builds one binary for the board.
     ///
     /// # Errors
@@ -66,6 +75,20 @@ impl Project {
         binary: &str,
         environment: &[(&str, &Path)],
     ) -> Result<PathBuf, Problem> {
+        self.cargo_build_with(package, binary, environment, &[])
+    }
+
+    /// The same with more arguments for cargo.
+    ///
+    /// # Errors
+    /// As [`Self::cargo_build`].
+    pub fn cargo_build_with(
+        &self,
+        package: &str,
+        binary: &str,
+        environment: &[(&str, &Path)],
+        more: &[&str],
+    ) -> Result<PathBuf, Problem> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
         command
@@ -74,6 +97,7 @@ impl Project {
             .args(["--profile", PROFILE, "--target", TARGET])
             .arg("--target-dir")
             .arg(&self.target)
+            .args(more)
             .envs(environment.iter().copied());
         run(&mut command)?;
         let elf = self.elf(binary);

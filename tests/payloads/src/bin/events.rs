@@ -3,7 +3,7 @@
 //! Each event of test `t` is run N times, between `HINT #(64 + t)` and `HINT #(96 + t)`. The test
 //! numbers are those of the table in docs/performance.md. Markers are executed on vCPU 0, or on the
 //! vCPU where the event ends. Arguments: `n=COUNT`; `role=partner` makes this guest the other one
-//! of the test of switches, which only waits; `only-switch` and
+//! of the test of switches, which only waits; `only-switch`, `only-calls` and
 //! `only-starts` run that test alone; `drain_us=MICROSECONDS` is the pause before each test.
 #![no_std]
 #![no_main]
@@ -48,6 +48,11 @@ fn main() {
     }
     if fdt::has_argument("only-switch") {
         switches(n);
+        println!("events: done");
+        return;
+    }
+    if fdt::has_argument("only-calls") {
+        calls(n, hypervised);
         println!("events: done");
         return;
     }

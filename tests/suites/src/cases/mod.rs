@@ -5,6 +5,7 @@ mod devices;
 mod flood;
 mod linux;
 mod lives;
+mod mitigated;
 mod negative;
 mod operator;
 mod paging;
@@ -53,6 +54,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(paging_roots::cases());
     cases.extend(paging_user::cases());
     cases.extend(paging_attack::cases());
+    cases.extend(mitigated::cases());
     cases.sort_by_key(|case| !case.quick);
     cases
 }
