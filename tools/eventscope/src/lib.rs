@@ -9,7 +9,8 @@
 //!
 //! Options: `out=FILE`; `manager=on` if the first VMID that runs at EL1 is the management
 //! partition's; `cores=1+2`: windows count what these cores ran only; `guests=off`: code below EL2 is not counted, which beside guests that flood takes a quarter of the time; `ranges=FILE`, with a line `NAME:LOW:HIGH` (hexadecimal) for each range, counts blocks that
-//! start in `[LOW, HIGH)` apart, too; of two ranges that overlap the first one counts.
+//! start in `[LOW, HIGH)` apart, too; of two ranges that overlap the first one counts;
+//! `blocks=on` counts whole blocks, for long runs ([`blocks`]; on all cores, no ranges, no calls).
 //!
 //! `calls=on`, with `manager=on`, adds a line for each function that the manager calls by HVC, by the low byte of
 //! X0: EL2's instructions, on all cores, from the call until the manager goes on. Of ranges named `GROUP/NAME` the
@@ -22,6 +23,8 @@
 //! Which core runs a block of EL2 is found each time it runs ([`penumbra_qemu_plugin::Running`] says how, and why QEMU's word is not enough).
 //! Code of a guest is counted for the core that QEMU names, with `-icount` the one of that guest's that ran it first.
 
+#[cfg(not(test))]
+mod blocks;
 #[cfg(not(test))]
 mod calls;
 #[cfg(not(test))]

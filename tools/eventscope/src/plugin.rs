@@ -9,6 +9,7 @@ use std::sync::{Mutex, OnceLock};
 
 use penumbra_qemu_plugin::{Registers, Running, ffi};
 
+use crate::blocks;
 use crate::calls;
 use crate::count::{self, Block};
 use crate::report::{self, Moment, Test};
@@ -22,6 +23,7 @@ struct Options {
     out: String,
     manager: bool,
     calls: bool,
+    blocks: bool,
     /// Whether code below EL2 is counted.
     guests: bool,
     /// The cores that windows count, a bit for each.
@@ -68,6 +70,7 @@ fn parse(options: &[String]) -> Result<Options, String> {
         out: "eventscope.json".into(),
         manager: false,
         calls: false,
+        blocks: false,
         guests: true,
         cores: u64::MAX,
         ranges: Vec::new(),
@@ -77,6 +80,7 @@ fn parse(options: &[String]) -> Result<Options, String> {
         match key {
             "out" => parsed.out = value.into(),
             "manager" => parsed.manager = matches!(value, "on" | "true" | "yes" | ""),
+            "blocks" => parsed.blocks = matches!(value, "on" | "true" | "yes" | ""),
             "calls" => parsed.calls = matches!(value, "on" | "true" | "yes" | ""),
             "guests" => parsed.guests = value != "off",
             "cores" => {
@@ -114,6 +118,10 @@ unsafe extern "C" fn qemu_plugin_install(
     let options = unsafe { penumbra_qemu_plugin::options(argc, argv) };
     match parse(&options) {
         Ok(options) => {
+            if options.blocks {
+                // SAFETY: this is the installation.
+                unsafe { blocks::begin() };
+            }
             if options.calls {
                 calls::watch(options.ranges.iter().map(|(name, ..)| name.as_str()));
             }
@@ -144,6 +152,9 @@ extern "C" fn vcpu_started(_id: u64, core: c_uint) {
 
 /// Instruments a block: the first callback finds out its level, then each instruction counts.
 extern "C" fn translated(_id: u64, tb: *mut ffi::Tb) {
+    if OPTIONS.get().is_some_and(|options| options.blocks) {
+        return translated_whole(tb);
+    }
     // SAFETY: `tb` is valid during this callback.
     let start = unsafe { ffi::qemu_plugin_tb_vaddr(tb) };
     let range = OPTIONS
@@ -175,9 +186,6 @@ extern "C" fn translated(_id: u64, tb: *mut ffi::Tb) {
     for index in 0..insns {
         // SAFETY: the index is below the block's number of instructions.
         let insn = unsafe { ffi::qemu_plugin_tb_get_insn(tb, index) };
-        let mut opcode = [0_u8; 4];
-        // SAFETY: `opcode` has the four bytes that are asked for.
-        unsafe { ffi::qemu_plugin_insn_data(insn, opcode.as_mut_ptr().cast(), opcode.len()) };
         if counted {
             // SAFETY: `insn` is valid and `data` lives for ever.
             unsafe {
@@ -189,7 +197,9 @@ extern "C" fn translated(_id: u64, tb: *mut ffi::Tb) {
                 );
             };
         }
-        if report::is_hvc(u32::from_le_bytes(opcode)) && OPTIONS.get().is_some_and(|o| o.calls) {
+        // SAFETY: `insn` is valid.
+        let opcode = unsafe { opcode_of(insn) };
+        if report::is_hvc(opcode) && OPTIONS.get().is_some_and(|o| o.calls) {
             // SAFETY: `insn` is valid and `data` lives for ever.
             unsafe {
                 ffi::qemu_plugin_register_vcpu_insn_exec_cb(
@@ -200,13 +210,8 @@ extern "C" fn translated(_id: u64, tb: *mut ffi::Tb) {
                 );
             }
         }
-        if let Some((test, opens)) = report::marker(u32::from_le_bytes(opcode)) {
-            let data = std::ptr::without_provenance_mut(test | usize::from(opens) << 8);
-            // SAFETY: `insn` is valid; the data is a number that `marked` takes apart.
-            unsafe {
-                ffi::qemu_plugin_register_vcpu_insn_exec_cb(insn, marked, ffi::NO_REGISTERS, data);
-            };
-        }
+        // SAFETY: `insn` is valid.
+        unsafe { find_marker(insn, opcode) };
     }
 }
 
@@ -214,6 +219,50 @@ extern "C" fn translated(_id: u64, tb: *mut ffi::Tb) {
 fn translates_el2() -> bool {
     // All cores are alike, and QEMU reads the register of the one that translates.
     read_register(0, CPSR).is_none_or(|cpsr| cpsr >> 2 & 3 >= 2)
+}
+
+/// The opcode of an instruction.
+///
+/// # Safety
+/// `insn` is valid: to be called in the callback for the translation of its block.
+unsafe fn opcode_of(insn: *mut ffi::Insn) -> u32 {
+    let mut opcode = [0_u8; 4];
+    // SAFETY: `opcode` has the four bytes that are asked for.
+    unsafe { ffi::qemu_plugin_insn_data(insn, opcode.as_mut_ptr().cast(), opcode.len()) };
+    u32::from_le_bytes(opcode)
+}
+
+/// Has a callback for an instruction that is a marker.
+///
+/// # Safety
+/// As for `opcode_of`.
+unsafe fn find_marker(insn: *mut ffi::Insn, opcode: u32) {
+    if let Some((test, opens)) = report::marker(opcode) {
+        let data = std::ptr::without_provenance_mut(test | usize::from(opens) << 8);
+        // SAFETY: `insn` is valid; the data is a number that `marked` takes apart.
+        unsafe {
+            ffi::qemu_plugin_register_vcpu_insn_exec_cb(insn, marked, ffi::NO_REGISTERS, data);
+        };
+    }
+}
+
+/// Instruments a block that counts as a whole. QEMU translates what it is about to run, so its level and VMID are the
+/// vCPU's.
+fn translated_whole(tb: *mut ffi::Tb) {
+    let (place, new, vmid) = here(0).unwrap_or_default();
+    note_first(new, vmid);
+    // SAFETY: `tb` is valid.
+    let insns = unsafe { ffi::qemu_plugin_tb_n_insns(tb) };
+    // SAFETY: `tb` is valid.
+    unsafe { blocks::count(tb, usize::from(place), insns as u64) };
+    for index in 0..insns {
+        // SAFETY: the index is below the block's number of instructions.
+        let insn = unsafe { ffi::qemu_plugin_tb_get_insn(tb, index) };
+        // SAFETY: `insn` is valid.
+        let opcode = unsafe { opcode_of(insn) };
+        // SAFETY: `insn` is valid.
+        unsafe { find_marker(insn, opcode) };
+    }
 }
 
 fn block(data: *mut c_void) -> &'static Block {
@@ -250,20 +299,35 @@ extern "C" fn entered(core: c_uint, data: *mut c_void) {
 
 /// Finds the level and VMID of a block that has not run before.
 fn discover(core: usize, block: &Block) {
-    let Some(cpsr) = read_register(core, CPSR) else {
+    let Some((place, new, vmid)) = here(core) else {
         return;
     };
-    let level = u8::try_from((cpsr >> 2) & 3).unwrap_or(0);
-    let vmid = read_register(core, VTTBR).map_or(0, |vttbr| vttbr >> 48);
-    let (place, new) = count::place(level, u16::try_from(vmid).unwrap_or(0));
     block.place.store(place, Ordering::Relaxed);
     let vectors = read_register(core, VBAR).unwrap_or(0);
     let exit = block.is_el2() && report::is_exit(block.start, vectors);
     block.exit.store(exit, Ordering::Relaxed);
+    note_first(new, vmid);
+}
+
+/// The place of what `core` runs, whether its VMID is new, and the VMID.
+fn here(core: usize) -> Option<(u8, bool, u64)> {
+    let cpsr = read_register(core, CPSR)?;
+    let level = u8::try_from((cpsr >> 2) & 3).unwrap_or(0);
+    let vmid = read_register(core, VTTBR).map_or(0, |vttbr| vttbr >> 48);
+    let (place, new) = count::place(level, u16::try_from(vmid).unwrap_or(0));
+    Some((place, new, vmid))
+}
+
+fn note_first(new: bool, vmid: u64) {
     if new && let Ok(mut state) = STATE.lock() {
         let line = totals(&format!("\"first\":{vmid}"));
         state.firsts.push(line);
     }
+}
+
+/// Instructions of all cores in a place.
+fn sum(place: usize) -> u64 {
+    count::sum(place) + blocks::sum(place)
 }
 
 /// Before an instruction runs.
@@ -290,7 +354,7 @@ extern "C" fn calling(core: c_uint, data: *mut c_void) {
 extern "C" fn marked(_core: c_uint, data: *mut c_void) {
     let number = data.addr();
     let Some(options) = OPTIONS.get() else { return };
-    let sum = |place| count::sum_on(options.cores, place);
+    let sum = |place| count::sum_on(options.cores, place) + blocks::sum(place);
     let below: u64 = (0..count::EL2).map(sum).sum();
     // Of the first VMID, which is the manager's if there is one.
     let first = if options.manager {
@@ -317,9 +381,9 @@ extern "C" fn marked(_core: c_uint, data: *mut c_void) {
 
 /// A line with the sums over all cores.
 fn totals(head: &str) -> String {
-    let mut line = format!("{{{head},\"el2\":{}", count::sum(count::EL2));
+    let mut line = format!("{{{head},\"el2\":{}", sum(count::EL2));
     for (index, vmid) in count::vmids().iter().enumerate() {
-        let (el0, el1) = (count::sum(2 * index), count::sum(2 * index + 1));
+        let (el0, el1) = (sum(2 * index), sum(2 * index + 1));
         let _ = write!(line, ",\"vmid{vmid}_el0\":{el0},\"vmid{vmid}_el1\":{el1}");
     }
     for (index, (name, ..)) in OPTIONS

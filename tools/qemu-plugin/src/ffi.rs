@@ -16,6 +16,8 @@ pub const VERSION: c_int = 4;
 pub const NO_REGISTERS: c_int = 0;
 /// A callback that may read registers.
 pub const READS_REGISTERS: c_int = 1;
+/// An operation without a callback: adds to a counter.
+pub const ADD: c_int = 0;
 /// Loads and stores.
 pub const LOADS_AND_STORES: c_int = 3;
 
@@ -24,6 +26,21 @@ pub const LOADS_AND_STORES: c_int = 3;
 #[repr(C)]
 pub struct Tb {
     opaque: [u8; 0],
+}
+
+/// Counters of ours, a row for each vCPU.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Scoreboard {
+    opaque: [u8; 0],
+}
+
+/// A counter: its scoreboard, and its place in a row in bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Counter {
+    pub scoreboard: *mut Scoreboard,
+    pub offset: usize,
 }
 
 /// An instruction, during translation.
@@ -84,6 +101,14 @@ unsafe extern "C" {
         flags: c_int,
         data: *mut c_void,
     );
+    pub fn qemu_plugin_register_vcpu_tb_exec_inline_per_vcpu(
+        tb: *mut Tb,
+        operation: c_int,
+        counter: Counter,
+        operand: u64,
+    );
+    pub fn qemu_plugin_scoreboard_new(element_size: usize) -> *mut Scoreboard;
+    pub fn qemu_plugin_u64_sum(counter: Counter) -> u64;
     pub fn qemu_plugin_register_vcpu_insn_exec_cb(
         insn: *mut Insn,
         callback: ExecCallback,
