@@ -16,6 +16,10 @@
 //! - `pipes COUNT`: a byte to and fro between two processes;
 //! - `scatter LAYOUT`: leaves the kernel's free memory in an order of its own for each number: touches 64 MiB and gives back seven
 //!   pages of eight, both in an order that follows from the number. Keeps the rest, so it never ends;
+//! - `jobs COUNT BYTES ACCESSES`: processes one after the other, each with memory of its own that it reads and writes at
+//!   random so often;
+//! - `turns COUNT BYTES ACCESSES`: two processes that take turns, each reading and writing memory of its own so often in
+//!   a turn;
 //! - `seed`: makes the kernel's random number generator ready. Until it is, Linux hashes the whole pool for each
 //!   random number, which it draws at every system call: about 9,500 instructions;
 //! - `wake COUNT MICROSECONDS`: a real-time task that sleeps until the next multiple of a period. Each window is
@@ -32,6 +36,7 @@ use core::panic::PanicInfo;
 
 mod check;
 mod linux;
+mod processes;
 mod storm;
 
 use linux::{exit, syscall};
@@ -127,6 +132,8 @@ extern "C" fn main(stack: *const usize) -> ! {
         b"exec" => exec(test, name, arguments.number()),
         b"churn" => churn(test, arguments.number()),
         b"pipes" => pipes(test, arguments.number()),
+        b"jobs" => processes::jobs(test, &mut arguments),
+        b"turns" => processes::turns(test, &mut arguments),
         b"wake" => wake(test, arguments.number(), arguments.number()),
         b"scatter" => scatter(arguments.number()),
         b"seed" => linux::seed(),
