@@ -39,8 +39,6 @@ const TICK_MS: u64 = 1;
 /// The pause is so many times as long as what the tick took: a guest is held for a quarter of the time
 /// at most.
 const PAUSE_FACTOR: u64 = 3;
-/// Time between two looks at how busy a guest is for which roots may be trapped.
-const GLANCE_MS: u64 = 1_000;
 /// Steps of a whole survey at most: a guest can make its tables look endless.
 const SURVEY_STEPS: u32 = 4096;
 
@@ -268,6 +266,10 @@ impl Pager {
             return Ok(());
         }
         let now_ms = self.ms(now);
+        // Moving may take seconds, in which no pass begins.
+        if self.is_moving() {
+            self.probe(hv, vm, now_ms);
+        }
         if self.go_on_moving(hv, vm, now_ms) {
             // Moving holds nobody; others on this core have it for half as long as it took.
             let end = hv.now();
@@ -275,6 +277,7 @@ impl Pager {
             return Ok(());
         }
         if self.survey.is_none() && self.due.is_some_and(|due| due > now) {
+            self.probe(hv, vm, now_ms);
             let busy_ms = self.busy_ms(hv, vm);
             if !self.policy.load(now_ms, busy_ms) {
                 self.next = self.due.map(|due| due.min(self.glance(now)));
@@ -331,9 +334,10 @@ impl Pager {
         }
     }
 
-    /// When to see how busy the guest is, counted from a time.
-    const fn glance(&self, from: u64) -> u64 {
-        from.saturating_add(GLANCE_MS.saturating_mul(self.hz) / 1000)
+    /// When to see how busy the guest is, or how often its roots are written, counted from a time.
+    fn glance(&self, from: u64) -> u64 {
+        let ms = self.policy.glance_ms(self.ms(from));
+        from.saturating_add(ms.saturating_mul(self.hz) / 1000)
     }
 
     /// For how many ms the guest's vCPUs were in user mode, added up. How long they ran says nothing: one that has
@@ -385,7 +389,7 @@ impl Pager {
                 let _ = self.policy.done(now_ms, action, result);
             }
             // Below a root that is not mirrored nothing can be shadowed.
-            if mirrored {
+            if mirrored && self.policy.surveys(sample.half) {
                 survey.left.push((space, found.start));
             }
         }

@@ -4,7 +4,9 @@
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
-use penumbra_abi::{Error, PAGING_ROOTS, PagingForm, PagingStatus, paging_epoch, paging_roots};
+use penumbra_abi::{
+    Error, PAGING_ROOTS, PagingCounter, PagingForm, PagingStatus, paging_epoch, paging_roots,
+};
 
 use super::Pager;
 use super::seen::{failure, form_of, refused};
@@ -110,6 +112,18 @@ impl Pager {
                 let result = self.carry_out(hv, vm, action);
                 let _ = self.policy.done(now_ms, action, result);
             }
+        }
+    }
+
+    /// Looks between two passes how many writes of roots were trapped.
+    pub(super) fn probe<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId, now_ms: u64) {
+        if !self.policy.traps_roots() {
+            return;
+        }
+        let traps = hv.paging_counter(vm, PagingCounter::RootTraps);
+        if let Some(action) = self.policy.probe(now_ms, traps.unwrap_or(0)) {
+            let result = self.carry_out(hv, vm, action);
+            let _ = self.policy.done(now_ms, action, result);
         }
     }
 

@@ -149,6 +149,22 @@ pub enum Action {
     Trap(bool),
 }
 
+/// In which half something was done or is about to be, so that a look soon is worth it.
+#[derive(Clone, Copy, Debug, Default)]
+struct News {
+    kernel: bool,
+    users: bool,
+}
+
+impl News {
+    const fn note(&mut self, half: Half) {
+        match half {
+            Half::Kernel => self.kernel = true,
+            Half::User => self.users = true,
+        }
+    }
+}
+
 /// The policy and what it has learned.
 #[derive(Debug)]
 pub struct Policy {
@@ -159,8 +175,13 @@ pub struct Policy {
     pass: u32,
     began_ms: u64,
     epoch_ms: u64,
-    /// Something was done or is about to be.
-    news: bool,
+    /// This pass surveys the kernel's half as well, and when the next one that does is due.
+    whole: bool,
+    whole_ms: u64,
+    /// Time between passes over the users' half alone, while roots are trapped.
+    users_epoch_ms: u64,
+    /// Something was done or is about to be: in the kernel's half, and in the users'.
+    news: News,
     counters: VmSample,
     /// Pages that may still be moved.
     copy_tokens: u64,
@@ -185,7 +206,10 @@ impl Policy {
             pass: 0,
             began_ms: 0,
             epoch_ms: FIRST_EPOCH_MS,
-            news: false,
+            whole: true,
+            whole_ms: 0,
+            users_epoch_ms: FIRST_EPOCH_MS,
+            news: News::default(),
             counters: VmSample::default(),
             copy_tokens: 0,
             elapsed_ms: 0,
@@ -208,7 +232,7 @@ impl Policy {
     /// Changes the mode; what was learned of stores stays.
     pub fn set_mode(&mut self, mode: Mode) {
         self.config.mode = mode;
-        self.epoch_ms = FIRST_EPOCH_MS;
+        (self.epoch_ms, self.whole_ms) = (FIRST_EPOCH_MS, 0);
         self.traps = Traps::default();
         self.roots.clear();
         for record in &mut self.records {
@@ -276,13 +300,23 @@ impl Policy {
         self.pass = self.pass.wrapping_add(1);
         (self.began_ms, self.elapsed_ms) = (now_ms, elapsed);
         self.load(now_ms, counters.busy_ms);
-        (self.news, self.missed) = (false, 0);
+        (self.news, self.missed) = (News::default(), 0);
+        // What the kernel maps is looked at as seldom as ever while user spaces are tried.
+        let eager = self.config.mode == Mode::Shadow;
+        self.whole = eager || !self.traps.on || now_ms >= self.whole_ms;
+    }
+
+    /// Whether this pass is to survey the spaces of a half.
+    #[must_use]
+    pub const fn surveys(&self, half: Half) -> bool {
+        self.whole || matches!(half, Half::User)
     }
 
     /// Takes a region in. What is to be done about it.
     pub fn region(&mut self, now_ms: u64, sample: &RegionSample) -> Option<Action> {
         self.ledger.survey = self.ledger.survey.saturating_add(cost::SURVEY);
         let half = self.half_of(sample.space)?;
+        self.traps.survey(half);
         let pass = self.pass;
         let key = (sample.space, sample.va);
         match self.records.binary_search_by_key(&key, Record::key) {
@@ -299,7 +333,7 @@ impl Policy {
             }
             Err(at) => {
                 self.records.insert(at, Record::new(sample, half, pass));
-                self.news |= sample.uniform && half == Half::Kernel;
+                self.news.kernel |= sample.uniform && half == Half::Kernel;
                 if self.config.mode == Mode::Shadow {
                     return self.is_quiet(at, now_ms);
                 }
@@ -338,7 +372,7 @@ impl Policy {
         record.moving &= !matches!(action, Action::Relayout { .. });
         match result {
             Ok(form) => {
-                let why = record.why;
+                let (why, half) = (record.why, record.half);
                 record.seen.form = form;
                 let deed = match form {
                     Form::Nested => Deed::Demoted,
@@ -348,7 +382,7 @@ impl Policy {
                 };
                 self.ledger.deed(deed, &machine);
                 self.note(now_ms, deed, va, why);
-                self.news = true;
+                self.news.note(half);
                 None
             }
             Err(failure) => {
@@ -365,24 +399,42 @@ impl Policy {
     /// Ends a pass in which everything was surveyed. When the next one is to begin; `None`: not before
     /// somebody changes the mode.
     pub fn end(&mut self, now_ms: u64) -> Option<u64> {
-        let pass = self.pass;
-        self.records.retain(|record| record.pass == pass);
+        let (pass, whole) = (self.pass, self.whole);
+        let surveyed = |half| whole || half == Half::User;
+        self.records
+            .retain(|record| record.pass == pass || !surveyed(record.half));
         self.spaces.retain(|space| space.pass == pass);
         self.roots.retain(|root| root.pass == pass);
         self.untracked = self.missed;
-        // A guest that boots has no root yet that could be replaced.
-        let boots = self.spaces.is_empty() && now_ms < BOOT_MS;
-        let soon = self.traps.on || self.config.mode == Mode::Shadow;
-        let most = if soon { BUSY_EPOCH_MS } else { LAST_EPOCH_MS };
-        self.epoch_ms = if self.news || boots || self.is_trial(now_ms) {
-            FIRST_EPOCH_MS
-        } else {
-            self.epoch_ms.saturating_mul(2).min(most)
-        };
+        let next = self.next_pass(now_ms);
         let soonest = now_ms.saturating_add(FIRST_EPOCH_MS);
         let revival = self.next_revival().unwrap_or(u64::MAX).max(soonest);
-        let next = now_ms.saturating_add(self.epoch_ms).min(revival);
-        self.is_active(now_ms).then_some(next)
+        self.is_active(now_ms).then_some(next.min(revival))
+    }
+
+    /// When the next pass is due, over both halves or the users' alone.
+    fn next_pass(&mut self, now_ms: u64) -> u64 {
+        let backed_off = |epoch: u64, news: bool, most: u64| match news {
+            true => FIRST_EPOCH_MS,
+            false => epoch.saturating_mul(2).min(most),
+        };
+        // A guest that boots has no root yet that could be replaced.
+        let boots = self.spaces.is_empty() && now_ms < BOOT_MS;
+        let eager = self.config.mode == Mode::Shadow;
+        if self.whole || self.news.kernel {
+            let most = if eager { BUSY_EPOCH_MS } else { LAST_EPOCH_MS };
+            let news = self.news.kernel || eager && self.news.users;
+            self.epoch_ms = backed_off(self.epoch_ms, news || boots, most);
+            self.whole_ms = now_ms.saturating_add(self.epoch_ms);
+        }
+        if !self.traps.on {
+            self.users_epoch_ms = FIRST_EPOCH_MS;
+            return self.whole_ms;
+        }
+        let news = self.news.users || self.is_trial(now_ms);
+        self.users_epoch_ms = backed_off(self.users_epoch_ms, news, BUSY_EPOCH_MS);
+        self.whole_ms
+            .min(now_ms.saturating_add(self.users_epoch_ms))
     }
 
     fn note(&mut self, at_ms: u64, deed: Deed, va: u64, why: Reason) {

@@ -164,7 +164,7 @@ fn passes_become_rare_when_there_is_nothing_to_learn() {
 
 #[test]
 fn a_fork_storm_moves_nothing() {
-    let mut script = Script::new(false);
+    let mut script = Script::new(true);
     for pass in 0..100_u64 {
         script.traps += 8_000;
         script.pass(500);
@@ -178,7 +178,7 @@ fn a_fork_storm_moves_nothing() {
             script.region(space, USER, "37 0 partial nested 0 1");
         }
     }
-    let mut free = config(false);
+    let mut free = config(true);
     free.may_trap = true;
     let replay = script.run(free);
     assert_eq!(replay.done(shadows), 100, "the linear map and nothing else");

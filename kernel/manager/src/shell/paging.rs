@@ -274,7 +274,9 @@ fn show_roots(lines: &mut Vec<String>, policy: &Policy, now_ms: u64) {
                 Seconds(at_ms)
             )
         } else {
-            String::from("`paging_copy` is 0, or the layout is fixed")
+            String::from(
+                "never tried: `paging_copy` is 0, the layout is fixed, or stage 2 has blocks, over which it pays nothing",
+            )
         };
         let why = match why {
             Reason::New => String::new(),

@@ -54,10 +54,10 @@ impl Policy {
         } else if quiet < QUIET_PASSES && !eager {
             record.why = Reason::Settling { quiet };
             // Only what can become a leaf is worth a look soon.
-            self.news |= match record.half {
-                Half::Kernel => record.seen.uniform,
-                Half::User => record.seen.full,
-            };
+            match record.half {
+                Half::Kernel => self.news.kernel |= record.seen.uniform,
+                Half::User => self.news.users |= record.seen.full,
+            }
         } else {
             return self.judge(at);
         }

@@ -16,12 +16,17 @@ pub const MAX_ROOTS: usize = 16;
 const MAX_USER_SPACES: usize = 8;
 /// Traps a second that end a trial at once: a kernel that writes its roots at each entry.
 const STORM: u64 = 20_000;
+/// Time between two looks at the traps while a trial is young, so that one that meets a storm ends before the next
+/// pass.
+const PROBE_MS: u64 = 50;
+/// How long it is young.
+const PROBED_MS: u64 = 1_000;
 /// How long a trial has to run before it is judged: two passes until a root has a space, and some
 /// epochs of samples.
 const TRIAL_MS: u64 = 6_000;
-/// A trial goes on until it has cost so many traps, 2.6 million cycles: the root of a process that
-/// computes without a pause is seldom written, and only its writes show it.
-const TRIAL_TRAPS: u64 = 10_000;
+/// A trial goes on until its traps and surveys have cost so many cycles: the root of a process that computes
+/// without a pause is seldom written, and a region has to be seen in some passes.
+const TRIAL_COST: u64 = 10_000 * cost::TRAP;
 /// And so long at most.
 const LONG_TRIAL_MS: u64 = 60_000;
 /// Traps a second below which a root gets its space at first sight, for the same reason.
@@ -39,13 +44,20 @@ const BUSY_PERMILLE: u64 = 800;
 const LOOKS: usize = 4;
 /// Looks closer to each other than this are none.
 const LOOK_MS: u64 = 950;
+/// Time between two looks at how busy a guest is for which roots may be trapped.
+const GLANCE_MS: u64 = 1_000;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Traps {
     pub(super) on: bool,
     since_ms: u64,
-    /// Traps counted since then.
-    traps: u64,
+    /// Cycles that traps and surveys of user regions have cost since then.
+    spent: u64,
+    /// Those of the surveys since the last pass began, and what they came to each second before.
+    surveys: u64,
+    survey_rate: u64,
+    /// EL2's counter at the last look between passes, and when that was.
+    probed: (u64, u64),
     retry_ms: u64,
     penalty: u8,
     /// Traps a second as measured last.
@@ -125,10 +137,28 @@ impl Traps {
     pub(super) fn measure(&mut self, before: &VmSample, now: &VmSample, elapsed_ms: u64) {
         if self.on {
             let traps = now.traps.saturating_sub(before.traps);
-            self.traps = self.traps.saturating_add(traps);
+            let spent = traps
+                .saturating_mul(cost::TRAP)
+                .saturating_add(self.surveys);
+            self.spent = self.spent.saturating_add(spent);
             let rate = traps.saturating_mul(1000).checked_div(elapsed_ms);
             self.rate = rate.or(self.rate);
+            let surveys = core::mem::take(&mut self.surveys).saturating_mul(1000);
+            self.survey_rate = surveys.checked_div(elapsed_ms).unwrap_or(0);
         }
+    }
+
+    /// A region was surveyed.
+    pub(super) const fn survey(&mut self, half: Half) {
+        if self.on && matches!(half, Half::User) {
+            self.surveys = self.surveys.saturating_add(cost::SURVEY);
+        }
+    }
+
+    /// Cycles a second that it costs to have roots trapped.
+    fn tax(&self) -> u64 {
+        let traps = self.rate.unwrap_or(0).saturating_mul(cost::TRAP);
+        traps.saturating_add(self.survey_rate)
     }
 
     fn end(&mut self, now_ms: u64) {
@@ -140,10 +170,12 @@ impl Traps {
 }
 
 impl Policy {
-    /// Whether writes of roots may be trapped for this VM.
+    /// Whether writes of roots may be trapped for this VM: where user spaces have nothing to gain whatever a trial
+    /// showed, there is none.
     #[must_use]
     pub fn may_trap(&self, now_ms: u64) -> bool {
-        let wanted = self.config.may_trap || self.config.mode == Mode::Shadow;
+        let gains = self.config.may_trap && self.config.machine.moving_pays();
+        let wanted = gains || self.config.mode == Mode::Shadow;
         wanted && self.is_active(now_ms)
     }
 
@@ -151,6 +183,33 @@ impl Policy {
     pub fn load(&mut self, now_ms: u64, busy_ms: u64) -> bool {
         self.load.look(now_ms, busy_ms);
         self.trial_is_due(now_ms)
+    }
+
+    /// Hears between two passes how many writes EL2 has trapped so far. Whether that is to end at once.
+    pub fn probe(&mut self, now_ms: u64, traps: u64) -> Option<Action> {
+        let (then_ms, before) = self.traps.probed;
+        let elapsed = now_ms.saturating_sub(then_ms);
+        if !self.traps.on || elapsed < PROBE_MS {
+            return None;
+        }
+        self.traps.probed = (now_ms, traps);
+        let writes = traps.saturating_sub(before).saturating_mul(1000);
+        let rate = writes.checked_div(elapsed)?;
+        (rate > STORM).then(|| {
+            self.traps.why = Reason::Storm { rate };
+            Action::Trap(false)
+        })
+    }
+
+    /// Time until the next look between two passes.
+    #[must_use]
+    pub const fn glance_ms(&self, now_ms: u64) -> u64 {
+        let since = now_ms.saturating_sub(self.traps.since_ms);
+        if self.traps.on && since < PROBED_MS {
+            PROBE_MS
+        } else {
+            GLANCE_MS
+        }
     }
 
     /// Whether traps are being tried: there is something to learn in each pass.
@@ -236,14 +295,14 @@ impl Policy {
             return Some(Action::Trap(true));
         }
         let rate = self.traps.rate.unwrap_or(0);
-        let (tax, gain) = (rate.saturating_mul(cost::TRAP), self.gain_of(|_| true));
+        let (tax, gain) = (self.traps.tax(), self.gain_of(|_| true));
         if rate > STORM {
             self.traps.why = Reason::Storm { rate };
             return Some(Action::Trap(false));
         }
         self.traps.why = Reason::Taxed { tax, gain };
         let since = now_ms.saturating_sub(self.traps.since_ms);
-        let dear = self.traps.traps >= TRIAL_TRAPS || since >= LONG_TRIAL_MS;
+        let dear = self.traps.spent >= TRIAL_COST || since >= LONG_TRIAL_MS;
         let tried = since >= TRIAL_MS && dear;
         let loses = tried && self.config.mode != Mode::Shadow && tax >= gain;
         loses.then_some(Action::Trap(false))
@@ -289,10 +348,13 @@ impl Policy {
         if ok {
             let deed = if on { Deed::TrapOn } else { Deed::TrapOff };
             self.note(now_ms, deed, 0, why);
-            self.news = true;
+            self.news.users = true;
         }
         if on && ok {
-            (self.traps.on, self.traps.since_ms, self.traps.traps) = (true, now_ms, 0);
+            let traps = &mut self.traps;
+            (traps.on, traps.since_ms, traps.spent) = (true, now_ms, 0);
+            (traps.surveys, traps.survey_rate) = (0, 0);
+            traps.probed = (now_ms, self.counters.traps);
         } else {
             self.traps.end(now_ms);
             self.roots.clear();
@@ -320,7 +382,7 @@ impl Policy {
         match (add, result) {
             (true, Ok(())) => {
                 root.seen.wanted = true;
-                self.news = true;
+                self.news.users = true;
             }
             (false, Ok(())) => {
                 (root.seen.space, root.seen.wanted) = (false, false);

@@ -143,7 +143,7 @@ impl Policy {
                 let lost = space.lost;
                 self.ledger.deed(Deed::Revived, &self.config.machine);
                 self.note(now_ms, Deed::Revived, 0, Reason::Waited { lost });
-                self.news = true;
+                self.news.kernel = true;
             }
             Err(_) => space.postpone(now_ms),
         }

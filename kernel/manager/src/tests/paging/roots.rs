@@ -120,6 +120,7 @@ fn a_busy_reader_of_scattered_pages_ends_under_leaves_by_trapped_roots() {
 fn a_storm_that_ended_traps_is_not_the_kernel_roots() {
     let mut fake = Fake::new();
     let mut spec = compound("linux");
+    (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
     spec.paging.copy_bytes = 4 << 20;
     let bundle = bundle(vec![spec]);
     let mut manager = booted(&mut fake, &bundle);
