@@ -140,7 +140,18 @@ pub(crate) fn start_with(
     cores: u8,
     options: &str,
 ) -> Result<(Board, PathBuf), String> {
-    let (arguments, out) = arguments(w, name, options)?;
+    scope(w, name, toml, (gic, cores), (0, options))
+}
+
+/// The same with the time of an instruction, 2^`shift` ns.
+pub(crate) fn scope(
+    w: &Workshop,
+    name: &str,
+    toml: &str,
+    (gic, cores): (u8, u8),
+    (shift, options): (u8, &str),
+) -> Result<(Board, PathBuf), String> {
+    let (arguments, out) = arguments(w, name, (shift, options))?;
     let setup = Setup {
         gic,
         cores,
@@ -154,7 +165,7 @@ pub(crate) fn start_with(
 pub(crate) fn arguments(
     w: &Workshop,
     name: &str,
-    options: &str,
+    (shift, options): (u8, &str),
 ) -> Result<(Vec<String>, PathBuf), String> {
     let out = w.file(&format!("{name}.json"));
     // What an earlier run left there is not this run's.
@@ -164,9 +175,10 @@ pub(crate) fn arguments(
         plugin(w)?.display(),
         out.display()
     );
+    let count = format!("shift={shift},sleep=off");
     let arguments = [
         "-icount",
-        "shift=0,sleep=off",
+        &count,
         "-seed",
         "1",
         "-rtc",

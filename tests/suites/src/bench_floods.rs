@@ -194,7 +194,7 @@ fn on_one_core(w: &Workshop, rows: &mut Vec<Value>) -> Result<(), String> {
 /// A row of [`on_one_core`].
 fn windows(w: &Workshop, case: &str, other: &str, rows: &mut Vec<Value>) -> Result<(), String> {
     let name = format!("floods-window-{case}");
-    let (arguments, out) = bench::arguments(w, &name, ",cores=1,guests=off")?;
+    let (arguments, out) = bench::arguments(w, &name, (0, ",cores=1,guests=off"))?;
     let setup = Setup {
         cores: 3,
         arguments,

@@ -31,7 +31,7 @@ const WORST_WAKE_UP: u64 = 1000;
 /// # Errors
 /// A guest that did not come to its end, or a file that cannot be written.
 pub fn wakeups(w: &Workshop) -> Result<bool, String> {
-    bench_paging::pack(w, SCRIPT, "wakeups")?;
+    bench_paging::pack(w, SCRIPT, "wakeups", Vec::new())?;
     println!("\nPREEMPT_RT 6.1, one vCPU, period 1 ms: EL2 instructions on its core per wake-up\n");
     println!(
         "|                     | wake-ups |  min | median |  p99 |  max | how often each figure |"

@@ -10,7 +10,8 @@ use penumbra_suites::{
 };
 
 const USAGE: &str = "usage: penumbra-suites quick | full | list | one NAME... | soak RESTARTS KILLS | soak-paging MINUTES
-       penumbra-suites bench-events | bench-floods | bench-boot | bench-reset | bench-paging | bench-paging-events | bench-wakeups
+       penumbra-suites bench-events | bench-floods | bench-boot | bench-reset | bench-paging [WORD...] | bench-paging-events
+       penumbra-suites bench-wakeups
 NAME may be the beginning of names.";
 
 fn main() -> ExitCode {
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
         ["bench-events"] => measure(bench::events),
         ["bench-boot"] => measure(bench::boot),
         ["bench-reset"] => measure(bench_reset::reset),
-        ["bench-paging"] => measure(bench_paging::paging),
+        ["bench-paging", words @ ..] => measure(|w| bench_paging::paging(w, words)),
         ["bench-paging-events"] => measure(bench_shadow::paging_events),
         ["bench-floods"] => measure(bench_floods::floods),
         ["bench-wakeups"] => measure(bench_wakeups::wakeups),
@@ -73,7 +74,7 @@ fn tests(cases: Vec<&Case>) -> ExitCode {
     finish(Workshop::open().and_then(|workshop| run_all(&workshop, &cases)))
 }
 
-fn measure(bench: fn(&Workshop) -> Result<bool, String>) -> ExitCode {
+fn measure(bench: impl FnOnce(&Workshop) -> Result<bool, String>) -> ExitCode {
     finish(Workshop::open().and_then(|workshop| bench(&workshop)))
 }
 
