@@ -28,9 +28,9 @@ pub const FLUSH: u64 = 512 * READ;
 /// Exchanging two pages, without the flush: the limit of 1,500 instructions, and 8 KiB read and
 /// written by 16 bytes.
 pub const MOVE_PAGE: u64 = 1_500 + 2 * 512;
-/// Looking at one region in a survey, the empty entries before it included: EL2's instructions divided by the calls
-/// in the trials of `just bench paging`.
-pub const SURVEY: u64 = 28_000;
+/// Looking at one region in a survey, the empty entries before it included. Estimated from a trial in
+/// `just bench paging`: 82 million instructions at EL2 for some 15 passes over 150 regions and more.
+pub const SURVEY: u64 = 30_000;
 /// Walks a second that are assumed of a kernel's region whose walks nobody has sampled. From the model
 /// in docs/performance-walks.md: kernels that copy data save 0.04 walks per 1000 instructions over
 /// some 150 regions; at 10^9 instructions a second that is 250 for each.
