@@ -392,6 +392,8 @@ pub trait Core {
     fn set_deadline(&mut self, deadline: Option<u64>);
     /// Waits for an interrupt; returns with it pending, not acknowledged.
     fn idle(&mut self);
+    /// Whether an interrupt waits for this core, for work that goes on until one does.
+    fn interrupt_waits(&self) -> bool;
     /// Lets other cores go on while this one waits for one of them (spin hint).
     fn relax(&self);
 }

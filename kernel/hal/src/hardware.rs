@@ -249,6 +249,10 @@ impl Core for Hardware {
         sysreg::wait_for_interrupt();
     }
 
+    fn interrupt_waits(&self) -> bool {
+        sysreg::isr_el1::read() != 0
+    }
+
     #[inline]
     fn relax(&self) {
         sysreg::relax();

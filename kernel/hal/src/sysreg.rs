@@ -94,6 +94,8 @@ sysreg! {
     cnthp_ctl_el2 = "cnthp_ctl_el2": write;
     /// CNTHP_CVAL_EL2.
     cnthp_cval_el2 = "cnthp_cval_el2": write;
+    /// ISR_EL1: at EL2, which physical interrupts wait.
+    isr_el1 = "isr_el1": read;
     /// CNTPCT_EL0.
     cntpct_el0 = "cntpct_el0": read;
 

@@ -99,10 +99,26 @@ pub(super) fn map_ram(
         backing,
         quota,
     };
-    vm.memory
-        .lock()
-        .map_ram(machine, &system.frames, id, request)
-        .map(one)
+    let piece = || {
+        let mut memory = vm.memory.lock();
+        memory.map_ram(machine, &system.frames, id, request)
+    };
+    repeat(machine, piece, |done| *done >= bytes).map(one)
+}
+
+/// Repeats a piece of work until all is done, it fails, or an interrupt waits: then the manager is to call again.
+/// Each piece takes its locks anew, so that other cores wait for one piece at most.
+fn repeat<T>(
+    machine: &impl Machine,
+    mut piece: impl FnMut() -> Result<T, Error>,
+    is_all: impl Fn(&T) -> bool,
+) -> Result<T, Error> {
+    loop {
+        let done = piece()?;
+        if is_all(&done) || machine.interrupt_waits() {
+            return Ok(done);
+        }
+    }
 }
 
 pub(super) fn add_stock(system: &System, machine: &mut impl Machine, number: u64) -> Reply {
@@ -110,7 +126,11 @@ pub(super) fn add_stock(system: &System, machine: &mut impl Machine, number: u64
     if matches!(vm.life().state, VmState::Stopped | VmState::Dying) {
         return Err(Error::BadState);
     }
-    let added = vm.memory.lock().add_stock(machine, &system.frames, id);
+    let piece = || {
+        let mut memory = vm.memory.lock();
+        memory.add_stock(machine, &system.frames, id)
+    };
+    let added = repeat(machine, piece, |added| *added);
     if !matches!(added, Ok(false)) {
         // There is a frame, or there will be none: either way nobody has to wait longer.
         system.events.clear(Source::Stock, id);
@@ -373,12 +393,12 @@ pub(super) fn destroy(system: &System, machine: &mut impl Machine, number: u64) 
     if system.passthrough.is_lent(id) {
         device::end_loan(system, machine)?;
     }
-    let gone = {
+    let piece = || {
         let mut guest = vm.memory.lock();
         let mut manager = manager.memory.lock();
-        guest.destroy(&mut manager, machine, (&system.frames, id))?
+        guest.destroy(&mut manager, machine, (&system.frames, id))
     };
-    if !gone {
+    if !repeat(machine, piece, |gone| *gone)? {
         return Ok(one(0));
     }
     for vcpu in vcpus() {

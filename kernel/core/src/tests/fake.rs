@@ -65,6 +65,8 @@ pub(super) struct Shared {
     pub(super) system: Option<&'static System>,
     /// Cores do not answer who wants to hold a VM.
     pub(super) deaf: bool,
+    /// No interrupt waits, so that a call goes on until its work is done; else it does one piece.
+    pub(super) quiet: bool,
     pending: HashMap<usize, VecDeque<u32>>,
     pub(super) programs: HashMap<usize, VecDeque<Op>>,
     blocked: HashSet<usize>,

@@ -62,6 +62,24 @@ fn a_life_may_end_at_any_point_of_its_building() {
 }
 
 #[test]
+fn work_goes_on_until_an_interrupt_waits() {
+    let mut bench = Bench::new(1);
+    let before = bench.cores[0].used_bytes();
+    for (quiet, calls) in [(false, 32), (true, 1)] {
+        bench.cores[0].shared.lock().unwrap().quiet = quiet;
+        let vm = bench.create(1);
+        let one_frame = bench.count(Call::VmMapRam, &[vm, RAM, 2 * MIB, 0, 0], 2 * MIB);
+        assert_eq!(one_frame, calls);
+        bench.ok(Call::VmMapRam, &[vm, RAM + 4 * MIB, 8 * MIB, 1, 8 * MIB]);
+        assert_eq!(bench.count(Call::VmStockAdd, &[vm], 1), calls);
+        assert_eq!(bench.audit(), 0);
+        let end = bench.count(Call::VmDestroy, &[vm], 1);
+        assert!(end == 1 || !quiet && end > 64, "{end}");
+        assert_eq!(bench.cores[0].used_bytes(), before);
+    }
+}
+
+#[test]
 fn thin_memory_fills_from_the_stock_and_becomes_a_block() {
     let mut bench = Bench::new(2);
     let vm = bench.create(1);

@@ -90,9 +90,14 @@ impl Bench {
 
     /// Repeats a call that continues until X1 is `done`.
     fn finish(&mut self, which: Call, arguments: &[u64], done: u64) {
-        for _ in 0..100_000 {
+        self.count(which, arguments, done);
+    }
+
+    /// The same; how often it had to be called.
+    fn count(&mut self, which: Call, arguments: &[u64], done: u64) -> usize {
+        for calls in 1..100_000 {
             if self.ok(which, arguments) == done {
-                return;
+                return calls;
             }
         }
         panic!("{which:?} does not end");

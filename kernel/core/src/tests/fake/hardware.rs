@@ -230,6 +230,9 @@ impl Core for Fake {
         let mut shared = self.shared.lock().unwrap();
         shared.now += 10;
     }
+    fn interrupt_waits(&self) -> bool {
+        !self.shared.lock().unwrap().quiet
+    }
     fn relax(&self) {
         // The other cores stand between two steps: they could answer who wants to hold a VM.
         let mut shared = self.shared.lock().unwrap();
