@@ -184,7 +184,10 @@ fn map_pages(table: &Table, base: u64, end: u64, kind: Kind) {
         base.wrapping_sub(IDENTITY_END)
     };
     let mut leaf = target | kind.attributes() | TABLE_OR_PAGE;
-    for entry in table.0.iter().skip(first).take(pages) {
+    let Some(entries) = table.0.get(first..first.wrapping_add(pages)) else {
+        return;
+    };
+    for entry in entries {
         set_leaf(entry, leaf);
         leaf = leaf.wrapping_add(PAGE_SIZE);
     }

@@ -107,15 +107,24 @@ _start:
     bl      penumbra_early_stage
     bl      .Lmmu_on
 
-    // With the caches on: zero BSS.
+    // With the caches on: zero BSS. Its pages are whole.
     adrp    x1, penumbra_bss_start
     adrp    x2, penumbra_bss_end
-3:  .rept   64                              // its pages are whole: 1 KiB at a time
-    stp     xzr, xzr, [x1], #16
+    mrs     x3, dczid_el0
+    and     x3, x3, #0x1f                   // DZP, and BS: log2 of words
+    cmp     x3, #4
+    b.ne    8f
+7:  .rept   16                              // DC ZVA may be used, with 64 bytes: 1 KiB at a time
+    dc      zva, x1
+    add     x1, x1, #64
     .endr
     cmp     x1, x2
-    b.lo    3b
-    mov     x0, xzr
+    b.lo    7b
+    b       9f
+8:  stp     xzr, xzr, [x1], #16
+    cmp     x1, x2
+    b.lo    8b
+9:  mov     x0, xzr
     bl      .Lpercpu
     mov     x0, x20
     mov     x29, xzr
@@ -187,7 +196,7 @@ penumbra_spin_secondary:
     isb
     ret
 
-// Cleans and invalidates X1..X2 to the point of coherency. Clobbers X3-X5.
+// Cleans and invalidates X1..X2, whole pages, to the point of coherency. Clobbers X3-X5.
 .Lclean_invalidate:
     mrs     x3, ctr_el0
     ubfx    x3, x3, #16, #4                 // DminLine: log2 of words
@@ -195,8 +204,10 @@ penumbra_spin_secondary:
     lsl     x4, x4, x3
     sub     x3, x4, #1
     bic     x5, x1, x3
-1:  dc      civac, x5
+1:  .rept   8                               // more than the pages only with lines over 512 bytes
+    dc      civac, x5
     add     x5, x5, x4
+    .endr
     cmp     x5, x2
     b.lo    1b
     dsb     sy
