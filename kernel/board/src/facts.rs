@@ -6,7 +6,7 @@ use crate::node::{
     MAX_DEPTH, Name, Node, Path, Property, leads_to, lookup, name, number, small, strings, whole,
 };
 use crate::ranges::{Range, Ranges};
-use crate::tree::{Damaged, Token, Tokens, Tree};
+use crate::tree::{Damaged, Token, Tokens, Tree, text};
 
 /// Where the interrupt controller's registers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,7 +182,7 @@ pub fn read(bytes: &[u8]) -> Result<Facts<'_>, &'static str> {
     let mut depth = 0usize;
     while let Some(token) = tokens.step()? {
         match token {
-            Token::Property(name, value) if open => node.keep(name, value),
+            Token::Property(strings, value) if open => node.keep(strings, value),
             Token::Property(..) => return Err(DAMAGED),
             Token::Begin(name) => {
                 if open {
@@ -336,8 +336,8 @@ impl<'t> Found<'t> {
     /// The path that an alias stands for.
     fn alias(&self, wanted: &[u8]) -> Option<&'t [u8]> {
         let mut tokens = self.aliases?;
-        while let Ok(Some(Token::Property(name, value))) = tokens.step() {
-            if name == wanted {
+        while let Ok(Some(Token::Property(strings, value))) = tokens.step() {
+            if text(strings) == Some(wanted) {
                 return value.split(|&byte| byte == 0).next();
             }
         }

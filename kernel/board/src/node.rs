@@ -21,16 +21,26 @@ pub(crate) const fn name(text: &str) -> Name {
     name
 }
 
-/// The value that stands beside `wanted` in a table.
-pub(crate) fn lookup<T: Copy>(table: &[(Name, T)], wanted: &[u8]) -> Option<T> {
-    let same = |name: &Name| {
-        // The zero byte first: it settles nearly every comparison.
-        name.get(wanted.len()) == Some(&0) && name.starts_with(wanted)
-    };
-    let found = table.iter().find(|(name, _)| same(name));
-    found
-        .filter(|_| !wanted.is_empty())
-        .map(|&(_, value)| value)
+/// The value that stands in a table beside the name that `strings` begin with, up to their first zero byte or their end.
+pub(crate) fn lookup<T: Copy>(table: &[(Name, T)], strings: &[u8]) -> Option<T> {
+    // Most names differ in their first byte: to compare that is cheaper than to look for the end of `strings`.
+    let first = strings.first();
+    let mut alike = table.iter().filter(|(name, _)| name.first() == first);
+    let found = alike.find(|(name, _)| is(name, strings));
+    found.map(|&(_, value)| value)
+}
+
+/// Whether `strings` begin with this name.
+fn is(name: &Name, strings: &[u8]) -> bool {
+    for (own, byte) in name.iter().zip(strings) {
+        if own != byte {
+            return false;
+        }
+        if *own == 0 {
+            return true;
+        }
+    }
+    name.get(strings.len()) == Some(&0)
 }
 
 /// Properties that matter here.
@@ -134,9 +144,9 @@ impl<'t> Node<'t> {
         }
     }
 
-    /// Keeps a property if it matters.
-    pub(crate) fn keep(&mut self, name: &[u8], value: &'t [u8]) {
-        let property = lookup(&PROPERTIES, name);
+    /// Keeps a property, whose name `strings` begin with, if it matters.
+    pub(crate) fn keep(&mut self, strings: &[u8], value: &'t [u8]) {
+        let property = lookup(&PROPERTIES, strings);
         let slot = property.and_then(|property| self.values.get_mut(property as usize));
         if let Some(slot) = slot {
             *slot = Some(value);
@@ -262,4 +272,21 @@ pub(crate) fn leads_to(path: &[u8], names: &[&[u8]], depth: usize) -> bool {
     };
     let mut own = names.iter().take(depth.saturating_add(1)).skip(1);
     own.all(|name| parts.next().is_some_and(|part| same(name, part))) && parts.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_end_where_the_strings_end_or_have_a_zero_byte() {
+        let found = |strings: &[u8]| lookup(&PROPERTIES, strings);
+        assert_eq!(found(b"reg\0status\0"), Some(Property::Reg));
+        assert_eq!(found(b"reg"), Some(Property::Reg));
+        assert_eq!(found(b"regulator\0"), None);
+        assert_eq!(found(b"re\0"), None);
+        assert_eq!(found(b"\0reg\0"), None);
+        assert_eq!(found(b""), None);
+        assert_eq!(found(b"#redistributor-regions\0"), Some(Property::Regions));
+    }
 }

@@ -32,7 +32,8 @@ pub struct Tree<'t> {
 pub enum Token<'t> {
     /// A node begins; its name with the unit address. The root's is empty.
     Begin(&'t [u8]),
-    /// A property of the node that began last and has not ended: name and value.
+    /// A property of the node that began last and has not ended: the strings from its name on, which a
+    /// zero byte ends, and its value.
     Property(&'t [u8], &'t [u8]),
     /// The node ends.
     End,
@@ -54,7 +55,7 @@ pub(crate) fn word(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 /// The bytes before the first zero byte.
-fn text(bytes: &[u8]) -> Option<&[u8]> {
+pub(crate) fn text(bytes: &[u8]) -> Option<&[u8]> {
     let end = bytes.iter().position(|&byte| byte == 0)?;
     bytes.get(..end)
 }
@@ -138,7 +139,7 @@ impl<'t> Tokens<'t> {
         let name = usize::try_from(word(self.structure, self.at.wrapping_add(4))?).ok()?;
         let start = self.at.wrapping_add(8);
         let value = self.structure.get(start..start.checked_add(bytes)?)?;
-        let name = text(self.strings.get(name..)?)?;
+        let name = self.strings.get(name..)?;
         self.at = start;
         self.pass(bytes);
         (self.depth != 0).then_some(Token::Property(name, value))

@@ -16,7 +16,7 @@ use super::facts::{BOARDS, Pi, range};
 use crate::facts::{GicFacts, StartMethod, UartKind, read};
 use crate::plan::plan;
 use crate::ranges::Range;
-use crate::tree::{Token, Tree};
+use crate::tree::{Token, Tree, text};
 
 /// The tree of QEMU virt.
 fn virt(gic: u32, cores: u32) -> Option<Vec<u8>> {
@@ -149,8 +149,9 @@ fn own(blob: &[u8]) -> Option<Vec<String>> {
     while let Some(token) = tokens.step().ok()? {
         match token {
             Token::Begin(name) => lines.push(format!("+{}", String::from_utf8_lossy(name))),
-            Token::Property(name, value) => {
-                lines.push(format!("{} {value:?}", String::from_utf8_lossy(name)))
+            Token::Property(strings, value) => {
+                let name = String::from_utf8_lossy(text(strings)?);
+                lines.push(format!("{name} {value:?}"));
             }
             Token::End => lines.push("-".into()),
         }
