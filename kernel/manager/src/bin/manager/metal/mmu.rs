@@ -56,10 +56,27 @@ impl Table {
 
     /// Fills the entry that covers `address`, where one entry covers `unit` bytes.
     fn set(&self, address: u64, unit: u64, value: u64) {
-        let index = usize::try_from((address / unit) % ENTRIES as u64).unwrap_or(usize::MAX);
-        if let Some(entry) = self.0.get(index) {
+        if let Some(entry) = self.entries_from(address, unit).first() {
             entry.store(value, Ordering::Relaxed);
         }
+    }
+
+    /// Maps what lies in `start..end` and in this table at its own address, by leaves of `unit` bytes.
+    fn map(&self, (start, end): (u64, u64), unit: u64, attributes: u64) {
+        let mut at = start;
+        for entry in self.entries_from(start, unit) {
+            if at >= end {
+                break;
+            }
+            entry.store(at | attributes, Ordering::Relaxed);
+            at += unit;
+        }
+    }
+
+    /// The entry that covers `address`, and those behind it.
+    fn entries_from(&self, address: u64, unit: u64) -> &[AtomicU64] {
+        let index = usize::try_from((address / unit) % ENTRIES as u64).unwrap_or(usize::MAX);
+        self.0.get(index..).unwrap_or_default()
     }
 
     fn address(&self) -> u64 {
@@ -116,10 +133,9 @@ pub(super) fn enable(ram_bytes: u64, input: &BootInfo) {
         IMAGE_PAGES.address() | TABLE,
     );
     map_image();
-    let blocks = (1..ram_bytes / BLOCK_2M_BYTES).take(ENTRIES - 1);
-    for base in blocks.map(|n| MANAGER_RAM_IPA + n * BLOCK_2M_BYTES) {
-        RAM_BLOCKS.set(base, BLOCK_2M_BYTES, base | DATA | BLOCK);
-    }
+    let behind = MANAGER_RAM_IPA + BLOCK_2M_BYTES;
+    let ram_end = MANAGER_RAM_IPA.saturating_add(ram_bytes);
+    RAM_BLOCKS.map((behind, ram_end), BLOCK_2M_BYTES, DATA | BLOCK);
     map_gibs(input.bundle_ipa, input.bundle_bytes, CONSTANT);
     map_gibs(input.tree_ipa, input.tree_bytes, CONSTANT);
     map_gibs(MANAGER_WINDOW_IPA, MANAGER_WINDOW_BYTES, DATA);
@@ -153,26 +169,23 @@ fn map_image() {
     let text_end = at(&raw const manager_text_end);
     let rodata_end = at(&raw const manager_rodata_end);
     let data_end = at(&raw const manager_data_end);
-    let stack = at(&raw const manager_stack_start)..at(&raw const manager_stack_end);
-    let fault_stack =
-        at(&raw const manager_fault_stack_start)..at(&raw const manager_fault_stack_end);
-    let heap_start = heap_start();
-    for n in 0..ENTRIES as u64 {
-        let page = MANAGER_RAM_IPA + n * PAGE_BYTES;
-        let attributes = if page < text_end {
-            TEXT
-        } else if page < rodata_end {
-            CONSTANT
-        } else if page < data_end
-            || stack.contains(&page)
-            || fault_stack.contains(&page)
-            || page >= heap_start
-        {
-            DATA
-        } else {
-            continue;
-        };
-        IMAGE_PAGES.set(page, PAGE_BYTES, page | attributes | PAGE);
+    let stack = (
+        at(&raw const manager_stack_start),
+        at(&raw const manager_stack_end),
+    );
+    let fault_stack = (
+        at(&raw const manager_fault_stack_start),
+        at(&raw const manager_fault_stack_end),
+    );
+    for (section, attributes) in [
+        ((MANAGER_RAM_IPA, text_end), TEXT),
+        ((text_end, rodata_end), CONSTANT),
+        ((rodata_end, data_end), DATA),
+        (stack, DATA),
+        (fault_stack, DATA),
+        ((heap_start(), MANAGER_RAM_IPA + BLOCK_2M_BYTES), DATA),
+    ] {
+        IMAGE_PAGES.map(section, PAGE_BYTES, attributes | PAGE);
     }
 }
 
@@ -181,15 +194,12 @@ fn map_gibs(base: u64, bytes: u64, attributes: u64) {
     if bytes == 0 {
         return;
     }
-    let first = base / BLOCK_1G_BYTES;
-    let last = base.saturating_add(bytes - 1) / BLOCK_1G_BYTES;
-    for gib in (first..=last)
-        .take(ENTRIES)
-        .filter(|gib| *gib < ENTRIES as u64)
-    {
-        let block = gib * BLOCK_1G_BYTES;
-        if block != MANAGER_RAM_IPA {
-            ROOT.set(block, BLOCK_1G_BYTES, block | attributes | BLOCK);
-        }
+    let first = base & !(BLOCK_1G_BYTES - 1);
+    let end = base
+        .saturating_add(bytes)
+        .min(ENTRIES as u64 * BLOCK_1G_BYTES);
+    let ram = (MANAGER_RAM_IPA, MANAGER_RAM_IPA + BLOCK_1G_BYTES);
+    for part in [(first, end.min(ram.0)), (first.max(ram.1), end)] {
+        ROOT.map(part, BLOCK_1G_BYTES, attributes | BLOCK);
     }
 }
