@@ -92,7 +92,8 @@ impl MapPlan<'_> {
 impl Stage2 {
     /// Checks a mapping and reserves its tables. Changes no translation.
     ///
-    /// Cost: one walk for each leaf; callers with much to map at page grain go in pieces.
+    /// Cost: one walk for each leaf, and one for each table that is missing; callers with much to map at page
+    /// grain go in pieces.
     ///
     /// # Errors
     /// `Misaligned`, `OutOfRange`, `AlreadyMapped` or `NoTable`.
@@ -196,7 +197,12 @@ impl Stage2 {
                 tables = tables.saturating_add(1);
                 end3 = span_end(ipa, Level::L2);
             }
-            ipa = ipa.saturating_add(level.entry_bytes());
+            ipa = if slot.level < Level::L3 {
+                // Nothing is in the rest of this slot either.
+                span_end(ipa, level.min(Level::L2))
+            } else {
+                ipa.saturating_add(PAGE_SIZE)
+            };
         }
         Ok(tables)
     }
