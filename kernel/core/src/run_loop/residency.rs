@@ -35,7 +35,7 @@ impl RunLoop {
             self.core.make_unready(id);
             return false;
         };
-        let mut vcpu = slot.lock();
+        let mut vcpu = slot.lock_inline();
         if let Some((entry, context)) = place.shared.take_request() {
             vcpu.reset(entry, context);
             (vcpu.id, vcpu.place, vcpu.core) = (id, Some(place), Some(self.core));
@@ -152,6 +152,7 @@ impl RunLoop {
 }
 
 /// When a vCPU that does not run wants to be looked at, its virtual timer apart.
+#[inline]
 pub(super) fn deadline_off_core(vcpu: &Vcpu) -> u64 {
     let wait = match vcpu.blocked {
         Blocked::Events(deadline) | Blocked::Restart(deadline) => deadline,

@@ -35,7 +35,7 @@ impl RunLoop {
             return;
         };
         let hz = self.board.facts.counter_hz;
-        let turn = schedule.lock().at(now, hz);
+        let turn = schedule.lock_inline().at(now, hz);
         match turn {
             None => self.windows = Windows::new(),
             Some(turn) => {

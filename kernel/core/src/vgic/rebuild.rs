@@ -33,7 +33,7 @@ impl Vgic {
         interface: &mut CpuInterface,
         machine: &mut M,
     ) -> VcpuSet {
-        let mut spis = self.spis.lock();
+        let mut spis = self.spis.lock_inline();
         irqs.work.store(0, SeqCst);
         let live = interface.read_list_registers(machine);
         let mut rebuild = Rebuild {

@@ -51,7 +51,7 @@ impl Vgic {
         }
         let quiet = live == 0 && irqs.work.load(SeqCst) == 0;
         if interface.used != 0 && !(quiet && interface.forget_private(irqs)) {
-            let mut spis = self.spis.lock();
+            let mut spis = self.spis.lock_inline();
             let mut rebuild = Rebuild {
                 vgic: self,
                 vcpu,

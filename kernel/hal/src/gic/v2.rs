@@ -110,6 +110,8 @@ impl GicV2 {
 mod format {
     const HW: u64 = 1 << 61;
 
+    // A call in a path that GICv3 takes too would have it keep registers for the call.
+    #[inline(always)]
     pub(super) const fn to_gich(ich: u64) -> u32 {
         let id = (ich & 0x3ff) as u32;
         let priority = ((ich >> 51) & 0x1f) as u32;
