@@ -130,7 +130,9 @@ pub(super) fn add_stock(system: &System, machine: &mut impl Machine, number: u64
         let mut memory = vm.memory.lock();
         memory.add_stock(machine, &system.frames, id)
     };
-    let added = repeat(machine, piece, |added| *added);
+    // A vCPU that touches a new page wants the lock, too, and the lock is not fair: between two calls there is time for it.
+    let alone = vm.life().state == VmState::Created;
+    let added = repeat(machine, piece, |added| *added || !alone);
     if !matches!(added, Ok(false)) {
         // There is a frame, or there will be none: either way nobody has to wait longer.
         system.events.clear(Source::Stock, id);

@@ -1,4 +1,4 @@
-//! Where the hal's vectors find what [`known`](super::known) looks at: they answer a write of a known root by the
+//! Where the hal's vectors find what `known` looks at: they answer a write of a known root by the
 //! same rules, before any Rust code runs, and leave all else to it.
 //!
 //! Offsets are in bytes. What changes here or there changes `kernel/hal/src/vectors.S`, too; the suites
