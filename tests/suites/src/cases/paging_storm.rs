@@ -22,7 +22,7 @@ const SHADOW: (&str, &str) = ("compound-shadow", "paging = \"shadow\"");
 /// The tests.
 pub(super) fn cases() -> Vec<Case> {
     let quick = Point {
-        kernel: "linux",
+        kernel: "linux-cloud",
         vcpus: 2,
         backing: "thin",
         seconds: QUICK_SECONDS,

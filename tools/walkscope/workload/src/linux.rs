@@ -107,7 +107,8 @@ pub(crate) fn map_anonymous(bytes: usize, huge: bool) -> usize {
     } else {
         base
     };
-    syscall(MADVISE, [base, bytes, if huge { 14 } else { 15 }, 0, 0, 0]);
+    // A kernel without huge pages knows no such advice.
+    attempt(MADVISE, [base, bytes, if huge { 14 } else { 15 }, 0, 0, 0]);
     base
 }
 
