@@ -57,6 +57,10 @@ struct Store {
 
 /// PSTATE.SS, bit 21, and PSTATE.BTYPE, bits 11:10: an instruction that is done clears them.
 pub(super) const STEP_STATE: u64 = 1 << 21 | 0b11 << 10;
+/// PSTATE.EL, bits 3:2.
+pub(super) const EL: u64 = 0b1100;
+/// PSTATE.PAN.
+pub(super) const PAN: u64 = 1 << 22;
 /// SCTLR_EL1.C.
 const SCTLR_C: u64 = 1 << 2;
 
@@ -338,8 +342,6 @@ fn nest<M: Machine>(vcpu: &Vcpu, place: &'static Place, machine: &mut M) -> Faul
 
 /// Whose rights an access at this PSTATE has. LDTR and its kind at EL1 are not told apart.
 const fn privilege(pstate: u64) -> Privilege {
-    const EL: u64 = 0b1100;
-    const PAN: u64 = 1 << 22;
     if pstate & EL == 0 {
         Privilege::El0
     } else if pstate & PAN != 0 {

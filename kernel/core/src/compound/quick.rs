@@ -1,20 +1,14 @@
 //! Stores to watched pages through a mapping that is known: answered at the first look at the exit.
 
-use penumbra_paging::{StoredBy, WINDOW_BIT};
+use penumbra_paging::StoredBy;
 use penumbra_trap::abort::{AccessSize, DataAbort, FaultStatus};
 use penumbra_vmsa::{Half, Va};
 
 use super::From;
-use super::fault::STEP_STATE;
+use super::fault::{EL, PAN, STEP_STATE};
+use super::trapped::ROOT;
 use crate::machine::{GuestRegister, GuestRegisters, Machine};
 use crate::vcpu::{Place, Vcpu};
-
-/// PSTATE.EL, bits 3:2.
-const EL: u64 = 0b1100;
-/// PSTATE.PAN.
-const PAN: u64 = 1 << 22;
-/// The root in a TTBR: neither the ASID nor what EL2 made of it.
-const ROOT: u64 = 0x0000_ffff_ffff_ffff & !WINDOW_BIT;
 
 /// Does a store that stage 2 has refused, if it is a plain one through a mapping that the service knows. Whether it
 /// was. The instruction is done then, and nothing else but its register was looked at.

@@ -12,7 +12,7 @@ use penumbra_abi::{PagingCounter, PagingMode, PagingRefusal, paging_roots};
 use penumbra_paging::{Stage1Regs, WINDOW_BIT};
 use penumbra_vmsa::{Half, Ipa, PAGE_SIZE, Tcr, Ttbr};
 
-use super::fault::HALVES;
+use super::fault::{EL, HALVES};
 use super::{From, Paging, refusal};
 use crate::machine::{GuestRegister, GuestRegisters, Machine};
 use crate::vcpu::{Place, Vcpu};
@@ -110,9 +110,6 @@ pub(crate) fn plant<M: Machine>(
     }
     Planting::Done
 }
-
-/// PSTATE.M, exception level.
-const EL: u64 = 0b1100;
 
 /// Whether the exit of the resident vCPU was taken where no kernel is between reading and writing a
 /// root: from EL0, or by a WFI if it `waits`.
