@@ -6,9 +6,10 @@ use core::arch::global_asm;
 use core::panic::PanicInfo;
 
 use penumbra_core::System;
+use penumbra_hal::boot::{self, EarlyBoot};
 use penumbra_hal::console::Uart;
-use penumbra_hal::{boot, epitaph, secondary};
-use penumbra_platform::{Aligned, Firmware, Platform, uart_divisor};
+use penumbra_hal::{epitaph, secondary};
+use penumbra_platform::{Aligned, Facts, Firmware, Platform, uart_divisor};
 
 /// The PL011 of the machine; the device tree must confirm it.
 const EARLY_UART: u64 = 0x0900_0000;
@@ -34,10 +35,15 @@ extern "C" fn penumbra_main(tree: usize) -> ! {
         compatible: "linux,dummy-virt",
         early_console: EARLY_UART,
         trail: false,
-        ask_firmware: |_, _| Firmware::default(),
+        ask_firmware: ask_nobody,
         manager: &MANAGER.0,
     };
     platform.run(early, tree, &SYSTEM)
+}
+
+/// No firmware but QEMU, which has said everything in the device tree.
+fn ask_nobody(_: &mut EarlyBoot, _: &Facts<'_>) -> Firmware {
+    Firmware::default()
 }
 
 /// Continues the reset code on every other core.

@@ -70,8 +70,8 @@ pub(crate) fn panics(args: &PanicArgs) -> Result<ExitCode, Problems> {
 /// Adds up the deepest path of calls in a platform's image, and refuses one that is deeper than its stack.
 pub(crate) fn stack(platform: &str) -> Result<ExitCode, Problems> {
     let project = Project::find()?;
-    build::build(&project, platform)?;
-    let depth = stacks::deepest(&project, &project.elf(&build::binary(platform)))?;
+    let built = build::build(&project, platform)?;
+    let depth = stacks::deepest(&project, &project.elf(&build::binary(platform)), &built)?;
     for (function, bytes) in &depth.path {
         say!("{bytes:>8} {function}");
     }

@@ -42,22 +42,9 @@ pub(crate) struct Target<'a> {
 /// # Errors
 /// The file is not there, or the toolchain lacks its tool.
 pub(crate) fn with_lines(project: &Project, elf: &Path) -> Result<String, Problem> {
-    objdump(project, elf, &["-l"])
-}
-
-/// Disassembles an ELF file.
-///
-/// # Errors
-/// The file is not there, or the toolchain lacks its tool.
-pub(crate) fn plain(project: &Project, elf: &Path) -> Result<String, Problem> {
-    objdump(project, elf, &[])
-}
-
-fn objdump(project: &Project, elf: &Path, options: &[&str]) -> Result<String, Problem> {
     let mut command = project.llvm("llvm-objdump")?;
     command
-        .args(["-d", "--demangle", "--no-show-raw-insn"])
-        .args(options)
+        .args(["-d", "-l", "--demangle", "--no-show-raw-insn"])
         .arg(elf);
     output(&mut command)
 }
@@ -110,6 +97,50 @@ impl<'a> Instruction<'a> {
             target,
         })
     }
+}
+
+impl Function<'_> {
+    /// Whether an address lies in its instructions.
+    pub(crate) fn holds(&self, address: u64) -> bool {
+        let last = self.body.last().map_or(self.address, |one| one.address);
+        (self.address..=last).contains(&address)
+    }
+}
+
+/// A name as sources spell it, where the symbol spells out what assemblers do not take.
+pub(crate) fn readable(name: &str) -> String {
+    const SPELT: [(&str, &str); 9] = [
+        ("_$LT$", "<"),
+        ("$LT$", "<"),
+        ("$GT$", ">"),
+        ("$u20$", " "),
+        ("$RF$", "&"),
+        ("$C$", ","),
+        ("_$u7b$", "{"),
+        ("$u7b$", "{"),
+        ("$u7d$", "}"),
+    ];
+    let mut name = name.replace("..", "::");
+    for (symbol, source) in SPELT {
+        name = name.replace(symbol, source);
+    }
+    name
+}
+
+/// A place without the folders before the crate's own.
+pub(crate) fn short(place: &str) -> &str {
+    ["/registry/src/", "/library/", "/kernel/", "/platforms/"]
+        .iter()
+        .find_map(|&mark| {
+            let (_, rest) = place.split_once(mark)?;
+            // The registry has one more folder, named after itself.
+            if mark == "/registry/src/" {
+                rest.split_once('/').map(|(_, rest)| rest)
+            } else {
+                Some(rest)
+            }
+        })
+        .unwrap_or(place)
 }
 
 /// A symbol without the compiler's hash and without an offset.

@@ -108,10 +108,10 @@ fn collect<'a>(
             found.extend(
                 body.iter()
                     .filter(leads_here)
-                    .map(|from| (function, called, short(from.place))),
+                    .map(|from| (function, called, disassembly::short(from.place))),
             );
             if found.len() == before {
-                found.insert((function, called, short(instruction.place)));
+                found.insert((function, called, disassembly::short(instruction.place)));
             }
         }
         if ends_block(instruction) {
@@ -149,22 +149,6 @@ fn sort(callers: Vec<Caller>, allow_list: &str) -> Panics {
     let unused = rules.into_iter().filter(|(_, used)| !used);
     panics.unused = unused.map(|(rule, _)| rule.to_owned()).collect();
     panics
-}
-
-/// A path without what is before the crate's own folder.
-fn short(place: &str) -> &str {
-    ["/registry/src/", "/library/", "/kernel/", "/platforms/"]
-        .iter()
-        .find_map(|&mark| {
-            let (_, rest) = place.split_once(mark)?;
-            // The registry has one more folder, named after itself.
-            if mark == "/registry/src/" {
-                rest.split_once('/').map(|(_, rest)| rest)
-            } else {
-                Some(rest)
-            }
-        })
-        .unwrap_or(place)
 }
 
 fn is_panic(name: &str) -> bool {

@@ -5,13 +5,18 @@
 //! the deepest path of calls is added up. Recursion and frames of unknown size are refused: nothing in
 //! EL2 may need a stack that depends on what a guest does.
 //!
-//! A call through a pointer is followed to every function of `is_pointed_to`, nested
-//! `NESTED_POINTERS` deep: EL2 has pointers to functions for its messages and its platform only. A
-//! branch through a register is the table of a `match` and stays in its function.
+//! A call through a pointer is followed to every function that a pointer may lead to, nested
+//! `NESTED_POINTERS` deep; `pointers` finds both, and refuses what nobody has accounted for.
+
+mod pointers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::Path;
 
+use pointers::Pointers;
+
+use crate::build::Built;
 use crate::disassembly::{self, Function};
 use crate::problem::Problem;
 use crate::toolchain::{Project, output};
@@ -31,36 +36,44 @@ pub struct Depth {
     pub path: Vec<(String, u64)>,
 }
 
-/// Adds up the deepest path of calls in an EL2 image.
+/// Adds up the deepest path of calls in an EL2 image, given as ELF file and as what was built of it.
 ///
 /// # Errors
-/// The file is not there, the toolchain lacks a tool, or a depth cannot be told: a function calls
-/// itself, or takes a number of bytes that is not in its text.
-pub fn deepest(project: &Project, elf: &Path) -> Result<Depth, Problem> {
-    let limit = symbol(project, elf, "penumbra_stack_bytes")?;
-    let text = disassembly::plain(project, elf)?;
-    let calls = Calls::read(&disassembly::functions(&text))?;
+/// A file is not there, the toolchain lacks a tool, or a depth cannot be told: a function calls
+/// itself, takes a number of bytes that is not in its text, or has to do with an unknown pointer.
+pub fn deepest(project: &Project, elf: &Path, built: &Built) -> Result<Depth, Problem> {
+    let symbols = output(project.llvm("llvm-nm")?.arg(elf))?;
+    let symbol = |name| {
+        symbol(&symbols, name)
+            .ok_or_else(|| Problem::new(format!("{} has no symbol {name}", elf.display())))
+    };
+    let index = |name| Ok(usize::try_from(symbol(name)?).unwrap_or(usize::MAX));
+    let image = fs::read(&built.image)
+        .map_err(|error| Problem::new(format!("cannot read {}: {error}", built.image.display())))?;
+    let table = index("penumbra_relr_start")?..index("penumbra_relr_end")?;
+    let words = pointers::relocated(&image, table);
+
+    let text = disassembly::with_lines(project, elf)?;
+    let functions = disassembly::functions(&text);
+    let calls = Calls::read(&functions, &pointers::find(&functions, &words)?)?;
     let (bytes, path) = calls.deepest()?;
     let frames = path.iter().filter(|call| call.frame > 0);
     Ok(Depth {
         bytes,
-        limit,
+        limit: symbol("penumbra_stack_bytes")?,
         path: frames
-            .map(|call| (call.name.to_owned(), call.frame))
+            .map(|call| (disassembly::readable(call.name), call.frame))
             .collect(),
     })
 }
 
-/// An absolute symbol's value.
-fn symbol(project: &Project, elf: &Path, name: &str) -> Result<u64, Problem> {
-    let symbols = output(project.llvm("llvm-nm")?.arg(elf))?;
+/// An absolute symbol's value, from the list that `llvm-nm` prints.
+fn symbol(symbols: &str, name: &str) -> Option<u64> {
     let mut lines = symbols.lines().map(str::split_whitespace);
-    lines
-        .find_map(|mut words| {
-            let value = words.next()?;
-            (words.nth(1)? == name).then(|| u64::from_str_radix(value, 16).ok())?
-        })
-        .ok_or_else(|| Problem::new(format!("{} has no symbol {name}", elf.display())))
+    lines.find_map(|mut words| {
+        let value = words.next()?;
+        (words.nth(1)? == name).then(|| u64::from_str_radix(value, 16).ok())?
+    })
 }
 
 /// A branch from one function to another.
@@ -80,6 +93,7 @@ struct Call<'a> {
     /// What it branches to.
     to: BTreeSet<Branch>,
     through_pointer: bool,
+    is_pointed_to: bool,
 }
 
 /// All functions, by address.
@@ -90,7 +104,7 @@ struct Calls<'a>(BTreeMap<u64, Call<'a>>);
 type Deepest<'c> = (u64, Vec<&'c Call<'c>>);
 
 impl<'a> Calls<'a> {
-    fn read(functions: &[Function<'a>]) -> Result<Self, Problem> {
+    fn read(functions: &[Function<'a>], pointers: &Pointers) -> Result<Self, Problem> {
         let mut calls = Self::default();
         for function in functions {
             let branches = function.body.iter().filter(|one| is_branch(one.operation));
@@ -109,7 +123,8 @@ impl<'a> Calls<'a> {
                 name: function.name,
                 frame: frame(function)?,
                 to,
-                through_pointer: function.body.iter().any(|one| one.operation == "blr"),
+                through_pointer: pointers.callers.contains(&function.address),
+                is_pointed_to: pointers.reached.contains(&function.address),
             };
             calls.0.insert(function.address, call);
         }
@@ -155,7 +170,7 @@ impl<'a> Calls<'a> {
             }
         }
         if let (true, Some(fewer)) = (call.through_pointer, pointers.checked_sub(1)) {
-            let pointed = self.0.iter().filter(|(_, call)| is_pointed_to(call.name));
+            let pointed = self.0.iter().filter(|(_, call)| call.is_pointed_to);
             for (&next, _) in pointed {
                 // Its own path: that messages nest in messages is what the count is for.
                 let found = self.below(next, fewer, &mut Vec::new(), known)?;
@@ -188,30 +203,15 @@ impl<'a> Calls<'a> {
     }
 }
 
-/// Whether a function is reached through pointers: what formats, logs and takes text, and what a
-/// platform adds to the boot.
-fn is_pointed_to(name: &str) -> bool {
-    let (of, method) = name.rsplit_once("::").unwrap_or(("", name));
-    let messages = ["fmt::", "fmt..", "log..", "log::"];
-    match method {
-        "fmt" | "write_str" | "write_char" | "write_fmt" | "log" | "enabled" => {
-            messages.iter().any(|part| of.contains(part))
-        }
-        "call_once" | "ask_firmware" => true,
-        _ => false,
-    }
-}
-
 fn is_branch(operation: &str) -> bool {
     matches!(operation, "b" | "bl" | "cbz" | "cbnz" | "tbz" | "tbnz") || operation.starts_with("b.")
 }
 
-/// The function that holds an address.
+/// The first address of the function that holds an address.
 fn holder(functions: &[Function<'_>], address: u64) -> Option<u64> {
     let after = functions.partition_point(|function| function.address <= address);
-    functions
-        .get(after.checked_sub(1)?)
-        .map(|function| function.address)
+    let function = functions.get(after.checked_sub(1)?)?;
+    function.holds(address).then_some(function.address)
 }
 
 /// What a function takes from SP: all that its text takes, whether one path does it all or not.
@@ -258,8 +258,15 @@ mod tests {
     use super::*;
 
     fn deepest_of(text: &str) -> Result<(u64, Vec<String>), String> {
+        deepest_through(text, &[])
+    }
+
+    /// With words that hold pointers.
+    fn deepest_through(text: &str, words: &[u64]) -> Result<(u64, Vec<String>), String> {
         let functions = disassembly::functions(text);
-        let calls = Calls::read(&functions).map_err(|problem| problem.message)?;
+        let read = pointers::find(&functions, words)
+            .and_then(|pointers| Calls::read(&functions, &pointers));
+        let calls = read.map_err(|problem| problem.message)?;
         let (bytes, path) = calls.deepest().map_err(|problem| problem.message)?;
         Ok((
             bytes,
@@ -345,6 +352,7 @@ mod tests {
     fn calls_through_pointers_nest_as_messages_do() {
         let text = "
 0000000000001000 <core::fmt::write>:
+; /rustc/5980/library/core/src/fmt/mod.rs:1664
     1000:      \tsub\tsp, sp, #0x100
     1004:      \tblr\tx8
 
@@ -355,7 +363,7 @@ mod tests {
 0000000000003000 <penumbra_core::unrelated::flush>:
     3000:      \tsub\tsp, sp, #0x1f0
 ";
-        let (bytes, _) = deepest_of(text).expect("bounded");
+        let (bytes, _) = deepest_through(text, &[0x2000]).expect("bounded");
         let nested = u64::try_from(NESTED_POINTERS).expect("small");
         assert_eq!(bytes, (nested + 1) * 0x120);
     }
