@@ -16,6 +16,8 @@ pub mod bench_wakeups;
 pub mod board;
 pub mod case;
 pub mod cases;
+#[cfg(test)]
+mod docs;
 pub mod gdb;
 pub mod peers;
 pub mod workshop;
