@@ -289,13 +289,13 @@ pub trait GuestRegisters {
 pub trait Residency {
     /// Saves the resident vCPU's system registers and stops its virtual timer.
     fn save_sysregs(&mut self, frame: &mut SysregFrame);
-    /// Loads a vCPU's system registers and controls, with the barriers of DESIGN rule 13 and the
+    /// Loads a vCPU's system registers and controls, with the barriers of rule 13 (docs/rules.md) and the
     /// speculative-AT erratum in mind. When it returns, the next entry runs this vCPU.
     fn load_sysregs(&mut self, frame: &SysregFrame, controls: &Controls);
     /// Changes controls of the resident vCPU (traps); `vttbr_el2` and `vmpidr_el2` unchanged.
     fn set_controls(&mut self, controls: &Controls);
     /// TLBI VMALLE1, IC IALLU, DSB NSH, ISB under the VMID of the resident vCPU: another vCPU of its
-    /// VM ran here last (DESIGN rule 7).
+    /// VM ran here last (rule 7).
     fn flush_guest_translations(&mut self);
     /// Puts a root into TTBR0_EL1 or TTBR1_EL1 of the resident vCPU where another was, as rule 5 says: DSB
     /// NSH, MSR, ISB, TLBI VMALLE1, DSB NSH, ISB.

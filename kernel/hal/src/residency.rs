@@ -1,7 +1,7 @@
 //! Moving a vCPU's system registers in and out of the hardware.
 //!
 //! Order matters twice. DSB NSH comes before VTTBR_EL2, TCR_EL1, SCTLR_EL1 or the TTBRs change, so
-//! that accesses and walks of the vCPU that leaves are done (DESIGN rule 13). And while old and new
+//! that accesses and walks of the vCPU that leaves are done (rule 13 of docs/rules.md). And while old and new
 //! registers are mixed no walk of EL1&0 may start: out of context only an AT instruction could start
 //! one, speculatively (see [`tlb`](crate::tlb)), and EL2's text has none. The ERET that enters the
 //! guest synchronizes the context.
@@ -85,7 +85,7 @@ pub(crate) fn load(frame: &SysregFrame, controls: &Controls) {
     sysreg::cntv_ctl_el0::write(frame.cntv_ctl_el0);
 }
 
-/// DESIGN rule 5: kernel entries are global, so all of stage 1 goes.
+/// Rule 5: kernel entries are global, so all of stage 1 goes.
 pub(crate) fn set_root(half: Half, value: u64) {
     dsb_nsh();
     match half {

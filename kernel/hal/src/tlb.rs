@@ -1,7 +1,7 @@
 //! TLB maintenance of the guests' translations: complete sequences only.
 //!
 //! Operations by VMID act on the VMID in VTTBR_EL2, so each takes the VTTBR value of the VM it is
-//! meant for and puts it in place for the moment if another is current (DESIGN rule 13). No EL1&0 walk
+//! meant for and puts it in place for the moment if another is current (rule 13 of docs/rules.md). No EL1&0 walk
 //! can happen meanwhile: EL2's text holds no AT instruction, which is what the speculative-AT errata
 //! (Cortex-A53 1530924, A55 1530923, A57 1319537, A72 1319367, A76 1165522) need.
 //!

@@ -24,7 +24,7 @@
 //!
 //! Leaves are made larger, never smaller; global ones only in the high half, whose root stays, or
 //! changes with a flush: in the low half TTBR0 goes from root to root without one, and a TLB could
-//! come to hold a global leaf of two sizes (DESIGN rule 6).
+//! come to hold a global leaf of two sizes (rule 6 of docs/rules.md).
 //!
 //! tests/oracle holds it against a
 //! machine that runs on the guest's tables alone.

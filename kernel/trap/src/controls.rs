@@ -328,7 +328,7 @@ mod tests {
             trap_set_way: bits & 8 != 0,
             trap_stage1: bits & 16 != 0,
         });
-        // DESIGN, section 1, rule 2: VM RW IMO FMO AMO SWIO PTW TSC TACR TIDCP TID3 TLOR.
+        // Rule 2 of docs/rules.md: VM RW IMO FMO AMO SWIO PTW TSC TACR TIDCP TID3 TLOR.
         let always = 0x0000_0008_803c_003f;
         let never = hcr::TRVM | hcr::DC | hcr::TGE | hcr::API | hcr::APK | hcr::ATA | hcr::EN_SCXT;
         for policy in policies {

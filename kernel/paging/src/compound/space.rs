@@ -40,7 +40,7 @@ pub enum Refusal {
     Geometry,
 }
 
-/// The root of a half and its level, if the registers allow it to be shadowed (DESIGN rule 4).
+/// The root of a half and its level, if the registers allow it to be shadowed (rule 4 of docs/rules.md).
 pub(super) fn eligible(regs: &Stage1Regs, half: Half) -> Result<(Ipa, Level), Refusal> {
     if regs.sctlr & (SCTLR_M | SCTLR_C) != SCTLR_M | SCTLR_C {
         return Err(Refusal::Off);
