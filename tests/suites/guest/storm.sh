@@ -1,17 +1,5 @@
-#!/bin/busybox sh
-# Runs in the guest of the tests of address spaces: storms on the memory of processes, swap on a RAM disk, processes
-# that live short, modules and vCPUs that come and go. Then powers off.
-# The command line says load.seconds=S and load.vcpus=N.
-for word in $(cat /proc/cmdline); do
-    case $word in
-    load.seconds=*) seconds=${word#*=} ;;
-    load.vcpus=*) vcpus=${word#*=} ;;
-    esac
-done
-bad=
-
-say() { echo "load: $*"; }
-fail() { bad=yes; say "FAIL $*"; }
+# Storms on the memory of processes, swap on a RAM disk, processes that live short, modules and vCPUs that come and
+# go. Then powers off. Goes on from begin.sh.
 event() { awk -v name="$1" '$1 == name { print $2 }' /proc/vmstat; }
 
 say "Linux $(uname -r), storms for $seconds s"
@@ -53,7 +41,4 @@ for name in $events; do
     [ "$(event $name)" -gt 0 ] || fail "$name is $(event $name)"
 done
 say "swapped out $(event pswpout) pages, collapsed $(event thp_collapse_alloc), split $(event thp_split_pmd), modules $(wc -l </tmp/modules)"
-dmesg | grep -iE 'stall|soft lockup|hard lockup|BUG:|WARNING:|lost|hung task|call trace|unable to handle|bad mode|unexpected|out of memory' >/tmp/complaints &&
-    fail "kernel complains: $(head -n 3 /tmp/complaints)"
-[ -z "$bad" ] && say "verdict good" || say "verdict bad"
-poweroff -f
+finish

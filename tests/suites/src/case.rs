@@ -39,6 +39,16 @@ impl Case {
             run: Box::new(run),
         }
     }
+
+    /// A test that wants to know its own name, under which it keeps what it uses.
+    pub fn named(
+        name: String,
+        quick: bool,
+        run: impl Fn(&Workshop, &str) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        let own = name.clone();
+        Self::new(name, quick, move |workshop| run(workshop, &own))
+    }
 }
 
 /// Boards that run at the same time, unless `$PENUMBRA_BOARDS` says another number.

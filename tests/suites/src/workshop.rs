@@ -14,9 +14,15 @@ use penumbra::{build, hardware, image};
 use crate::board::Board;
 
 /// The load that the Linux tests run in the guest.
-const LOAD: &str = include_str!("../guest/load.sh");
+const LOAD: &str = concat!(
+    include_str!("../guest/begin.sh"),
+    include_str!("../guest/load.sh")
+);
 /// The storm on address spaces, and the modules that it wants.
-const STORM: &str = include_str!("../guest/storm.sh");
+const STORM: &str = concat!(
+    include_str!("../guest/begin.sh"),
+    include_str!("../guest/storm.sh")
+);
 const STORM_MODULES: [&str; 2] = ["brd", "virtio_net"];
 /// What the device tests run in the guest.
 const DEVICES: &str = include_str!("../guest/devices.sh");

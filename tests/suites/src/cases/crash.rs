@@ -35,16 +35,14 @@ pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (way, words) in DEATHS {
         let name = format!("crash-{way}");
-        let own = name.clone();
-        cases.push(Case::new(name, true, move |w| {
-            dies(w, &own, &Setup::default(), way, words)
+        cases.push(Case::named(name, true, move |w, name| {
+            dies(w, name, &Setup::default(), way, words)
         }));
     }
     for (way, end) in LIVES {
         let name = format!("crash-{way}");
-        let own = name.clone();
-        cases.push(Case::new(name, true, move |w| {
-            lives(w, &own, &Setup::default(), way, end)
+        cases.push(Case::named(name, true, move |w, name| {
+            lives(w, name, &Setup::default(), way, end)
         }));
     }
     for (name, run) in BESIDES {

@@ -21,14 +21,15 @@ pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for gic in [3, 2] {
         let name = format!("devices-clock-gicv{gic}");
-        let own = name.clone();
-        cases.push(Case::new(name, true, move |w| clock(w, &own, gic)));
+        cases.push(Case::named(name, true, move |w, name| clock(w, name, gic)));
         let name = format!("devices-disk-gicv{gic}");
-        let own = name.clone();
-        cases.push(Case::new(name, gic == 3, move |w| disk(w, &own, gic)));
+        cases.push(Case::named(name, gic == 3, move |w, name| {
+            disk(w, name, gic)
+        }));
         let name = format!("devices-disk-network-restarts-gicv{gic}");
-        let own = name.clone();
-        cases.push(Case::new(name, false, move |w| network(w, &own, gic)));
+        cases.push(Case::named(name, false, move |w, name| {
+            network(w, name, gic)
+        }));
     }
     cases.push(Case::new("refused-device-page", true, page_is_shared));
     cases

@@ -36,7 +36,10 @@ pub(super) const CLOUD: &str = "linux-cloud";
 pub(super) const BACKPORTS: &str = "linux-backports";
 pub(super) const RT: &str = "linux-rt";
 
-const QUICK: [(u8, &str, u8, &str, &str); 5] = [
+/// Interrupt controller, core, vCPUs, backing, kernel.
+type Row = (u8, &'static str, u8, &'static str, &'static str);
+
+const QUICK: [Row; 5] = [
     (3, "cortex-a72", 2, "reserved", CLOUD),
     (2, "cortex-a53", 4, "thin", CLOUD),
     (3, "max", 4, "thin", CLOUD),
@@ -46,55 +49,18 @@ const QUICK: [(u8, &str, u8, &str, &str); 5] = [
 
 /// The tests.
 pub(super) fn cases() -> Vec<Case> {
-    let mut cases = Vec::new();
-    for (gic, cpu, vcpus, backing, kernel) in QUICK {
-        let seconds = QUICK_SECONDS;
-        cases.push(case(
-            true,
-            Point {
-                gic,
-                cpu,
-                vcpus,
-                backing,
-                kernel,
-                seconds,
-            },
-        ));
-    }
-    let seconds = FULL_SECONDS;
+    let mut cases: Vec<Case> = QUICK.into_iter().map(|row| case(true, row)).collect();
     for gic in [3, 2] {
         for cpu in CPUS {
             for vcpus in [1, 2, 4] {
                 for backing in ["reserved", "thin"] {
-                    let kernel = DEBIAN;
-                    cases.push(case(
-                        false,
-                        Point {
-                            gic,
-                            cpu,
-                            vcpus,
-                            backing,
-                            kernel,
-                            seconds,
-                        },
-                    ));
+                    cases.push(case(false, (gic, cpu, vcpus, backing, DEBIAN)));
                 }
             }
         }
         for kernel in [BACKPORTS, RT] {
             for (cpu, backing) in [("cortex-a72", "reserved"), ("max", "thin")] {
-                let vcpus = 2;
-                cases.push(case(
-                    false,
-                    Point {
-                        gic,
-                        cpu,
-                        vcpus,
-                        backing,
-                        kernel,
-                        seconds,
-                    },
-                ));
+                cases.push(case(false, (gic, cpu, 2, backing, kernel)));
             }
         }
     }
@@ -110,18 +76,18 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
-fn case(quick: bool, point: Point) -> Case {
-    let Point {
+fn case(quick: bool, (gic, cpu, vcpus, backing, kernel): Row) -> Case {
+    let seconds = if quick { QUICK_SECONDS } else { FULL_SECONDS };
+    let name = format!("{kernel}-gicv{gic}-{cpu}-{vcpus}vcpu-{backing}-{seconds}s");
+    let point = Point {
         gic,
         cpu,
         vcpus,
         backing,
         kernel,
         seconds,
-    } = point;
-    let name = format!("{kernel}-gicv{gic}-{cpu}-{vcpus}vcpu-{backing}-{seconds}s");
-    let own = name.clone();
-    Case::new(name, quick, move |w| load(w, &own, point))
+    };
+    Case::named(name, quick, move |w, name| load(w, name, point))
 }
 
 pub(super) fn linux(
@@ -187,13 +153,17 @@ pub(super) fn load_on(w: &Workshop, name: &str, setup: &Setup, point: Point) -> 
     let mut board = w.boot(name, &toml, setup)?;
     board.expect("load: Linux", BOOT)?;
     board.expect("load: verdict", BOOT + Duration::from_secs(3 * seconds))?;
-    let console = board.off(BOOT)?;
-    let bad: Vec<&str> = console
+    verdict(&board.off(BOOT)?)
+}
+
+/// What a guest's load said of it: its failures, if any, as a sentence.
+pub(super) fn verdict(console: &str) -> Result<(), String> {
+    let failures: Vec<&str> = console
         .lines()
         .filter(|line| line.contains("load: FAIL"))
         .collect();
-    if !bad.is_empty() {
-        return Err(bad.join("; "));
+    if !failures.is_empty() {
+        return Err(failures.join("; "));
     }
     if !console.contains("load: verdict good") {
         return Err("the verdict is not good".into());

@@ -20,8 +20,9 @@ pub(super) fn cases() -> Vec<Case> {
         ("neoverse-n1", "by 24 turns of a loop"),
     ] {
         let name = format!("mitigated-traps-{cpu}");
-        let own = name.clone();
-        cases.push(Case::new(name, false, move |w| traps(w, &own, cpu, says)));
+        cases.push(Case::named(name, false, move |w, name| {
+            traps(w, name, cpu, says)
+        }));
     }
     for (cpu, kernel) in [
         ("cortex-a72", CLOUD),
@@ -29,7 +30,6 @@ pub(super) fn cases() -> Vec<Case> {
         ("max", CLOUD),
     ] {
         let name = format!("mitigated-{kernel}-{cpu}");
-        let own = name.clone();
         let point = Point {
             gic: 3,
             cpu,
@@ -38,13 +38,13 @@ pub(super) fn cases() -> Vec<Case> {
             kernel,
             seconds: QUICK_SECONDS,
         };
-        cases.push(Case::new(name, false, move |w| {
+        cases.push(Case::named(name, false, move |w, name| {
             let setup = Setup {
                 cpu,
                 ram_mib: 2048,
                 ..Setup::default()
             };
-            load_on(&w.mitigated()?, &own, &setup, point)
+            load_on(&w.mitigated()?, name, &setup, point)
         }));
     }
     cases

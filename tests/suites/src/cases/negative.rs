@@ -50,9 +50,8 @@ pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (what, table, sentence) in REFUSED {
         let name = format!("refused-{what}");
-        let own = name.clone();
-        cases.push(Case::new(name, true, move |w| {
-            refused(w, &own, table, sentence)
+        cases.push(Case::named(name, true, move |w, name| {
+            refused(w, name, table, sentence)
         }));
     }
     cases.push(Case::new("refused-exit-code", true, exit_code));

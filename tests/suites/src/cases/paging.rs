@@ -86,8 +86,9 @@ pub(super) fn cases() -> Vec<Case> {
             };
             let family = mode.family();
             let name = format!("{family}-{kernel}-gicv{gic}-{vcpus}vcpu-{backing}");
-            let own = name.clone();
-            Case::new(name, quick, move |w| kernel_map(w, &own, &setup, point))
+            Case::named(name, quick, move |w, name| {
+                kernel_map(w, name, &setup, point)
+            })
         })
         .collect()
 }

@@ -38,42 +38,34 @@ pub(super) struct Point {
 
 /// The tests.
 pub(super) fn cases() -> Vec<Case> {
-    let point = |vcpus, backing, seconds| Point {
-        vcpus,
-        backing,
-        seconds,
-    };
-    let quick = point(2, "thin", QUICK_SECONDS);
-    let mut cases = vec![case(true, 3, "cortex-a72", quick)];
+    let mut cases = vec![case(true, 3, "cortex-a72", 2, "thin")];
     for gic in [2, 3] {
         for vcpus in [1, 2, 4] {
             for backing in ["reserved", "thin"] {
-                let point = point(vcpus, backing, FULL_SECONDS);
-                cases.push(case(false, gic, "cortex-a72", point));
+                cases.push(case(false, gic, "cortex-a72", vcpus, backing));
             }
         }
     }
     // A core whose walker can set flags, and with more than Armv8.0 in TCR_EL1.
-    let point = point(2, "reserved", FULL_SECONDS);
-    cases.push(case(false, 3, "max", point));
+    cases.push(case(false, 3, "max", 2, "reserved"));
     cases
 }
 
-fn case(quick: bool, gic: u8, cpu: &'static str, point: Point) -> Case {
-    let Point {
+fn case(quick: bool, gic: u8, cpu: &'static str, vcpus: u8, backing: &'static str) -> Case {
+    let seconds = if quick { QUICK_SECONDS } else { FULL_SECONDS };
+    let name = format!("compound-attack-{cpu}-gicv{gic}-{vcpus}vcpu-{backing}-{seconds}s");
+    let point = Point {
         vcpus,
         backing,
         seconds,
-    } = point;
+    };
     let setup = Setup {
         gic,
         cpu,
         ram_mib: 2048,
         ..Setup::default()
     };
-    let name = format!("compound-attack-{cpu}-gicv{gic}-{vcpus}vcpu-{backing}-{seconds}s");
-    let own = name.clone();
-    Case::new(name, quick, move |w| attack(w, &own, &setup, point))
+    Case::named(name, quick, move |w, name| attack(w, name, &setup, point))
 }
 
 /// Two lives of the attacker, the first of which is cut off; audits, and modes that change under it.

@@ -5,6 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::guest;
+use super::linux::verdict;
 use crate::board::Board;
 use crate::case::Case;
 use crate::workshop::{Setup, Workshop};
@@ -26,44 +27,32 @@ pub(super) struct Point {
 
 /// The tests.
 pub(super) fn cases() -> Vec<Case> {
-    let quick = Point {
-        kernel: "linux-cloud",
-        vcpus: 2,
-        backing: "thin",
-        seconds: QUICK_SECONDS,
-    };
-    let mut cases = vec![case(true, 3, quick)];
+    let mut cases = vec![case(true, 3, "linux-cloud", 2, "thin")];
     for gic in [2, 3] {
         for vcpus in [1, 2, 4] {
             for backing in ["reserved", "thin"] {
-                let point = Point {
-                    kernel: "linux",
-                    vcpus,
-                    backing,
-                    seconds: FULL_SECONDS,
-                };
-                cases.push(case(false, gic, point));
+                cases.push(case(false, gic, "linux", vcpus, backing));
             }
         }
     }
     cases
 }
 
-fn case(quick: bool, gic: u8, point: Point) -> Case {
-    let Point {
+fn case(quick: bool, gic: u8, kernel: &'static str, vcpus: u8, backing: &'static str) -> Case {
+    let seconds = if quick { QUICK_SECONDS } else { FULL_SECONDS };
+    let name = format!("compound-load-{kernel}-gicv{gic}-{vcpus}vcpu-{backing}-{seconds}s");
+    let point = Point {
         kernel,
         vcpus,
         backing,
         seconds,
-    } = point;
+    };
     let setup = Setup {
         gic,
         ram_mib: 2048,
         ..Setup::default()
     };
-    let name = format!("compound-load-{kernel}-gicv{gic}-{vcpus}vcpu-{backing}-{seconds}s");
-    let own = name.clone();
-    Case::new(name, quick, move |w| load(w, &own, &setup, point))
+    Case::named(name, quick, move |w, name| load(w, name, &setup, point))
 }
 
 /// Boots, loads and audits meanwhile, on any board.
@@ -116,16 +105,5 @@ pub(super) fn run(
     }
     board.send("console linux")?;
     board.expect("load: verdict", LIMIT)?;
-    let console = board.off(LIMIT)?;
-    let bad: Vec<&str> = console
-        .lines()
-        .filter(|line| line.contains("load: FAIL"))
-        .collect();
-    if !bad.is_empty() {
-        return Err(bad.join("; "));
-    }
-    if !console.contains("load: verdict good") {
-        return Err("the verdict is not good".into());
-    }
-    Ok(())
+    verdict(&board.off(LIMIT)?)
 }

@@ -22,13 +22,12 @@ pub(super) fn cases() -> Vec<Case> {
     ];
     let case = |(quick, gic, cpu, backing)| {
         let name = format!("compound-roots-{cpu}-gicv{gic}-{backing}");
-        let own = name.clone();
         let setup = Setup {
             gic,
             cpu,
             ..Setup::default()
         };
-        Case::new(name, quick, move |w| roots(w, &own, backing, &setup))
+        Case::named(name, quick, move |w, name| roots(w, name, backing, &setup))
     };
     points.map(case).into()
 }

@@ -21,55 +21,35 @@ const SHADOW: (&str, &str) = ("compound-shadow", "paging = \"shadow\"");
 
 /// The tests.
 pub(super) fn cases() -> Vec<Case> {
-    let quick = Point {
-        kernel: "linux-cloud",
-        vcpus: 2,
-        backing: "thin",
-        seconds: QUICK_SECONDS,
-    };
-    let mut cases = vec![case(true, 3, quick, COMPOUND)];
-    for (gic, vcpus, backing, kernel, mode) in [
-        (3, 1, "reserved", "linux", COMPOUND),
-        (2, 2, "reserved", "linux", COMPOUND),
-        (3, 4, "thin", "linux", COMPOUND),
-        (2, 1, "thin", "linux", COMPOUND),
-        (3, 2, "thin", "linux-rt", COMPOUND),
-        (3, 1, "thin", "linux", SHADOW),
-        (3, 2, "reserved", "linux", SHADOW),
-        (2, 4, "thin", "linux", SHADOW),
-    ] {
+    [
+        (true, 3, 2, "thin", "linux-cloud", COMPOUND),
+        (false, 3, 1, "reserved", "linux", COMPOUND),
+        (false, 2, 2, "reserved", "linux", COMPOUND),
+        (false, 3, 4, "thin", "linux", COMPOUND),
+        (false, 2, 1, "thin", "linux", COMPOUND),
+        (false, 3, 2, "thin", "linux-rt", COMPOUND),
+        (false, 3, 1, "thin", "linux", SHADOW),
+        (false, 3, 2, "reserved", "linux", SHADOW),
+        (false, 2, 4, "thin", "linux", SHADOW),
+    ]
+    .into_iter()
+    .map(|(quick, gic, vcpus, backing, kernel, (mode, settings))| {
+        let seconds = if quick { QUICK_SECONDS } else { FULL_SECONDS };
+        let name = format!("{mode}-storm-{kernel}-gicv{gic}-{vcpus}vcpu-{backing}-{seconds}s");
         let point = Point {
             kernel,
             vcpus,
             backing,
-            seconds: FULL_SECONDS,
+            seconds,
         };
-        cases.push(case(false, gic, point, mode));
-    }
-    cases
+        Case::named(name, quick, move |w, name| {
+            watched(w, name, gic, point, settings, |_| Ok(()))
+        })
+    })
+    .collect()
 }
 
-fn case(
-    quick: bool,
-    gic: u8,
-    point: Point,
-    (mode, settings): (&'static str, &'static str),
-) -> Case {
-    let Point {
-        kernel,
-        vcpus,
-        backing,
-        seconds,
-    } = point;
-    let name = format!("{mode}-storm-{kernel}-gicv{gic}-{vcpus}vcpu-{backing}-{seconds}s");
-    let own = name.clone();
-    Case::new(name, quick, move |w| storm(w, &own, gic, point, settings))
-}
-
-fn storm(w: &Workshop, name: &str, gic: u8, point: Point, settings: &str) -> Result<(), String> {
-    watched(w, name, gic, point, settings, |_| Ok(()))
-}
-
+/// A storm with audits, and `watch` after each.
 fn watched(
     w: &Workshop,
     name: &str,

@@ -64,8 +64,9 @@ pub(super) fn cases() -> Vec<Case> {
     }
     for (what, memory) in [("file", "file /tmp/f"), ("anon", "small")] {
         let name = format!("compound-user-figure-{what}256-gicv3-1vcpu-thin");
-        let own = name.clone();
-        cases.push(Case::new(name, false, move |w| figure(w, &own, memory)));
+        cases.push(Case::named(name, false, move |w, name| {
+            figure(w, name, memory)
+        }));
     }
     cases
 }
@@ -139,8 +140,7 @@ fn case(quick: bool, point: Point) -> Case {
         cpu => format!("-{cpu}"),
     };
     let name = format!("compound-user-{what}{mib}-gicv{gic}-{vcpus}vcpu-{backing}{storm}{cpu}");
-    let own = name.clone();
-    Case::new(name, quick, move |w| reader(w, &own, point))
+    Case::named(name, quick, move |w, name| reader(w, name, point))
 }
 
 fn reader(w: &Workshop, name: &str, point: Point) -> Result<(), String> {

@@ -17,14 +17,13 @@ pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for gic in [3, 2] {
         let name = format!("partitions-gicv{gic}");
-        let own = name.clone();
-        cases.push(Case::new(name, gic == 3, move |w| {
+        cases.push(Case::named(name, gic == 3, move |w, name| {
             let setup = Setup {
                 gic,
                 ram_mib: 2048,
                 ..Setup::default()
             };
-            partitions(w, &own, &setup)
+            partitions(w, name, &setup)
         }));
     }
     cases.push(Case::new("partitions-compound-gicv3", false, |w| {

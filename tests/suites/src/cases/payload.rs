@@ -8,46 +8,12 @@ use crate::workshop::{Setup, Workshop};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// A point of the matrix.
-#[derive(Clone, Copy, Debug)]
-struct Point {
-    gic: u8,
-    cpu: &'static str,
-    vcpus: u8,
-    backing: &'static str,
-}
-
-const QUICK: [Point; 5] = [
-    Point {
-        gic: 3,
-        cpu: "cortex-a72",
-        vcpus: 3,
-        backing: "thin",
-    },
-    Point {
-        gic: 2,
-        cpu: "cortex-a72",
-        vcpus: 4,
-        backing: "reserved",
-    },
-    Point {
-        gic: 3,
-        cpu: "max",
-        vcpus: 2,
-        backing: "reserved",
-    },
-    Point {
-        gic: 2,
-        cpu: "cortex-a53",
-        vcpus: 1,
-        backing: "thin",
-    },
-    Point {
-        gic: 3,
-        cpu: "neoverse-n1",
-        vcpus: 1,
-        backing: "reserved",
-    },
+const QUICK: [(u8, &str, u8, &str); 5] = [
+    (3, "cortex-a72", 3, "thin"),
+    (2, "cortex-a72", 4, "reserved"),
+    (3, "max", 2, "reserved"),
+    (2, "cortex-a53", 1, "thin"),
+    (3, "neoverse-n1", 1, "reserved"),
 ];
 
 const CPUS: [&str; 5] = [
@@ -65,31 +31,25 @@ pub(super) fn cases() -> Vec<Case> {
         for cpu in CPUS {
             for vcpus in 1..=4 {
                 for backing in ["reserved", "thin"] {
-                    let point = Point {
-                        gic,
-                        cpu,
-                        vcpus,
-                        backing,
-                    };
-                    let quick = QUICK
-                        .iter()
-                        .any(|q| (q.gic, q.cpu, q.vcpus, q.backing) == (gic, cpu, vcpus, backing));
+                    let quick = QUICK.contains(&(gic, cpu, vcpus, backing));
                     let name = format!("traps-gicv{gic}-{cpu}-{vcpus}vcpu-{backing}");
-                    let own = name.clone();
-                    cases.push(Case::new(name, quick, move |w| traps(w, &own, point)));
+                    let setup = Setup { cpu, ..setup(gic) };
+                    cases.push(Case::named(name, quick, move |w, name| {
+                        traps_on(w, name, &setup, vcpus, backing)
+                    }));
                 }
             }
         }
     }
     for gic in [3, 2] {
         let name = format!("traps-one-core-gicv{gic}");
-        let own = name.clone();
-        cases.push(Case::new(name, gic == 3, move |w| {
-            one_core(w, &own, &setup(gic))
+        cases.push(Case::named(name, gic == 3, move |w, name| {
+            one_core(w, name, &setup(gic))
         }));
         let name = format!("twins-gicv{gic}");
-        let own = name.clone();
-        cases.push(Case::new(name, true, move |w| twins(w, &own, &setup(gic))));
+        cases.push(Case::named(name, true, move |w, name| {
+            twins(w, name, &setup(gic))
+        }));
     }
     cases
 }
@@ -123,15 +83,6 @@ pub(super) fn verdict(console: &str, closings: usize) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-fn traps(workshop: &Workshop, name: &str, point: Point) -> Result<(), String> {
-    let setup = Setup {
-        gic: point.gic,
-        cpu: point.cpu,
-        ..Setup::default()
-    };
-    traps_on(workshop, name, &setup, point.vcpus, point.backing)
 }
 
 /// Every trap, on a board.

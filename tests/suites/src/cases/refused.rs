@@ -13,8 +13,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub(super) fn cases() -> Vec<Case> {
     let case = |gic: u8| {
         let name = format!("trap-log-gicv{gic}");
-        let own = name.clone();
-        Case::new(name, gic == 3, move |w| log(w, &own, gic))
+        Case::named(name, gic == 3, move |w, name| log(w, name, gic))
     };
     vec![case(3), case(2)]
 }

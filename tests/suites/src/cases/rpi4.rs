@@ -97,10 +97,7 @@ fn two_guests(w: &Workshop) -> Result<(), String> {
         .boot("rpi4-two-guests", &toml, &w.rpi4())?
         .off(Duration::from_secs(300))?;
     payload::verdict(&console, 1)?;
-    if !console.contains("load: verdict good") {
-        return Err("Linux's verdict is not good".into());
-    }
-    Ok(())
+    linux::verdict(&console)
 }
 
 fn bundle(w: &Workshop, name: &str) -> Result<PathBuf, String> {

@@ -30,8 +30,7 @@ fn on(
     run: impl Fn(&Workshop, &str, &Setup) -> Result<(), String> + Send + Sync + 'static,
 ) -> Case {
     let name = format!("rpi4-{name}");
-    let own = name.clone();
-    Case::new(name, quick, move |w| run(w, &own, &w.rpi4()))
+    Case::named(name, quick, move |w, name| run(w, name, &w.rpi4()))
 }
 
 /// Bare-metal guests.

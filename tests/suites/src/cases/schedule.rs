@@ -14,8 +14,9 @@ pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for gic in [3, 2] {
         let name = format!("schedule-hog-gicv{gic}");
-        let own = name.clone();
-        cases.push(Case::new(name, true, move |w| hog(w, &own, &setup(gic))));
+        cases.push(Case::named(name, true, move |w, name| {
+            hog(w, name, &setup(gic))
+        }));
     }
     cases.push(Case::new("schedule-linux-pair", true, |w| {
         linux_pair(w, "schedule-linux-pair", &Setup::default())

@@ -43,8 +43,9 @@ const ATTEMPTS: [(&str, &str, u64, u64); 5] = [
 pub(super) fn cases() -> Vec<Case> {
     let case = |(way, symbol, offset, esr)| {
         let name = format!("el2-walls-{way}");
-        let own = name.clone();
-        Case::new(name, true, move |w| attempt(w, &own, (symbol, offset), esr))
+        Case::named(name, true, move |w, name| {
+            attempt(w, name, (symbol, offset), esr)
+        })
     };
     ATTEMPTS.into_iter().map(case).collect()
 }
