@@ -5,22 +5,21 @@
 
 mod board;
 mod paging;
+mod schedule;
 pub(crate) mod users;
 mod vm;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use penumbra_abi::{
-    ABI_VERSION, AbiVersion, Backing, CrashCause, Error, Events, GicVersion, ScheduleStatus,
-    ScheduleWindow, StopReason, TrapRecord, TrapsStatus, VmState, VmStatus, WatchdogStatus,
+    ABI_VERSION, AbiVersion, Backing, Error, Events, GicVersion, ScheduleStatus, ScheduleWindow,
+    StopReason, TrapRecord, TrapsStatus, VmState, VmStatus, WatchdogStatus,
 };
 
 use crate::hypervisor::{
     Board, Chunk, Death, Grant, Granules, Hypervisor, Leaves, RamRequest, Register, Result,
     VcpuTime, VmId,
 };
-
-use paging::FakePaging;
 
 /// Bytes that a continuation does per call.
 const PIECE_BYTES: u64 = 16 << 20;
@@ -230,44 +229,7 @@ impl Hypervisor for Fake {
         if gic != self.board.gic || vcpus == 0 || vcpus > 8 {
             return self.refuse("VmCreate: bad argument", Error::InvalidParameter);
         }
-        let status = VmStatus {
-            state: VmState::Created,
-            reason: StopReason::None,
-            cause: CrashCause::None,
-            vcpu: 0,
-            wants_stock: false,
-            stock_frames: 0,
-            esr: 0,
-            far: 0,
-            ipa: u64::MAX,
-            held_bytes: 0,
-            tag,
-        };
-        let vm = FakeVm {
-            status,
-            ram: None,
-            mapped: 0,
-            pins: BTreeMap::new(),
-            vcpus,
-            devices: 0,
-            grants: Vec::new(),
-            ending: 0,
-            dying: 0,
-            zeroing: false,
-            written: Vec::new(),
-            entry: None,
-            output: VecDeque::new(),
-            input: Vec::new(),
-            input_room: 1000,
-            unseen: false,
-            paging: FakePaging::default(),
-            pages: Vec::new(),
-            spis: Vec::new(),
-            writes: Vec::new(),
-            watchdog: WatchdogStatus::default(),
-            refused: Vec::new(),
-        };
-        self.vms.insert(free, vm);
+        self.vms.insert(free, FakeVm::new(vcpus, tag));
         Ok(VmId(free))
     }
 
@@ -343,40 +305,11 @@ impl Hypervisor for Fake {
     }
 
     fn grant_begin(&mut self, vm: VmId, grant: &Grant) -> Result<u64> {
-        self.note("GrantBegin", vm.0)?;
-        let fake = self.in_state(vm, VmState::Created, "GrantBegin")?;
-        let inside = fake.ram.is_some_and(|ram| {
-            fake.mapped == ram.bytes
-                && grant.ipa >= ram.ipa
-                && grant.ipa + grant.bytes <= ram.ipa + ram.bytes
-        });
-        if !inside || fake.ending != 0 {
-            return self.refuse("GrantBegin: not its memory", Error::NotMapped);
-        }
-        let known = fake.grants.iter_mut().find(|(known, _)| known == grant);
-        let done = match known {
-            Some((_, done)) => {
-                *done = (*done + PIECE_BYTES).min(grant.bytes);
-                *done
-            }
-            None => {
-                fake.grants.push((*grant, 0));
-                0
-            }
-        };
-        Ok(done)
+        self.begin_grant(vm, grant)
     }
 
     fn grant_end(&mut self, vm: VmId) -> Result<bool> {
-        self.note("GrantEnd", vm.0)?;
-        let fake = self.in_state(vm, VmState::Created, "GrantEnd")?;
-        fake.ending += 1;
-        if fake.ending < 3 {
-            return Ok(false);
-        }
-        fake.ending = 0;
-        fake.grants.clear();
-        Ok(true)
+        self.end_grant(vm)
     }
 
     fn vm_start(&mut self, vm: VmId, entry: u64, x0: u64) -> Result<()> {
@@ -452,45 +385,20 @@ impl Hypervisor for Fake {
     }
 
     fn schedule_set(&mut self, core: u64, place: u64, owner: u64, us: u64) -> Result<()> {
-        let draft = self.draft.entry(core).or_default();
-        draft.truncate(usize::try_from(place).unwrap());
-        draft.push((owner, us));
-        Ok(())
+        self.draft_window(core, place, (owner, us))
     }
 
     fn schedule_install(&mut self, core: u64, windows: u64, frame_us: u64) -> Result<()> {
         self.note("ScheduleInstall", core)?;
-        if core >= self.board.cores {
-            return Err(Error::NoSuchObject);
-        }
-        let draft = self.draft.remove(&core).unwrap_or_default();
-        assert_eq!(u64::try_from(draft.len()).unwrap(), windows);
-        self.tables.insert(core, (draft, frame_us));
-        Ok(())
+        self.install_windows(core, windows, frame_us)
     }
 
     fn schedule_status(&mut self, core: u64) -> Result<ScheduleStatus> {
-        let table = self.tables.get(&core).ok_or(Error::NoSuchObject)?;
-        Ok(ScheduleStatus {
-            windows: u64::try_from(table.0.len()).unwrap(),
-            frame_us: table.1,
-            frames: 1000,
-            missed: 1,
-            pending: false,
-        })
+        self.frames_begun(core)
     }
 
     fn schedule_window(&mut self, core: u64, place: u64) -> Result<ScheduleWindow> {
-        let table = self.tables.get(&core).ok_or(Error::NoSuchObject)?;
-        let (owner, us) = table.0[usize::try_from(place).unwrap()];
-        Ok(ScheduleWindow {
-            owner,
-            us,
-            starts: 999,
-            least_ticks: 2,
-            most_ticks: 30,
-            sum_ticks: 999 * 7,
-        })
+        self.window(core, place)
     }
 
     fn ram_set_aside(&mut self, base: u64, bytes: u64) -> Result<()> {

@@ -4,6 +4,7 @@
 //! [`crate::image`] needs them. Every key is documented for people in `docs/scenarios.md`.
 
 mod devices;
+mod guest;
 mod paging;
 mod read;
 mod restart;
@@ -204,7 +205,7 @@ impl Guest {
     /// # Errors
     /// Linux would not take it.
     pub fn set_cmdline(&mut self, cmdline: &str) -> Result<(), Problem> {
-        read::check_cmdline(cmdline).map_err(Problem::new)?;
+        guest::check_cmdline(cmdline).map_err(Problem::new)?;
         self.cmdline = cmdline.to_owned();
         Ok(())
     }

@@ -7,8 +7,8 @@ use penumbra_abi::{
     WatchdogStatus,
 };
 
-use super::Fake;
 use super::paging::FakePaging;
+use super::{Fake, PIECE_BYTES};
 use crate::hypervisor::{Grant, RamRequest, Result, VmId};
 
 /// A VM of the fake.
@@ -42,6 +42,47 @@ pub(crate) struct FakeVm {
 }
 
 impl FakeVm {
+    /// As `VmCreate` leaves it.
+    pub(super) fn new(vcpus: u64, tag: u64) -> Self {
+        let status = VmStatus {
+            state: VmState::Created,
+            reason: StopReason::None,
+            cause: CrashCause::None,
+            vcpu: 0,
+            wants_stock: false,
+            stock_frames: 0,
+            esr: 0,
+            far: 0,
+            ipa: u64::MAX,
+            held_bytes: 0,
+            tag,
+        };
+        Self {
+            status,
+            ram: None,
+            mapped: 0,
+            pins: BTreeMap::new(),
+            vcpus,
+            devices: 0,
+            grants: Vec::new(),
+            ending: 0,
+            dying: 0,
+            zeroing: false,
+            written: Vec::new(),
+            entry: None,
+            output: VecDeque::new(),
+            input: Vec::new(),
+            input_room: 1000,
+            unseen: false,
+            paging: FakePaging::default(),
+            pages: Vec::new(),
+            spis: Vec::new(),
+            writes: Vec::new(),
+            watchdog: WatchdogStatus::default(),
+            refused: Vec::new(),
+        }
+    }
+
     pub(crate) fn backing(&self) -> Option<Backing> {
         self.ram.map(|ram| ram.backing)
     }
@@ -52,6 +93,43 @@ impl FakeVm {
 }
 
 impl Fake {
+    pub(super) fn begin_grant(&mut self, vm: VmId, grant: &Grant) -> Result<u64> {
+        self.note("GrantBegin", vm.0)?;
+        let fake = self.in_state(vm, VmState::Created, "GrantBegin")?;
+        let inside = fake.ram.is_some_and(|ram| {
+            fake.mapped == ram.bytes
+                && grant.ipa >= ram.ipa
+                && grant.ipa + grant.bytes <= ram.ipa + ram.bytes
+        });
+        if !inside || fake.ending != 0 {
+            return self.refuse("GrantBegin: not its memory", Error::NotMapped);
+        }
+        let known = fake.grants.iter_mut().find(|(known, _)| known == grant);
+        let done = match known {
+            Some((_, done)) => {
+                *done = (*done + PIECE_BYTES).min(grant.bytes);
+                *done
+            }
+            None => {
+                fake.grants.push((*grant, 0));
+                0
+            }
+        };
+        Ok(done)
+    }
+
+    pub(super) fn end_grant(&mut self, vm: VmId) -> Result<bool> {
+        self.note("GrantEnd", vm.0)?;
+        let fake = self.in_state(vm, VmState::Created, "GrantEnd")?;
+        fake.ending += 1;
+        if fake.ending < 3 {
+            return Ok(false);
+        }
+        fake.ending = 0;
+        fake.grants.clear();
+        Ok(true)
+    }
+
     /// A change of state that a person may ask for at any time.
     pub(super) fn change(&mut self, vm: VmId, from: VmState, to: VmState) -> Result<()> {
         let fake = self.vms.get_mut(&vm.0).ok_or(Error::NoSuchObject)?;
