@@ -52,6 +52,8 @@ pub(crate) struct Devices {
     uart_intid: AtomicU32,
     watchdog: AtomicU64,
     watchdog_intid: AtomicU32,
+    /// Not emulated: stage 2 maps the board's.
+    cpu_interface: AtomicU64,
 }
 
 /// The UART and what its interrupt line was last set to.
@@ -61,11 +63,13 @@ pub(crate) struct Uart {
     pub(crate) line: bool,
 }
 
-/// The emulated devices that may lie at an IPA.
+/// What is no memory and may lie at an IPA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Device {
     Distributor,
     Redistributors,
+    /// GICC of a GICv2.
+    CpuInterface,
     Uart,
     Watchdog,
 }
@@ -145,6 +149,7 @@ impl Vm {
                 uart_intid: AtomicU32::new(0),
                 watchdog: AtomicU64::new(0),
                 watchdog_intid: AtomicU32::new(0),
+                cpu_interface: AtomicU64::new(0),
             },
             gic: Vgic::new(),
             uart: Mutex::new(Uart {
@@ -300,6 +305,7 @@ impl Vm {
             &self.devices.redistributors,
             &self.devices.uart,
             &self.devices.watchdog,
+            &self.devices.cpu_interface,
         ] {
             place.store(0, Ordering::Relaxed);
         }
@@ -325,6 +331,8 @@ impl Default for Vm {
 pub(crate) const DISTRIBUTOR_BYTES: u64 = 64 * 1024;
 /// Bytes of one vCPU's redistributor: RD_base and SGI_base.
 pub(crate) const REDISTRIBUTOR_BYTES: u64 = 128 * 1024;
+/// Size of GICC of a GICv2: two pages.
+pub(crate) const GICC_BYTES: u64 = 8 * 1024;
 /// Bytes of the UART.
 pub(crate) const UART_BYTES: u64 = 4 * 1024;
 
@@ -333,6 +341,7 @@ impl Devices {
         match device {
             Device::Distributor => &self.distributor,
             Device::Redistributors => &self.redistributors,
+            Device::CpuInterface => &self.cpu_interface,
             Device::Uart => &self.uart,
             Device::Watchdog => &self.watchdog,
         }

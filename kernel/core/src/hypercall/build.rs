@@ -11,11 +11,8 @@ use crate::memory::{self, GUEST_END, Memory, RamRequest};
 use crate::system::System;
 use crate::vcpu::{Vcpu, VcpuId, VcpuShared};
 use crate::vgic::{FIRST_SPI, SPI_COUNT};
-use crate::vm::{DISTRIBUTOR_BYTES, Device, REDISTRIBUTOR_BYTES, UART_BYTES, Vm};
+use crate::vm::{DISTRIBUTOR_BYTES, Device, GICC_BYTES, REDISTRIBUTOR_BYTES, UART_BYTES, Vm};
 use crate::watchdog::{REFRESH_OFFSET, WATCHDOG_BYTES};
-
-/// Size of GICC of a GICv2: two pages.
-const GICC_BYTES: u64 = 2 * PAGE_SIZE;
 
 pub(super) fn create(
     system: &System,
@@ -161,6 +158,7 @@ fn device_bytes(vm: &Vm, device: Device) -> u64 {
         Device::Redistributors => {
             REDISTRIBUTOR_BYTES.saturating_mul(u64::try_from(vm.vcpu_count()).unwrap_or(0))
         }
+        Device::CpuInterface => GICC_BYTES,
         Device::Uart => UART_BYTES,
         Device::Watchdog => WATCHDOG_BYTES,
     }
@@ -171,6 +169,7 @@ fn overlaps_devices(vm: &Vm, ipa: u64, bytes: u64, but: Option<Device>) -> bool 
     let devices = [
         Device::Distributor,
         Device::Redistributors,
+        Device::CpuInterface,
         Device::Uart,
         Device::Watchdog,
     ];
@@ -244,11 +243,12 @@ pub(super) fn place_gic(
     if vm.devices.base(Device::Distributor).is_some() {
         return Err(Error::BadState);
     }
-    let (other_bytes, align) = if v3 {
-        (device_bytes(vm, Device::Redistributors), DISTRIBUTOR_BYTES)
+    let (other_device, align) = if v3 {
+        (Device::Redistributors, DISTRIBUTOR_BYTES)
     } else {
-        (GICC_BYTES, PAGE_SIZE)
+        (Device::CpuInterface, PAGE_SIZE)
     };
+    let other_bytes = device_bytes(vm, other_device);
     let placeable = is_placeable(distributor, DISTRIBUTOR_BYTES, DISTRIBUTOR_BYTES)
         && is_placeable(other, other_bytes, align);
     if !placeable {
@@ -261,13 +261,12 @@ pub(super) fn place_gic(
     if !apart || taken {
         return Err(Error::AlreadyMapped);
     }
-    if v3 {
-        vm.devices
-            .place(Device::Redistributors, Ipa::truncated(other));
-    } else {
-        vm.memory
-            .lock()
-            .map_cpu_interface(machine, Ipa::truncated(other), board.facts.gicv)?;
+    let at = Ipa::truncated(other);
+    // First: what is mapped by halves, for want of a table, is no place for memory either.
+    vm.devices.place(other_device, at);
+    if !v3 {
+        let gicv = board.facts.gicv;
+        vm.memory.lock().map_cpu_interface(machine, at, gicv)?;
     }
     vm.devices
         .place(Device::Distributor, Ipa::truncated(distributor));

@@ -130,7 +130,10 @@ fn kept() -> [PaRange; MAX_KEPT_RANGES] {
     kept
 }
 
-pub(super) fn facts(cpus: usize) -> BootFacts {
+/// GICV of a board with a GICv2.
+const GICV: u64 = 0x0804_0000;
+
+pub(super) fn facts(cpus: usize, gic: GicVersion) -> BootFacts {
     let mut ram = [PaRange::default(); MAX_RAM_RANGES];
     ram[0] = PaRange {
         base: Pa::truncated(RAM),
@@ -138,8 +141,11 @@ pub(super) fn facts(cpus: usize) -> BootFacts {
     };
     BootFacts {
         cpus,
-        gic: GicVersion::V3,
-        gicv: [Pa::truncated(0); 2],
+        gic,
+        gicv: match gic {
+            GicVersion::V2 => [GICV, GICV + PAGE_SIZE].map(Pa::truncated),
+            GicVersion::V3 => [Pa::truncated(0); 2],
+        },
         counter_hz: HZ,
         console_intid: 33,
         manager_image: &[0; 100],
@@ -166,8 +172,8 @@ pub(super) fn facts(cpus: usize) -> BootFacts {
     }
 }
 
-/// A booted system and its cores, which have this ID_AA64MMFR0_EL1.
-pub(super) fn board(cpus: usize, mmfr0: u64) -> (&'static System, Vec<Fake>) {
+/// A booted system with this interrupt controller and its cores, which have this ID_AA64MMFR0_EL1.
+pub(super) fn board(cpus: usize, mmfr0: u64, gic: GicVersion) -> (&'static System, Vec<Fake>) {
     let system: &'static System = Box::leak(Box::new(System::new()));
     let shared = Arc::new(Mutex::new(Shared {
         now: 1000,
@@ -176,7 +182,7 @@ pub(super) fn board(cpus: usize, mmfr0: u64) -> (&'static System, Vec<Fake>) {
         ..Shared::default()
     }));
     let mut cores: Vec<Fake> = (0..cpus).map(|n| Fake::new(n, &shared)).collect();
-    system.boot(&mut cores[0], &facts(cpus)).unwrap();
+    system.boot(&mut cores[0], &facts(cpus, gic)).unwrap();
     (system, cores)
 }
 

@@ -1,10 +1,12 @@
 //! Memory of VMs: reserved, thin, grants, destruction, ownership.
 
-use penumbra_abi::{Call, CrashCause, Error, Events, MANAGER_WINDOW_IPA, StopReason, VmState};
+use penumbra_abi::{
+    Call, CrashCause, Error, Events, GicVersion, MANAGER_WINDOW_IPA, StopReason, VmState,
+};
 use penumbra_vmsa::{MIB, PAGE_SIZE};
 
 use super::Bench;
-use super::fake::{Op, RAM};
+use super::fake::{GICD, Op, RAM, UART};
 
 #[test]
 fn reserved_memory_is_there_and_ends_where_it_ends() {
@@ -191,5 +193,32 @@ fn without_memory_the_answer_is_an_error_and_nothing_is_lost() {
     assert_eq!(error, Error::NoMemory);
     bench.destroy(vm);
     assert_eq!(bench.cores[0].used_bytes(), before);
+    assert_eq!(bench.audit(), 0);
+}
+
+#[test]
+fn nothing_lies_on_the_cpu_interface_of_a_gicv2() {
+    let mut bench = Bench::with(1, 0, GicVersion::V2);
+    let vm = bench.ok(Call::VmCreate, &[1, 2, 7]);
+    let cpu_interface = RAM + 2 * PAGE_SIZE;
+    bench.ok(Call::VmGic, &[vm, GICD, cpu_interface]);
+    // A grant of it would have EL2 clean the board's registers, which it does not even map.
+    for backing in [0, 1] {
+        let arguments = [vm, RAM, 2 * MIB, backing, 2 * MIB];
+        let error = bench.error(Call::VmMapRam, &arguments);
+        assert_eq!(error, Error::AlreadyMapped);
+    }
+    for page in [cpu_interface, cpu_interface + PAGE_SIZE] {
+        assert_eq!(
+            bench.error(Call::VmUart, &[vm, page, 33]),
+            Error::AlreadyMapped
+        );
+    }
+    bench.ok(Call::VmUart, &[vm, UART, 33]);
+    bench.ok(
+        Call::VmMapRam,
+        &[vm, RAM + 2 * MIB, 2 * MIB, 1, 2 * MIB],
+    );
+    bench.destroy(vm);
     assert_eq!(bench.audit(), 0);
 }

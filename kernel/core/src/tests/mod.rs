@@ -16,7 +16,7 @@ mod trapped;
 mod traps;
 mod watchdog;
 
-use penumbra_abi::{Call, Error, VmStatus};
+use penumbra_abi::{Call, Error, GicVersion, VmStatus};
 use penumbra_vmsa::MIB;
 
 use crate::run_loop::RunLoop;
@@ -43,7 +43,12 @@ impl Bench {
 
     /// On cores that have this ID_AA64MMFR0_EL1.
     fn on(cpus: usize, mmfr0: u64) -> Self {
-        let (system, cores) = board(cpus, mmfr0);
+        Self::with(cpus, mmfr0, GicVersion::V3)
+    }
+
+    /// On a board with this interrupt controller.
+    fn with(cpus: usize, mmfr0: u64, gic: GicVersion) -> Self {
+        let (system, cores) = board(cpus, mmfr0, gic);
         let loops = cores
             .iter()
             .map(|core| RunLoop::new(system, crate::machine::Core::cpu(core)).unwrap())

@@ -345,7 +345,15 @@ impl BoardMemory for Fake {
             self.store_descriptor(at(b), of_a);
         }
     }
-    fn publish_code(&self, _: Pa, _: u64) {}
+    fn publish_code(&self, base: Pa, bytes: u64) {
+        // EL2's own map has RAM there, and a fault of EL2's is the end.
+        let shared = self.shared.lock().unwrap();
+        let mut pages = base.raw() / PAGE_SIZE..(base.raw() + bytes).div_ceil(PAGE_SIZE);
+        assert!(
+            pages.all(|page| shared.pages.contains(&page)),
+            "cleaned what is no RAM of a VM: {base:?}"
+        );
+    }
 }
 
 impl Board for Fake {
