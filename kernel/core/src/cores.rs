@@ -158,14 +158,15 @@ impl CoreShared {
         self.wants_attention() && self.attention.swap(false, Ordering::AcqRel)
     }
 
-    /// The vCPUs of which the hardware holds state.
+    /// The vCPUs of which the hardware holds state. SeqCst as [`Self::set_holds`].
     pub(crate) fn holds(&self) -> u64 {
-        self.holds.load(Ordering::Acquire)
+        self.holds.load(Ordering::SeqCst)
     }
 
-    /// Publishes of which vCPUs the hardware holds state.
+    /// Publishes of which vCPUs the hardware holds state, or is about to. SeqCst: whoever looks at the state of a VM after it may
+    /// rely on its being seen by who has changed that state before.
     pub(crate) fn set_holds(&self, set: u64) {
-        self.holds.store(set, Ordering::Release);
+        self.holds.store(set, Ordering::SeqCst);
     }
 }
 

@@ -175,10 +175,10 @@ impl Vm {
         Life::from_bits(self.life.load(Ordering::Acquire))
     }
 
-    /// Whether its vCPUs may run now: it is running and not held.
+    /// Whether its vCPUs may run now: it is running and not held. SeqCst: a core that has said that it holds a vCPU relies on it.
     #[inline]
     pub(crate) fn may_run(&self) -> bool {
-        self.life.load(Ordering::Acquire) & (0xff | HELD) == VmState::Running as u64
+        self.life.load(Ordering::SeqCst) & (0xff | HELD) == VmState::Running as u64
     }
 
     /// Whether it is running, held or not.

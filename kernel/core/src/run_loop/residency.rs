@@ -24,9 +24,14 @@ impl RunLoop {
             return true;
         }
         self.evict(machine, now);
-        let entered = self.enter_hardware(id, machine, now);
+        // Said before it is asked: whoever destroys the VM takes it out of the running ones first and asks then whose state
+        // cores hold. One of the two sees the other.
+        self.core.set_holds(id.bit() | self.lazy);
+        if self.may_run(id) && self.enter_hardware(id, machine, now) {
+            return true;
+        }
         self.publish_holds();
-        entered
+        false
     }
 
     /// Brings a vCPU into the hardware, which holds none; `false` if it is off.

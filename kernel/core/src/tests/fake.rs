@@ -80,6 +80,8 @@ pub(super) struct Shared {
     pub(super) deactivated: Vec<u32>,
     /// ID_AA64MMFR0_EL1 of every core.
     mmfr0: u64,
+    /// A VM that another core stops and begins to destroy while a core takes its vCPU off.
+    pub(super) ambush: Option<u64>,
 }
 
 /// One core.

@@ -92,3 +92,28 @@ fn a_destroyed_vcpu_leaves_an_empty_slot() {
             .is_vacant()
     );
 }
+
+#[test]
+fn a_vm_that_goes_while_its_core_turns_to_it_is_not_entered() {
+    let mut bench = Bench::new(2);
+    let first = bench.guest(&[1]);
+    let second = bench.guest(&[1]);
+    for vm in [first, second] {
+        bench.program(vm, 0, (0..100).map(|_| Op::Spin(1000)));
+    }
+    bench.cores[0].program(0, [super::call(Call::Wait, &[u64::MAX])]);
+    bench.cores[0].interrupt(0, 0);
+    bench.steps(3);
+    // The core has chosen one of them when the other one's registers are saved.
+    let next = if bench.log(first, 0).is_empty() {
+        first
+    } else {
+        second
+    };
+    bench.cores[0].shared.lock().unwrap().ambush = Some(next);
+    bench.steps(40);
+    assert!(bench.cores[0].shared.lock().unwrap().ambush.is_none());
+    assert_eq!(bench.system.held() >> (8 * next) & 0xff, 0);
+    bench.destroy(next);
+    assert_eq!(bench.audit(), 0);
+}

@@ -215,10 +215,7 @@ fn nothing_lies_on_the_cpu_interface_of_a_gicv2() {
         );
     }
     bench.ok(Call::VmUart, &[vm, UART, 33]);
-    bench.ok(
-        Call::VmMapRam,
-        &[vm, RAM + 2 * MIB, 2 * MIB, 1, 2 * MIB],
-    );
+    bench.ok(Call::VmMapRam, &[vm, RAM + 2 * MIB, 2 * MIB, 1, 2 * MIB]);
     bench.destroy(vm);
     assert_eq!(bench.audit(), 0);
 }

@@ -9,7 +9,7 @@ use penumbra_vmsa::{CpuIndex, Half, Ipa, PAGE_SIZE, Pa};
 use super::{Fake, RAM, RAM_BYTES};
 use crate::machine::*;
 use crate::system::System;
-use crate::vcpu::{Deferred, Vcpu};
+use crate::vcpu::{Deferred, Vcpu, VcpuId};
 use crate::{exit, hypercall};
 
 impl Machine for Fake {
@@ -119,8 +119,23 @@ impl GuestRegisters for Fake {
 impl Residency for Fake {
     fn save_sysregs(&mut self, frame: &mut SysregFrame) {
         *frame = self.sysregs;
+        let mut shared = self.shared.lock().unwrap();
+        let (victim, system) = (shared.ambush.take(), shared.system);
+        drop(shared);
+        if let (Some(vm), Some(system)) = (victim, system) {
+            for call in [Call::VmStop, Call::VmDestroy] {
+                hypercall::answer(system, self, call, [vm, 0, 0, 0, 0, 0, 0]).unwrap();
+            }
+        }
     }
     fn load_sysregs(&mut self, frame: &SysregFrame, controls: &Controls) {
+        let system = self.shared.lock().unwrap().system.unwrap();
+        let index = usize::try_from(controls.vmpidr_el2 & 0xff).unwrap();
+        let told = system.vms().any(|(id, vm)| {
+            let bit = VcpuId::new(id, index).map_or(0, VcpuId::bit);
+            vm.vttbr() == controls.vttbr_el2 && vm.is_running() && system.held() & bit != 0
+        });
+        assert!(told, "whoever destroys the VM does not know");
         self.sysregs = *frame;
         self.controls = *controls;
     }
