@@ -7,6 +7,7 @@
 //! guest synchronizes the context.
 
 use penumbra_core::machine::{Controls, GuestRegister, SysregFrame};
+use penumbra_trap::controls::hcr;
 use penumbra_vmsa::Half;
 
 use crate::sysreg::{self, dsb_nsh, isb};
@@ -77,6 +78,10 @@ pub(crate) fn load(frame: &SysregFrame, controls: &Controls) {
         };
     }
     pairs!(load);
+    if controls.hcr_el2 & hcr::TERR != 0 {
+        // FEAT_RAS. Guests are told of none, and what one has written there is not for the next.
+        sysreg::vdisr_el2::write(0);
+    }
     sysreg::cntv_cval_el0::write(frame.cntv_cval_el0);
     sysreg::elr_el2::write(frame.pc);
     set_pstate(frame.pstate);

@@ -152,6 +152,8 @@ sysreg! {
     /// CNTV_CVAL_EL0.
     cntv_cval_el0 = "cntv_cval_el0": read, write;
 
+    /// VDISR_EL2 (FEAT_RAS): what EL1 has as DISR_EL1, which nothing traps.
+    vdisr_el2 = "S3_4_C12_C1_1": write;
     /// HFGRTR_EL2 (FEAT_FGT).
     hfgrtr_el2 = "S3_4_C1_C1_4": write_unsafe;
     /// HFGWTR_EL2 (FEAT_FGT).

@@ -51,6 +51,14 @@ pub(super) fn cases() -> Vec<Case> {
             twins(w, name, &setup(gic))
         }));
     }
+    // A core with more that a guest could leave behind.
+    cases.push(Case::new("twins-max", false, |w| {
+        let setup = Setup {
+            cpu: "max",
+            ..setup(3)
+        };
+        twins(w, "twins-max", &setup)
+    }));
     cases
 }
 
