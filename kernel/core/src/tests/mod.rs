@@ -9,6 +9,7 @@ mod life;
 mod manager;
 mod memory;
 mod psci;
+mod random;
 mod samples;
 mod schedule;
 mod scheduler;

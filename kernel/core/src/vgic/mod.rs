@@ -48,7 +48,7 @@ mod state;
 mod vcpu_set;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use interface::CpuInterface;
 pub use lr::ListReg;

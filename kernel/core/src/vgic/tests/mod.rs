@@ -3,7 +3,7 @@
 mod delivery;
 mod fake;
 mod mmio;
-mod random;
+pub(crate) mod random;
 mod remote;
 mod sgi;
 mod threads;
