@@ -18,6 +18,7 @@ use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
 use crate::hypervisor::{Chunk, Hypervisor, VmId};
+use escape::Leftover;
 use hotkey::HotKey;
 use port::{LINE_BYTES, Port};
 
@@ -73,6 +74,8 @@ pub struct Console {
     /// What shows the shell's prompt and line again, while they are on the screen.
     prompt: Option<Vec<u8>>,
     at_line_start: bool,
+    /// What the last writer left the terminal with.
+    leftover: Leftover,
     /// An open line was interrupted and is to be shown again, at the latest at this counter value.
     owed: Option<u64>,
     counter_hz: u64,
@@ -93,6 +96,7 @@ impl Console {
             told: false,
             prompt: None,
             at_line_start: true,
+            leftover: Leftover::default(),
             owed: None,
             counter_hz,
         }
@@ -157,17 +161,20 @@ impl Console {
     }
 
     fn line<H: Hypervisor>(&mut self, hv: &mut H, prefix: &str, text: fmt::Arguments<'_>) {
+        let mut out = Vec::new();
+        self.leftover.end(&mut out);
         let mut line = String::new();
         if self.prompt.is_some() {
             line.push_str("\r\x1b[K");
-        } else if !self.at_line_start {
+        } else if !self.at_line_start || !out.is_empty() {
+            // Whoever looks for our lines looks at their beginnings.
             line.push_str("\r\n");
         }
         line.push_str(prefix);
         // Writing to a String fails only if a Display does, and ours do not.
         let _ = line.write_fmt(text);
         line.push_str("\r\n");
-        let mut out = line.into_bytes();
+        out.append(&mut line.into_bytes());
         match &self.prompt {
             Some(prompt) => out.extend(prompt),
             None => self.owe(hv),
@@ -280,6 +287,7 @@ impl Console {
         lines: impl FnOnce(&mut Port, &mut Vec<u8>),
     ) {
         let mut out = Vec::new();
+        self.leftover.end(&mut out);
         if !self.at_line_start {
             out.extend(b"\r\n");
         }
@@ -394,6 +402,7 @@ impl Console {
         if let Some(last) = bytes.last() {
             self.at_line_start = *last == b'\n';
         }
+        bytes.iter().for_each(|byte| self.leftover.feed(*byte));
         let mut patience = None;
         while !bytes.is_empty() {
             let Ok(taken) = hv.console_write(VmId::MANAGER, &Chunk::take(bytes)) else {

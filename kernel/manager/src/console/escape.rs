@@ -98,6 +98,68 @@ impl Filter {
     }
 }
 
+/// What the terminal is left with: a sequence or a string that has no end, or attributes and a character set that would hide or
+/// disguise the next line. Whoever writes after another one ends that first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Leftover {
+    state: State,
+    /// The parameter being read is not 0.
+    set: bool,
+    /// The last change of attributes did not take them back.
+    attributes: bool,
+    /// SHIFT OUT without SHIFT IN.
+    shifted: bool,
+}
+
+impl Leftover {
+    /// Follows a byte to the terminal.
+    pub(crate) fn feed(&mut self, byte: u8) {
+        const SHIFT_OUT: u8 = 0x0e;
+        const SHIFT_IN: u8 = 0x0f;
+        self.state = match (self.state, byte) {
+            (_, ESC) => State::Escape,
+            // CANCEL and SUBSTITUTE end anything.
+            (_, 0x18 | 0x1a) | (State::Text, BEL) => State::Ground,
+            (State::Text, _) => State::Text,
+            (state, SHIFT_OUT | SHIFT_IN) => {
+                self.shifted = byte == SHIFT_OUT;
+                state
+            }
+            // Other controls work in the midst of a sequence.
+            (state, 0..=0x1f) => state,
+            (State::Ground, _) => State::Ground,
+            (State::Escape, b'[') => {
+                self.set = false;
+                State::Control
+            }
+            (State::Escape, b']' | b'P' | b'X' | b'^' | b'_') => State::Text,
+            (State::Escape, 0x20..=0x2f) => State::Escape,
+            (State::Control, 0x20..=0x3f) => {
+                self.set = byte != b';' && (self.set || matches!(byte, b'1'..=b'9'));
+                State::Control
+            }
+            (State::Control, b'm') => {
+                self.attributes = self.set;
+                State::Ground
+            }
+            (State::Escape | State::Control, _) => State::Ground,
+        };
+    }
+
+    /// What brings the terminal back; nothing, if it needs nothing.
+    pub(crate) fn end(&self, out: &mut Vec<u8>) {
+        if self.state != State::Ground {
+            out.extend(b"\x1b\\");
+        }
+        if self.attributes {
+            out.extend(b"\x1b[0m");
+        }
+        if self.shifted {
+            out.push(0x0f);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,5 +207,33 @@ mod tests {
         }
         assert_eq!(out, b"x");
         assert!(filter.held.capacity() < 1000);
+    }
+
+    #[test]
+    fn what_is_left_open_is_ended() {
+        for (text, end) in [
+            ("plain\r\n", ""),
+            ("\x1b[31mred\x1b[m \x1b[1;33mx\x1b[0m", ""),
+            ("\x1b[8m", "\x1b[0m"),
+            ("\x1b[0;30m", "\x1b[0m"),
+            ("\x1b[1;31", "\x1b\\"),
+            ("\x1b[31\r\n", "\x1b\\"),
+            ("\x1b]0;title", "\x1b\\"),
+            ("\x1b]0;title\x07", ""),
+            ("\x1bPq\r\nx\x1b\\", ""),
+            ("\x1b", "\x1b\\"),
+            ("\x0e", "\x0f"),
+            ("\x1b[7m\x0e\x1b^", "\x1b\\\x1b[0m\x0f"),
+        ] {
+            let mut leftover = Leftover::default();
+            text.bytes().for_each(|byte| leftover.feed(byte));
+            let mut out = Vec::new();
+            leftover.end(&mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), end, "{text:?}");
+            end.bytes().for_each(|byte| leftover.feed(byte));
+            let mut more = Vec::new();
+            leftover.end(&mut more);
+            assert!(more.is_empty(), "{text:?}");
+        }
     }
 }

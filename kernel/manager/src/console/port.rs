@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::escape::{Filter, Keep};
+use super::escape::{Filter, Keep, Leftover};
 use super::history::History;
 use crate::hypervisor::VmId;
 
@@ -117,6 +117,10 @@ impl Port {
         self.returned = false;
         if whole || !self.line.is_empty() {
             self.label(width, out);
+            // Its colours are its own.
+            let mut leftover = Leftover::default();
+            self.line.iter().for_each(|byte| leftover.feed(*byte));
+            leftover.end(&mut self.line);
             out.append(&mut self.line);
             out.extend(b"\r\n");
         }

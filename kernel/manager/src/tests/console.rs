@@ -294,3 +294,33 @@ fn a_board_console_that_hangs_does_not_hang_the_manager() {
     }
     assert!(fake.vm(1).output.is_empty());
 }
+
+#[test]
+fn no_guest_hides_what_comes_behind_its_output() {
+    // The guest in the background conceals; the one at the front begins a title and never ends it.
+    let mut fake = Fake::new();
+    let both = a_and_bb();
+    let mut manager = two(&mut fake, &both);
+    fake.vm(2).output.extend(b"\x1b[8mgone\r\n");
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    fake.vm(1).output.extend(b"one\r\n\x1b]0;");
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    fake.vm(2).output.extend(b"two\r\n");
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    assert_eq!(
+        fake.screen,
+        "bb| \x1b[8mgone\x1b[0m\r\na | one\r\na | \x1b]0;\x1b\\\r\nbb| two\r\na | "
+    );
+    // Of the only guest every byte is shown, but our line begins a line of its own.
+    let bundle = bundle(vec![guest("linux")]);
+    let mut fake = Fake::new();
+    let mut manager = booted(&mut fake, &bundle);
+    fake.forget();
+    fake.vm(1).output.extend(b"\x1b[30;40mdark\r\n");
+    assert_eq!(settle(&mut manager, &mut fake), None);
+    manager.console.say(&mut fake, format_args!("hello"));
+    assert_eq!(
+        fake.screen,
+        "\x1b[30;40mdark\r\n\x1b[0m\r\npenumbra: hello\r\n"
+    );
+}
