@@ -94,6 +94,9 @@ pub struct Facts<'t> {
     pub psci_by_smc: bool,
     /// The BCM2835's mailbox to its firmware.
     pub mailbox: Option<Range>,
+    /// Parts of the interrupt controller for message-signalled interrupts: ITS, GICv2m. They raise anyone's interrupts, and
+    /// an ITS writes to memory.
+    pub msi: Ranges<4>,
 }
 
 impl Facts<'_> {
@@ -114,15 +117,18 @@ enum Device {
     Psci,
     Timer,
     Mailbox,
+    Msi,
 }
 
 /// What says in `compatible` that it is one.
-const DEVICES: [(Name, Device); 9] = [
+const DEVICES: [(Name, Device); 11] = [
     (name("arm,pl011"), Device::Pl011),
     (name("brcm,bcm2835-aux-uart"), Device::MiniUart),
     (name("arm,gic-v3"), Device::GicV3),
     (name("arm,cortex-a15-gic"), Device::GicV2),
     (name("arm,gic-400"), Device::GicV2),
+    (name("arm,gic-v3-its"), Device::Msi),
+    (name("arm,gic-v2m-frame"), Device::Msi),
     (name("arm,psci-1.0"), Device::Psci),
     (name("arm,psci-0.2"), Device::Psci),
     (name("arm,armv8-timer"), Device::Timer),
@@ -148,6 +154,7 @@ struct Found<'t> {
     bundle: Option<Range>,
     psci_by_smc: bool,
     mailbox: Option<Range>,
+    msi: Ranges<4>,
 }
 
 /// A UART and how to get there.
@@ -242,7 +249,7 @@ impl<'t> Found<'t> {
             }
             (2, _) if parent == b"cpus" => self.take_cpu(path, node),
             (2, _) if parent == b"reserved-memory" => self.reserve(path.regs(depth, node))?,
-            _ => self.take_device(path, depth, node),
+            _ => self.take_device(path, depth, node)?,
         }
         Ok(())
     }
@@ -279,11 +286,16 @@ impl<'t> Found<'t> {
     }
 
     /// Takes a device that EL2 uses; the first string that means something here says what it is.
-    fn take_device(&mut self, path: &Path<'t>, depth: usize, node: &Node<'t>) {
+    fn take_device(
+        &mut self,
+        path: &Path<'t>,
+        depth: usize,
+        node: &Node<'t>,
+    ) -> Result<(), &'static str> {
         let compatible = node.bytes(Property::Compatible);
         // Most nodes of QEMU virt's tree are these.
         if compatible == b"virtio,mmio\0" {
-            return;
+            return Ok(());
         }
         let device = strings(compatible).find_map(|string| lookup(&DEVICES, string));
         match device {
@@ -299,8 +311,15 @@ impl<'t> Found<'t> {
                 };
             }
             Some(Device::Mailbox) => self.mailbox = path.registers(depth, node, 0),
+            Some(Device::Msi) => {
+                for range in (0..).map_while(|n| path.registers(depth, node, n)) {
+                    let pushed = self.msi.push(range);
+                    pushed.map_err(|_| "the board has more than 4 ITSs or GICv2m frames")?;
+                }
+            }
             None => {}
         }
+        Ok(())
     }
 
     fn take_uart(&mut self, kind: UartKind, path: &Path<'t>, depth: usize, node: &Node<'t>) {
@@ -367,6 +386,7 @@ impl<'t> Found<'t> {
             bundle: self.bundle,
             psci_by_smc: self.psci_by_smc,
             mailbox: self.mailbox,
+            msi: self.msi,
         })
     }
 }

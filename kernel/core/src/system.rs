@@ -25,7 +25,7 @@ use crate::vm::Vm;
 /// RAM ranges of the board at most.
 pub const MAX_RAM_RANGES: usize = 8;
 /// Ranges at most that no VM gets as a device.
-pub const MAX_KEPT_RANGES: usize = 16;
+pub const MAX_KEPT_RANGES: usize = 19;
 
 /// Clocks at most whose rates the board's firmware tells.
 pub const MAX_CLOCKS: usize = 4;

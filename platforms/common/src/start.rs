@@ -306,7 +306,7 @@ fn no_manager(error: BootError) -> &'static str {
     }
 }
 
-/// What no guest gets as a device: at most 8 ranges of RAM, 5 of the interrupt controller and 2 more.
+/// What no guest gets as a device: at most 8 ranges of RAM, 9 of the interrupt controller and 2 more.
 fn kept(facts: &Facts<'_>) -> [PaRange; MAX_KEPT_RANGES] {
     let mut kept = [PaRange::default(); MAX_KEPT_RANGES];
     let mut slots = kept.iter_mut();
@@ -323,6 +323,7 @@ fn kept(facts: &Facts<'_>) -> [PaRange; MAX_KEPT_RANGES] {
             redistributors.into_iter().flatten().for_each(&mut keep);
         }
     }
+    facts.msi.iter().for_each(&mut keep);
     keep(facts.uart.registers);
     facts.mailbox.into_iter().for_each(&mut keep);
     kept

@@ -82,6 +82,9 @@ fn qemu_virt() {
             (facts.timers.el1_virtual, facts.timers.hypervisor),
             (27, 26)
         );
+        let msi: Vec<Range> = facts.msi.iter().collect();
+        let wanted = [range(0x0802_0000, 0x1000), range(0x0808_0000, 0x2_0000)];
+        assert_eq!(msi, [wanted[version as usize - 2]]);
         match facts.gic {
             GicFacts::V2([distributor, _, control, _]) => {
                 assert_eq!(version, 2);
