@@ -160,6 +160,12 @@ impl Run {
         };
         let ram = self.arguments(Call::VmMapRam);
         let life = [
+            // Before the memory now and then: what was there first stays.
+            if self.below(2) == 0 {
+                Call::VmGic
+            } else {
+                Call::Version
+            },
             Call::VmMapDevice,
             Call::VmAssignSpi,
             Call::DeviceLend,
@@ -178,6 +184,9 @@ impl Run {
             match which {
                 _ if self.below(24) == 0 => continue,
                 Call::VmMapRam => arguments[1..5].copy_from_slice(&ram[1..5]),
+                Call::GrantBegin if self.below(2) == 0 => {
+                    arguments[1..3].copy_from_slice(&ram[1..3]);
+                }
                 Call::VmStart => arguments[1] = ram[1],
                 Call::VcpuPin => {
                     for vcpu in 0..create[0] {
