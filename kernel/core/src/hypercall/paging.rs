@@ -21,6 +21,8 @@ use crate::vm::Vm;
 pub(super) const SPARE_TABLES: usize = 6;
 /// Tables given back per call on the way to nested.
 pub(super) const PRUNED_PER_CALL: u32 = 8;
+/// Steps of a survey that find nothing, in one call, while no interrupt waits.
+const STEPS_PER_SURVEY: u32 = 8;
 /// Nodes that one call of the audit looks at.
 const AUDITED_PER_CALL: usize = 128;
 
@@ -227,16 +229,28 @@ pub(super) fn survey(
     (number, index, from): (u64, u64, u64),
 ) -> Reply {
     let Target { vm, .. } = target(system, number)?;
-    let step = vm.with_tables(machine, From::Pool, |state, access| {
-        let space = space(state, index)?;
-        Ok(state.tables.survey(access, space.id, Va::truncated(from)))
-    })?;
-    Ok(match step {
-        SurveyStep::End => PagingSurvey::End,
-        SurveyStep::Skipped(next) => PagingSurvey::Skipped(next.raw()),
-        SurveyStep::Found(found, next) => PagingSurvey::Found(region(&found), next.map(Va::raw)),
+    let mut from = Va::truncated(from);
+    let mut left = STEPS_PER_SURVEY;
+    loop {
+        // Each step takes the lock anew: a vCPU whose store is to be mirrored waits for one at most.
+        let step = vm.with_tables(machine, From::Pool, |state, access| {
+            let space = space(state, index)?;
+            Ok(state.tables.survey(access, space.id, from))
+        })?;
+        left = left.saturating_sub(1);
+        let found = match step {
+            SurveyStep::Skipped(next) if left > 0 && !machine.interrupt_waits() => {
+                from = next;
+                continue;
+            }
+            SurveyStep::Skipped(next) => PagingSurvey::Skipped(next.raw()),
+            SurveyStep::Found(found, next) => {
+                PagingSurvey::Found(region(&found), next.map(Va::raw))
+            }
+            SurveyStep::End => PagingSurvey::End,
+        };
+        return Ok(found.to_regs());
     }
-    .to_regs())
 }
 
 fn region(found: &Region) -> PagingRegion {

@@ -27,6 +27,7 @@ pub(super) fn epoch(
     if flags & !all != 0 {
         return Err(Error::InvalidParameter);
     }
+    let machine = &*machine;
     vm.with_tables(machine, From::Pool, |state, access| {
         if flags & (paging_epoch::FRESH | paging_epoch::END) != 0 {
             state.tables.end_samples(access, |_| {});
@@ -34,7 +35,7 @@ pub(super) fn epoch(
         if flags & paging_epoch::END != 0 {
             return Ok([0, 0, 0, free(state), 0, 0]);
         }
-        let (armed, next) = arm(state, access, (index, from, flags))?;
+        let (armed, next) = arm(state, access, machine, (index, from, flags))?;
         // What was begun is armed whatever came after it, and all of it at once.
         Ok([
             armed,
@@ -51,10 +52,11 @@ fn free(state: &State) -> u64 {
     u64::try_from(state.tables.free_samples()).unwrap_or(0)
 }
 
-/// Samples the next tables from a VA on. Returns how many, and where to go on.
+/// Samples the next tables from a VA on, until an interrupt waits. Returns how many, and where to go on.
 fn arm<M: Machine>(
     state: &mut State,
     access: &mut VmAccess<'_, '_, M>,
+    machine: &M,
     (index, from, flags): (u64, u64, u64),
 ) -> Result<(u64, Option<u64>), Error> {
     let id = space(state, index)?.id;
@@ -68,13 +70,13 @@ fn arm<M: Machine>(
     let mut failed = None;
     while let Some(va) = at.filter(|_| armed < ARMED_PER_CALL && steps < STEPS_PER_CALL) {
         steps = steps.saturating_add(1);
-        let (region, next) = match state.tables.survey_shape(access, id, Va::truncated(va)) {
-            SurveyStep::Found(region, next) => (Some(region), next),
+        let (found, next) = match state.tables.find_table(access, id, Va::truncated(va)) {
+            SurveyStep::Found((va, _), next) => (Some(va), next),
             SurveyStep::Skipped(next) => (None, Some(next)),
             SurveyStep::End => (None, None),
         };
-        if let Some(region) = region {
-            match state.tables.sample(access, id, region.va, kind, split) {
+        if let Some(va) = found {
+            match state.tables.sample(access, id, va, kind, split) {
                 Ok(()) => armed = armed.saturating_add(1),
                 // Go on here when there is room.
                 Err(ShadowError::Full) => break,
@@ -87,6 +89,9 @@ fn arm<M: Machine>(
             }
         }
         at = next.map(Va::raw);
+        if machine.interrupt_waits() {
+            break;
+        }
     }
     state.tables.arm_samples(access);
     match failed {

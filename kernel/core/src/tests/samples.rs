@@ -7,8 +7,8 @@ use penumbra_abi::{
 use penumbra_vmsa::MIB;
 
 use super::Bench;
-use super::compound::{KERNEL, PARTLY, TABLES, WHOLE, at, planted, settle};
-use super::fake::Op;
+use super::compound::{KERNEL, PARTLY, ROOT, TABLE, TABLES, WHOLE, at, planted, settle};
+use super::fake::{Op, RAM};
 
 const ACCESS_FLAG: u64 = 0b00_1011;
 const FREE: u64 = PAGING_SAMPLES as u64;
@@ -21,10 +21,25 @@ impl Bench {
         }
     }
 
-    fn epoch(&mut self, vm: u64, flags: u64) -> [u64; 4] {
-        let [x0, a, b, c, d, ..] = self.call(Call::PagingEpoch, &[vm, 0, KERNEL, flags]);
-        assert_eq!(Error::check(x0), Ok(()));
-        [a, b, c, d]
+    /// An epoch to its end: tables armed, calls that it took, places left.
+    fn epoch(&mut self, vm: u64, flags: u64) -> [u64; 3] {
+        let (mut from, mut flags, mut armed) = (KERNEL, flags, 0);
+        for calls in 1.. {
+            let [x0, more, next, goes_on, free, ..] =
+                self.call(Call::PagingEpoch, &[vm, 0, from, flags]);
+            assert_eq!(Error::check(x0), Ok(()));
+            armed += more;
+            if goes_on == 0 {
+                return [armed, calls, free];
+            }
+            (from, flags) = (next, flags & !paging_epoch::FRESH);
+        }
+        unreachable!("it has an end")
+    }
+
+    /// Whether no interrupt ever waits.
+    fn set_quiet(&mut self, quiet: bool) {
+        self.cores[0].shared.lock().unwrap().quiet = quiet;
     }
 
     fn is_accessed(&self, page: u64) -> bool {
@@ -35,8 +50,8 @@ impl Bench {
 #[test]
 fn a_walk_that_fetches_from_a_sampled_table_is_seen_once() {
     let (mut bench, vm) = planted();
-    // They have entries of their own since the root beside them was protected.
-    assert_eq!(bench.epoch(vm, 0), [2, 0, 0, FREE - 2]);
+    // They have entries of their own since the root beside them was protected. An interrupt waits after each step.
+    assert_eq!(bench.epoch(vm, 0), [2, 3, FREE - 2]);
     assert!(!bench.is_accessed(WHOLE) && !bench.is_accessed(PARTLY));
     let region = bench.region(vm, KERNEL);
     assert!(region.walks_known && region.walks == 0 && !region.writes_known);
@@ -53,13 +68,14 @@ fn a_walk_that_fetches_from_a_sampled_table_is_seen_once() {
     settle(&mut bench);
     assert_eq!(bench.counts(vm, PagingCounter::Samples), 1);
     assert_eq!(bench.cores[1].sysregs.pc, pc);
-    // Next epoch, then none.
+    // Next epoch, in one call without interrupts; then none.
+    bench.set_quiet(true);
     assert_eq!(
         bench.epoch(vm, paging_epoch::SPLIT | paging_epoch::FRESH),
-        [2, 0, 0, FREE - 2]
+        [2, 1, FREE - 2]
     );
     assert_eq!(bench.region(vm, KERNEL).walks, 0);
-    assert_eq!(bench.epoch(vm, paging_epoch::END), [0, 0, 0, FREE]);
+    assert_eq!(bench.epoch(vm, paging_epoch::END), [0, 1, FREE]);
     assert!(bench.is_accessed(WHOLE) && bench.is_accessed(PARTLY));
     assert!(!bench.region(vm, KERNEL).walks_known);
     assert_eq!(bench.differences(vm), 0);
@@ -69,7 +85,7 @@ fn a_walk_that_fetches_from_a_sampled_table_is_seen_once() {
 fn a_store_to_a_sampled_table_is_seen_and_done() {
     let (mut bench, vm) = planted();
     let flags = paging_epoch::WRITES | paging_epoch::SPLIT;
-    assert_eq!(bench.epoch(vm, flags), [2, 0, 0, FREE - 2]);
+    assert_eq!(bench.epoch(vm, flags), [2, 3, FREE - 2]);
     let writable = |bench: &Bench, page| bench.cores[1].leaf(page).unwrap().attrs.access.writes();
     assert!(!writable(&bench, WHOLE));
     let entry = WHOLE + 8 * 5;
@@ -129,4 +145,27 @@ fn tables_in_a_row_are_shadowed_in_one_hold() {
         Error::NoSuchObject
     );
     assert_eq!(bench.differences(vm), 0);
+}
+
+#[test]
+fn a_survey_goes_on_over_what_is_empty_until_an_interrupt_waits() {
+    let (mut bench, vm) = planted();
+    // 40 empty tables of level 2; with them, the rest of the one before and the root there are 336 rows of entries to
+    // look at, 16 a step.
+    for slot in 1..=40 {
+        bench.cores[1].write_guest(ROOT + 8 * slot, (RAM + 0x2_0000) | TABLE);
+    }
+    for (quiet, calls) in [(false, 21), (true, 3)] {
+        bench.set_quiet(quiet);
+        let (mut from, mut asked) = (TABLES + 2 * MIB, 0);
+        loop {
+            asked += 1;
+            match bench.survey(vm, from) {
+                PagingSurvey::Skipped(next) => from = next,
+                PagingSurvey::End => break,
+                found @ PagingSurvey::Found(..) => panic!("{found:?}"),
+            }
+        }
+        assert_eq!(asked, calls);
+    }
 }

@@ -40,19 +40,21 @@ pub struct Region {
     pub walks: Option<bool>,
 }
 
-/// One step of a survey.
+/// One step through the tables of a space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SurveyStep {
-    /// A region; go on at this VA.
-    Found(Region, Option<Va>),
+pub enum SurveyStep<R> {
+    /// What was looked for; go on at this VA.
+    Found(R, Option<Va>),
     /// Nothing so far; go on at this VA.
     Skipped(Va),
     /// The half has ended.
     End,
 }
 
-/// Table entries looked at in one step at most, the region's own apart.
-const STEP_ENTRIES: u32 = 1024;
+/// Entries looked at together.
+const ROW: u64 = 64;
+/// Rows looked at in one step at most, the region's own apart.
+const STEP_ROWS: u32 = 16;
 
 impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPACES, NODES, BLOCKS> {
     /// Looks for the first level-3 table of the guest at or above `from`, a VA of the space's half.
@@ -62,25 +64,28 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         vm: &Access<'_, M, T>,
         space: SpaceId,
         from: Va,
-    ) -> SurveyStep {
-        let mut step = self.survey_shape(vm, space, from);
-        if let SurveyStep::Found(region, _) = &mut step {
-            self.describe(space, region);
-            region.walks = self.samples.hit(region.table, SampleKind::Walks);
-            let writes = self.samples.hit(region.table, SampleKind::Writes);
-            region.writes_sampled = writes.is_some();
-            region.writes = region.writes.max(writes.map_or(0, u16::from));
-        }
-        step
+    ) -> SurveyStep<Region> {
+        let (va, table, next) = match self.find_table(vm, space, from) {
+            SurveyStep::Found((va, table), next) => (va, table, next),
+            SurveyStep::Skipped(next) => return SurveyStep::Skipped(next),
+            SurveyStep::End => return SurveyStep::End,
+        };
+        let mut region = examine(vm, va, table);
+        self.describe(space, &mut region);
+        region.walks = self.samples.hit(region.table, SampleKind::Walks);
+        let writes = self.samples.hit(region.table, SampleKind::Writes);
+        region.writes_sampled = writes.is_some();
+        region.writes = region.writes.max(writes.map_or(0, u16::from));
+        SurveyStep::Found(region, next)
     }
 
-    /// As [`Self::survey`], but only what the guest's tables say.
-    pub fn survey_shape<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+    /// As [`Self::survey`], but only the first VA of the region, and its table.
+    pub fn find_table<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &self,
         vm: &Access<'_, M, T>,
         space: SpaceId,
         from: Va,
-    ) -> SurveyStep {
+    ) -> SurveyStep<(Va, Ipa)> {
         let Some(entry) = self.spaces.get(space) else {
             return SurveyStep::End;
         };
@@ -92,18 +97,16 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         let mut at = from.raw() & (span - 1);
         let root = (entry.start, entry.root, vm.table_pa(entry.root));
         let mut place = root;
-        for _ in 0..STEP_ENTRIES {
+        for _ in 0..STEP_ROWS {
             place = descend_from(vm, place, at);
             let (level, table, _) = place;
-            let next = (at | (level.entry_bytes() - 1)).saturating_add(1);
             if level == Level::L3 {
                 let base = at & !(Level::L2.entry_bytes() - 1);
                 let end = base.saturating_add(Level::L2.entry_bytes());
                 let rest = (end < span).then_some(Va::truncated(end | high));
-                let mut region = examine(vm, table);
-                region.va = Va::truncated(base | high);
-                return SurveyStep::Found(region, rest);
+                return SurveyStep::Found((Va::truncated(base | high), table), rest);
             }
+            let next = behind(vm, place, at);
             if next >= span {
                 return SurveyStep::End;
             }
@@ -312,14 +315,34 @@ fn descend_from<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
     place
 }
 
+/// The first VA above `at`, for which a table has no next one, that it may have a next table for: where the next
+/// table descriptor of the same row is, or the row's end; the table's end where it cannot be read.
+fn behind<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+    vm: &Access<'_, M, T>,
+    (level, _, pa): (Level, Ipa, Option<Pa>),
+    at: u64,
+) -> u64 {
+    let index = level.index(at);
+    let row = index & !(ROW - 1);
+    let next = pa.map_or(TABLE_ENTRIES, |pa| {
+        let tables = vm.memory.equal(entry(pa, row), bits::TABLE, bits::TABLE);
+        // A guest may have put one where there was none a moment ago: that counts as before.
+        let ahead = tables & (!1 << (index - row));
+        row.saturating_add(u64::from(ahead.trailing_zeros()))
+    });
+    let table = at & !(level.entry_bytes().saturating_mul(TABLE_ENTRIES) - 1);
+    table.saturating_add(next.saturating_mul(level.entry_bytes()))
+}
+
 /// Counts what a level-3 table holds.
 fn examine<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
     vm: &Access<'_, M, T>,
+    va: Va,
     table: Ipa,
 ) -> Region {
     let pa = vm.table_pa(table);
     let mut region = Region {
-        va: Va::truncated(0),
+        va,
         table,
         valid: 0,
         runs: 0,
@@ -332,32 +355,35 @@ fn examine<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         walks: None,
     };
     let Some(pa) = pa else { return region };
-    let whole = leaf_for(vm.memory, pa, Level::L3, TableLimits::default());
-    region.uniform = whole.is_some();
     let first = vm.memory.load(pa);
     if let Stage1Desc::Leaf { attrs, .. } = Stage1Desc::decode(Level::L3, first) {
         region.user = attrs.user;
     }
+    if leaf_for(vm.memory, pa, Level::L3, TableLimits::default()).is_some() {
+        // One leaf for all of them says the rest.
+        (region.uniform, region.full) = (true, true);
+        (region.valid, region.runs) = (512, 32);
+        return region;
+    }
+    for row in (0..TABLE_ENTRIES).step_by(ROW as usize) {
+        let valid = vm.memory.equal(entry(pa, row), bits::VALID, bits::VALID);
+        let count = u16::try_from(valid.count_ones()).unwrap_or(0);
+        region.valid = region.valid.saturating_add(count);
+        for run in (0..ROW).step_by(CONTIGUOUS_ENTRIES as usize) {
+            let whole = valid >> run & RUN == RUN;
+            let is_run = whole && is_run(vm.memory, entry(pa, row | run));
+            region.runs = region.runs.saturating_add(u16::from(is_run));
+        }
+    }
     // Leaves that may be cached, with the first one's attributes.
-    let (wanted, mask) = (first | USABLE, ATTRIBUTES);
-    let mut alike: u32 = 0;
-    for row in (0..TABLE_ENTRIES).step_by(64) {
-        let row = entry(pa, row);
-        let valid = vm.memory.equal(row, bits::VALID, bits::VALID).count_ones();
-        region.valid = region
-            .valid
-            .saturating_add(u16::try_from(valid).unwrap_or(0));
-        alike = alike.saturating_add(vm.memory.equal(row, wanted, mask).count_ones());
-    }
-    region.full = u64::from(alike) == TABLE_ENTRIES;
-    for run in (0..TABLE_ENTRIES).step_by(CONTIGUOUS_ENTRIES as usize) {
-        region.runs = region
-            .runs
-            .saturating_add(u16::from(is_run(vm.memory, entry(pa, run))));
-    }
+    let alike = |row| vm.memory.equal(entry(pa, row), first | USABLE, ATTRIBUTES) == u64::MAX;
+    let all_valid = u64::from(region.valid) == TABLE_ENTRIES;
+    region.full = all_valid && (0..TABLE_ENTRIES).step_by(ROW as usize).all(alike);
     region
 }
 
+/// A bit for each entry of a run.
+const RUN: u64 = (1 << CONTIGUOUS_ENTRIES) - 1;
 /// What a leaf of level 3 has that may be cached.
 const USABLE: u64 = bits::AF | bits::TABLE;
 /// What leaves that one larger leaf stands for have alike.

@@ -31,6 +31,7 @@ macro_rules! vm {
 
 mod known;
 mod relaid;
+mod survey;
 
 impl Rig {
     fn new() -> Self {
