@@ -85,8 +85,8 @@ pub enum PagingRefusal {
     /// Roots were replaced by the guest or led into the window too often, or written too fast while that
     /// was trapped: what was allowed by `PagingRoots` is not any more.
     Storm = 13,
-    /// The guest's walks wrote to protected tables, or its TLBs held two entries for one address: the
-    /// VM was made nested by EL2.
+    /// The guest's walks wrote to protected tables, it stored to one through tables that EL2 cannot walk, or its
+    /// TLBs held two entries for one address: the VM was made nested by EL2.
     Violation = 14,
     /// The root has no entry: it stands for no process.
     Empty = 15,
@@ -344,7 +344,8 @@ pub enum PagingCounter {
     HoldTicks = 14,
     /// vCPUs that wanted to hold the others while another did.
     HoldsLost = 15,
-    /// TLB conflict aborts, and table walks that wrote to protected tables.
+    /// TLB conflict aborts, table walks that wrote to protected tables, and stores to them through tables that EL2
+    /// cannot walk.
     Violations = 16,
     /// Writes of roots that were trapped.
     RootTraps = 17,

@@ -124,7 +124,7 @@ pub enum Stage1Fault {
     AddressSize(Level),
     /// Stage 2 does not let the walk read the descriptor of this level, at this IPA.
     Walk(Level, Ipa),
-    /// A granule, an address size or an endianness that this walker does not do.
+    /// A granule, an address size, a descriptor format or an endianness that this walker does not do.
     Unsupported,
 }
 
@@ -181,6 +181,9 @@ impl Stage1Regs {
         let (Some(start), Some(bytes)) = (tcr.start(), tcr.root_bytes()) else {
             return Err(Stage1Fault::Unsupported);
         };
+        if self.tcr.wide_addresses() {
+            return Err(Stage1Fault::Unsupported);
+        }
         let ttbr = match half {
             Half::Low => self.ttbr0,
             Half::High => self.ttbr1,

@@ -174,6 +174,12 @@ impl Tcr {
     pub const fn hardware_dirty(self) -> bool {
         self.bit(40) && self.bit(39)
     }
+
+    /// Descriptors of the 4 KiB and 16 KiB granules hold addresses of 52 bits (DS, FEAT_LPA2).
+    #[must_use]
+    pub const fn wide_addresses(self) -> bool {
+        self.bit(59)
+    }
 }
 
 /// TTBR0_EL1 or TTBR1_EL1.

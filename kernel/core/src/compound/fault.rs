@@ -3,7 +3,8 @@
 
 use penumbra_abi::{PagingCounter, PagingMode, PagingRefusal};
 use penumbra_paging::{
-    AccessKind, Accessed, GuestMemory, Privilege, Stage1Regs, Stored, StoredBy, WINDOW_BIT,
+    AccessKind, Accessed, GuestMemory, Privilege, Stage1Fault, Stage1Regs, Stored, StoredBy,
+    WINDOW_BIT,
 };
 use penumbra_trap::abort::{AccessSize, DataAbort, FaultStatus};
 use penumbra_vmsa::{Half, Ipa, Mair, MemoryType, PAGE_SIZE, Va, VmId};
@@ -43,6 +44,8 @@ enum Seen {
     Stale,
     /// The guest's tables do not lead to such a page.
     Unexplained,
+    /// The guest walks its tables in a way that EL2 cannot follow.
+    Unwalkable,
     /// They lead to what the VM may not write.
     Foreign,
 }
@@ -134,6 +137,8 @@ pub(crate) fn on_permission<M: Machine>(
                 }
             })
         }
+        // Which page refuses the store nobody can say, and it would do so for ever: none may any more.
+        Seen::Unwalkable => nest(vcpu, place, machine),
         Seen::Foreign => Faulted::NotOurs,
     }
 }
@@ -158,8 +163,10 @@ fn judge<M: Machine>(
     by: &StoredBy,
     store: Option<Store>,
 ) -> Seen {
-    let Ok(found) = regs.translate(access, va, privilege, AccessKind::Write) else {
-        return Seen::Unexplained;
+    let found = match regs.translate(access, va, privilege, AccessKind::Write) {
+        Ok(found) => found,
+        Err(Stage1Fault::Unsupported) => return Seen::Unwalkable,
+        Err(_) => return Seen::Unexplained,
     };
     let page = found.ipa.align_down(PAGE_SIZE);
     if !state.tables.is_watched(page) {

@@ -346,6 +346,33 @@ fn a_walker_that_writes_makes_the_vm_nested() {
     );
 }
 
+/// A kernel that took over from one that was shadowed, and meets pages that were its tables.
+#[test]
+fn a_store_through_tables_that_cannot_be_walked_makes_the_vm_nested() {
+    const TG1: u64 = 0b11 << 30;
+    let unwalkable: [fn(&mut crate::tests::fake::Fake); 4] = [
+        |core| core.sysregs.tcr_el1 = TCR & !TG1 | 0b01 << 30,
+        |core| core.sysregs.tcr_el1 = TCR & !TG1 | 0b11 << 30,
+        |core| core.sysregs.tcr_el1 = TCR | 1 << 59,
+        |core| core.sysregs.sctlr_el1 |= 1 << 25,
+    ];
+    for change in unwalkable {
+        let (mut bench, vm) = planted();
+        bench.shadow(vm, TABLES);
+        change(&mut bench.cores[1]);
+        let word = PARTLY + 8 * 300;
+        bench.program(vm, 0, [Op::StoreBy(KERNEL, word, 6)]);
+        settle(&mut bench);
+        assert_eq!(bench.cores[1].read_guest(word), 6);
+        let status = bench.paging(vm);
+        assert_eq!(status.mode, PagingMode::Nested);
+        assert_eq!(status.refusal, PagingRefusal::Violation);
+        assert_eq!((status.nodes_used, status.frames_used), (0, 0));
+        assert_eq!(bench.counts(vm, PagingCounter::Violations), 1);
+        assert_eq!(bench.differences(vm), 0);
+    }
+}
+
 #[test]
 fn a_tlb_conflict_makes_the_vm_nested() {
     let (mut bench, vm) = planted();

@@ -104,6 +104,7 @@ fn unsuitable_registers_are_refused_with_the_reason() {
             Refusal::BigEndian,
         ),
         (with_tcr(1 << 14), Refusal::Granule),
+        (with_tcr(1 << 59), Refusal::Granule),
         (with_tcr(1), Refusal::RootSize),
         (with_tcr(3 << 32), Refusal::OutputSize),
         (with_tcr(1 << 8), Refusal::Uncached),

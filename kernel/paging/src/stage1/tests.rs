@@ -272,7 +272,11 @@ fn what_is_not_done_says_so() {
         sctlr: SCTLR_M | SCTLR_EE,
         ..base
     };
-    for regs in [regs(52), regs(20), big_granule, big_endian] {
+    let wide_addresses = Stage1Regs {
+        tcr: Tcr::new(base.tcr.raw() | 1 << 59),
+        ..base
+    };
+    for regs in [regs(52), regs(20), big_granule, wide_addresses, big_endian] {
         let fault = go(&regs, &mut guest, 0x1000, El1, Read);
         assert_eq!(fault, Err(Stage1Fault::Unsupported));
     }
