@@ -30,7 +30,6 @@
 //! | [`Compound::shadow`] | mirrors a table, or lets one leaf stand for it | parked |
 //! | [`Compound::store`] | a guest's store to a watched page, mirrored | run |
 //! | [`Compound::soften`], [`Compound::demote_page`], [`Compound::evict`], [`Compound::drop_space`] | gives the guest's tables their place back | parked |
-//! | [`Compound::forget_page`] | before a page of the guest changes hands: **must** be called | parked |
 //! | [`Compound::store_known`], [`Compound::remember`] | a guest's store through a mapping that is known | run |
 //! | [`Compound::relayout`], [`Compound::relayout_step`], [`Compound::relayout_finish`] | moves frames so that one leaf can do | run, run, parked |
 //! | [`Compound::bring_home`], [`Compound::settle`] | undoes moves and splits | run |
@@ -39,7 +38,8 @@
 //! | [`Compound::sample`], [`Compound::arm_samples`], [`Compound::access_fault`], [`Compound::end_samples`] | samples walks and writes | run |
 //! | [`Compound::survey`], [`Compound::audit`] | reads | run / parked |
 //!
-//! *Parked* means that the caller shows a [`Parked`].
+//! *Parked* means that the caller shows a [`Parked`]. No page may be taken from a guest while the VM has spaces: nobody
+//! does, and there is no call for it. [`Compound::clear`] is for a VM that is gone.
 //!
 //! # Guest stage 1
 //! [`Stage1Regs::translate`] answers what hardware would for an access; [`Stage1Regs::walk`] finds the

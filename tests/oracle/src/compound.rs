@@ -117,7 +117,7 @@ pub struct World {
     /// Pages whose walk met a cleared access flag in stage 2: EL2 gets the fault.
     pub hits: BTreeSet<u64>,
     /// Pages that the hypervisor has taken from the guest.
-    reclaimed: BTreeSet<u64>,
+    absent: BTreeSet<u64>,
     mutation: Mutation,
     delayed: Vec<(u64, u64)>,
     split: Option<u64>,
@@ -174,7 +174,7 @@ impl World {
             moving: false,
             race: None,
             hits: BTreeSet::new(),
-            reclaimed: BTreeSet::new(),
+            absent: BTreeSet::new(),
             mutation,
             delayed: Vec::new(),
             split: None,
@@ -255,7 +255,7 @@ impl World {
 
     /// What the ideal stage 2 says of a page.
     fn ideal(&self, page: u64) -> Option<u64> {
-        Self::ram(page).filter(|_| !self.reclaimed.contains(&page))
+        Self::ram(page).filter(|_| !self.absent.contains(&page))
     }
 
     /// Walks the real stage 2 for a page: PA and whether stores are allowed.
@@ -345,25 +345,23 @@ impl World {
         self.installed[vcpu][context]
     }
 
-    /// The hypervisor takes a page away, zeroed, or gives it back.
-    pub fn reclaim(&mut self, page: u64, gone: bool) {
-        if gone {
-            if let Some(home) = Self::ram(page) {
-                let frame = self.place(home);
-                self.memory.zero(frame);
-            }
-            self.reclaimed.insert(page);
+    /// Says that the guest has not touched a page yet, or does now.
+    pub fn set_absent(&mut self, page: u64, absent: bool) {
+        if absent {
+            self.absent.insert(page);
+            // Nobody has walked there yet.
             self.guests.clear(None);
+            self.ours.clear(None);
         } else {
-            self.reclaimed.remove(&page);
+            self.absent.remove(&page);
         }
         self.refill();
     }
 
-    /// Pages that are taken away.
+    /// Pages that the guest has not touched yet.
     #[must_use]
-    pub fn reclaimed(&self) -> Vec<u64> {
-        self.reclaimed.iter().copied().collect()
+    pub fn absent(&self) -> Vec<u64> {
+        self.absent.iter().copied().collect()
     }
 
     fn flush(&mut self, scope: TlbScope) {

@@ -92,35 +92,6 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         self.spaces.set(space, None);
     }
 
-    /// Forgets all about a guest page: to be called before its frame is taken away from the VM, or
-    /// changed for another. Aliases of it fault from now on.
-    pub fn forget_page<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
-        &mut self,
-        vm: &mut Access<'_, M, T>,
-        page: Ipa,
-        parked: &Parked,
-    ) {
-        let page = page.align_down(PAGE_SIZE);
-        self.end_samples_where(vm, |sample| sample.page == page);
-        self.demote_page(vm, page, parked);
-        let frame = vm
-            .stage2
-            .lookup(vm.memory, page)
-            .map(|leaf| leaf.pa_of(page));
-        if let Some(alias) = frame.ok().and_then(|frame| self.aliases.of(frame)) {
-            let node = self
-                .nodes
-                .iter()
-                .find(|(_, node)| node.alias == Some(alias));
-            if let Some((node, _)) = node {
-                self.demote_node(vm, node, parked);
-            }
-        }
-        if let Some((id, _)) = self.spaces.find(page) {
-            self.drop_space(vm, id, parked);
-        }
-    }
-
     /// Gives up the mirror or leaf without children that is worth least. Roots stay. Returns whether
     /// there was one. One pass over the nodes.
     pub fn evict<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(

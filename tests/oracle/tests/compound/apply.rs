@@ -1,11 +1,11 @@
 //! What each operation does to the VM under test.
 
 use penumbra_oracle::compound::{GuestTlbi, Handle, LOWS, RAM_IPA, Race, VCPUS};
-use penumbra_paging::{Access, Donor, SampleKind, ShadowError, Stage1Regs, SurveyStep, TlbSink};
+use penumbra_paging::{Access, Donor, SampleKind, ShadowError, Stage1Regs, SurveyStep};
 use penumbra_vmsa::{Half, Ipa, Level, PAGE_SIZE, Va};
 
-use crate::guest::{INDICES, Op, ROOTS, TARGETS, Value, level_of, page, raw_of};
-use crate::rig::{HOME, Rig, reclaimable, regs};
+use crate::guest::{INDICES, Op, TARGETS, Value, level_of, page, raw_of};
+use crate::rig::{HOME, Rig, regs};
 use crate::stores::PLAIN;
 use crate::vm;
 
@@ -179,7 +179,6 @@ impl Rig {
                     rig.compound.revive(vm!(rig, memory, tlb), space, parked)
                 })?;
             }
-            Op::Forget { page: which } => self.forget(page(which)),
             Op::Survey { context } => self.survey(context),
             Op::Relayout { user, partner } => {
                 let (context, va, _) = TARGETS[usize::from(user)];
@@ -195,7 +194,6 @@ impl Rig {
                 let va = Va::truncated(va);
                 self.work = Some(self.compound.relayout(vm, space, va, partner, !user)?);
             }
-            Op::Reclaim { page: which } => self.reclaim(reclaimable(which)),
             Op::EndSamples => {
                 let vm = vm!(self, memory, tlb);
                 self.compound.end_samples(vm, |_| {});
@@ -248,32 +246,6 @@ impl Rig {
             rig.compound
                 .drop_space(vm!(rig, memory, tlb), space, parked);
         });
-    }
-
-    fn forget(&mut self, at: u64) {
-        let (mut memory, mut tlb) = (self.world.clone(), self.world.clone());
-        for context in 0..ROOTS {
-            if page(context) == at {
-                self.drop_space(context);
-            }
-        }
-        self.parked(|rig, parked| {
-            let at = Ipa::truncated(at);
-            rig.compound.forget_page(vm!(rig, memory, tlb), at, parked);
-        });
-    }
-
-    /// The hypervisor takes a page away, for another VM to have.
-    fn reclaim(&mut self, at: u64) {
-        let (mut memory, mut tlb) = (self.world.clone(), self.world.clone());
-        self.forget(at);
-        let page = Ipa::truncated(at);
-        if self.stage2.lookup(&self.world, page).is_err() {
-            return;
-        }
-        let (_, work) = self.stage2.untouch(&mut memory, &mut tlb, page).unwrap();
-        tlb.flush(work);
-        self.world.0.borrow_mut().reclaim(at, true);
     }
 
     /// Shadows the level-3 table of a region, if it is not so already.
@@ -363,7 +335,7 @@ impl Rig {
         let Some(space) = self.spaces[context] else {
             return;
         };
-        let gone = self.world.0.borrow().reclaimed();
+        let absent = self.world.0.borrow().absent();
         let mut from = Some(Va::truncated(0));
         for _ in 0..64 {
             let Some(va) = from else { return };
@@ -374,7 +346,7 @@ impl Rig {
                     let valid = (0..512)
                         .filter(|i| memory.word_of(table + i * 8) & 1 != 0)
                         .count();
-                    assert!(gone.contains(&table) || usize::from(region.valid) == valid);
+                    assert!(absent.contains(&table) || usize::from(region.valid) == valid);
                     assert!(!region.uniform || region.full && region.runs == 32);
                     from = next;
                 }

@@ -110,9 +110,6 @@ pub(crate) enum Op {
     Revive {
         context: usize,
     },
-    Forget {
-        page: usize,
-    },
     Survey {
         context: usize,
     },
@@ -137,11 +134,7 @@ pub(crate) enum Op {
         region: u8,
         pages: u8,
     },
-    /// A page of the guest is taken away: a table or a page that tables map.
-    Reclaim {
-        page: usize,
-    },
-    /// All pages that were taken away come back, at the guest's touch.
+    /// All pages that are not there yet come, at the guest's touch.
     Touch,
     /// Samples walks or writes of a region.
     Sample {
@@ -226,12 +219,10 @@ fn service_op() -> impl Strategy<Value = Op> {
             .prop_map(|(context, probe, level)| Op::DemoteAt { context, probe, level }),
         1 => context().prop_map(|context| Op::Drop { context }),
         2 => context().prop_map(|context| Op::Revive { context }),
-        1 => (0..PAGES).prop_map(|page| Op::Forget { page }),
         1 => context().prop_map(|context| Op::Survey { context }),
         4 => (any::<bool>(), 0..4_u8).prop_map(|(user, partner)| Op::Relayout { user, partner }),
         8 => prop_oneof![Just(8), 1..9_u8].prop_map(|eighths| Op::Move { eighths }),
         2 => (0..32_u8, 1..64_u8).prop_map(|(region, pages)| Op::Home { region, pages }),
-        1 => (0..PAGES + 8).prop_map(|page| Op::Reclaim { page }),
         6 => (context(), probe(), any::<bool>())
             .prop_map(|(context, probe, writes)| Op::Sample { context, probe, writes }),
         1 => Just(Op::EndSamples),

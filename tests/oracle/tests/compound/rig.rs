@@ -10,7 +10,7 @@ use penumbra_paging::{
 };
 use penumbra_vmsa::{Ipa, Level, PAGE_SIZE, Pa, Stage2Attrs, Tcr, Ttbr};
 
-use crate::guest::{Op, PAGES, ROOTS, boot, page};
+use crate::guest::{Op, ROOTS, boot, page};
 
 /// Steps between two audits by the service itself.
 const AUDIT_EVERY: usize = 20;
@@ -81,6 +81,13 @@ impl Rig {
         };
         stage2.map(&mut memory, ram).unwrap();
         boot(&world);
+        for page in untouched().filter(|_| setup.thin) {
+            let (_, work) = stage2
+                .untouch(&mut memory, &mut tlb, Ipa::truncated(page))
+                .unwrap();
+            tlb.flush(work);
+            world.0.borrow_mut().set_absent(page, true);
+        }
         let mut rig = Self {
             world,
             stage2,
@@ -115,13 +122,13 @@ impl Rig {
         result
     }
 
-    /// Gives the guest's pages back that were taken from it, as touches would.
+    /// Gives the guest the pages that it has not touched yet, as touches would.
     pub(crate) fn touch_all(&mut self) {
         let mut memory = self.world.clone();
-        let gone = self.world.0.borrow().reclaimed();
-        for page in gone {
+        let absent = self.world.0.borrow().absent();
+        for page in absent {
             // The ideal first: never may ours have what the guest's has not.
-            self.world.0.borrow_mut().reclaim(page, false);
+            self.world.0.borrow_mut().set_absent(page, false);
             self.stage2
                 .touch(&mut memory, Ipa::truncated(page))
                 .unwrap();
@@ -257,11 +264,7 @@ pub(crate) const HOME: Home = Home {
     bytes: RAM_BYTES,
 };
 
-/// Pages that may be taken from the guest: its tables, and some that they map.
-pub(crate) fn reclaimable(which: usize) -> u64 {
-    if which < PAGES {
-        page(which)
-    } else {
-        RAM_IPA + (20 << 20) + (which - PAGES) as u64 * 0x5000
-    }
+/// Pages of thin memory that the guest has not touched when a script begins: some that its tables map.
+fn untouched() -> impl Iterator<Item = u64> {
+    (0..8).map(|which| RAM_IPA + (20 << 20) + which * 0x5000)
 }
