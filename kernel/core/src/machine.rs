@@ -414,6 +414,9 @@ pub trait Translations {
     /// Writes the descriptor at `entry`: one single-copy atomic store with release order, so that
     /// a walker which sees a table descriptor also sees the table.
     fn store_descriptor(&self, entry: Pa, raw: u64);
+    /// Writes `count` descriptors in a row, a multiple of 8, of a table that no walker knows yet: `value` at `first`, and
+    /// each `step` above the one before. Who sees a later [`Self::store_descriptor`] also sees these.
+    fn fill_descriptors(&self, first: Pa, count: u64, value: u64, step: u64);
     /// DSB ISH: accesses and walks of the guest that was left are over.
     fn complete_accesses(&self);
     /// DSB ISHST: walkers see all stores.

@@ -107,3 +107,26 @@ pub(crate) unsafe fn store(at: Pa, value: u64) {
     // SAFETY: aligned, mapped by the direct map, and only ever accessed by atomic words.
     unsafe { AtomicU64::from_ptr(pointer) }.store(value, Ordering::Release);
 }
+
+/// Writes `count` descriptors in a row, a multiple of [`ROW`]: `value` at `first`, and each `step` above the one before.
+/// Nothing where there can be no such row.
+///
+/// # Safety
+/// `first` lies in a frame that EL2 owns and that holds a table which no walker and no other core knows yet.
+#[inline(never)]
+pub(crate) unsafe fn fill(first: Pa, count: u64, value: u64, step: u64) {
+    let room = TABLE_BYTES.wrapping_sub(first.raw() % TABLE_BYTES) / 8;
+    let Some(mut at) = word(first).filter(|_| count <= room) else {
+        return;
+    };
+    let mut value = value;
+    for _ in 0..count / ROW as u64 {
+        let row: [u64; ROW] =
+            core::array::from_fn(|index| value.wrapping_add(step.wrapping_mul(index as u64)));
+        // SAFETY: `count` words from `first` on lie in its frame, this many are left, and nobody else knows them.
+        unsafe { at.cast::<[u64; ROW]>().write(row) };
+        value = value.wrapping_add(step.wrapping_mul(ROW as u64));
+        // SAFETY: at most one behind the frame's last word.
+        at = unsafe { at.add(ROW) };
+    }
+}

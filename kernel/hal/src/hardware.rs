@@ -282,6 +282,11 @@ impl Translations for Hardware {
         unsafe { descriptor::store(entry, raw) };
     }
 
+    fn fill_descriptors(&self, first: Pa, count: u64, value: u64, step: u64) {
+        // SAFETY: the core logic names entries of a table frame that it owns and has linked nowhere.
+        unsafe { descriptor::fill(first, count, value, step) };
+    }
+
     fn complete_accesses(&self) {
         sysreg::dsb_ish();
     }

@@ -12,7 +12,7 @@
 //! | [`Stage2::set_page`] | maps one page where nothing is | none |
 //! | [`Stage2::protect`], [`Stage2::unmap`] | changes or removes a range, splitting what sticks out | returns [`TlbWork`] |
 //! | [`Stage2::split`], [`Stage2::merge`] | changes the size of leaves, break-before-make inside | done through [`TlbSink`] |
-//! | [`Stage2::reserve_region`], [`Stage2::touch`], [`Stage2::fill_region`], [`Stage2::promote`], [`Stage2::untouch`], [`Stage2::vacate_region`] | thin memory | see there |
+//! | [`Stage2::reserve_region`], [`Stage2::touch`], [`Stage2::promote`], [`Stage2::untouch`], [`Stage2::vacate_region`] | thin memory | see there |
 //! | [`Stage2::lookup`], [`Stage2::next_leaf`], [`Stage2::counts`] | reads | none |
 //! | [`Stage2::release`], [`Stage2::teardown`] | frees tables against [`Flushed`] | needs a flush |
 //!

@@ -42,6 +42,16 @@ pub trait TableMemory {
     /// a walker which sees a table descriptor also sees the table.
     fn store(&mut self, entry: Pa, raw: u64);
 
+    /// Writes `count` descriptors in a row, a multiple of 8, of a table that no walker knows yet: `value` at `first`, and
+    /// each `step` above the one before. Who sees a later [`Self::store`] also sees these.
+    fn fill(&mut self, first: Pa, count: u64, value: u64, step: u64) {
+        let mut value = value;
+        for index in 0..count {
+            self.store(Pa::truncated(first.raw().wrapping_add(index << 3)), value);
+            value = value.wrapping_add(step);
+        }
+    }
+
     /// Makes all stores visible to walkers: DSB ISHST. Not called before a TLB flush, which has its own.
     fn publish(&mut self);
 }

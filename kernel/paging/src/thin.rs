@@ -3,13 +3,13 @@
 //! A *region* is 2 MiB of IPAs behind which one 2 MiB frame is reserved. The bookkeeping lives in
 //! the level-3 table itself: an untouched page has its descriptor complete but for the valid bit (a
 //! *reserved* slot), so a first touch is three loads and two stores; the table descriptor above
-//! counts the valid ones. When all 512 are valid, [`promote`](Stage2::promote) makes them one block; the frame is there
-//! as a whole, so [`fill_region`](Stage2::fill_region) may map what was not touched as well.
+//! counts the valid ones. The frame is there as a whole, so [`promote`](Stage2::promote) may make one block of the region
+//! at any time, whether all of it was touched or not.
 //!
 //! What a fault handler does, with the VM's lock held:
 //! ```text
 //! match stage2.touch(memory, ipa)? {
-//!     Touch::Populated { pages: 512, .. } => stage2.promote(memory, tlb, ipa)  // when it likes
+//!     Touch::Populated { pages: 16, .. } => stage2.promote(memory, tlb, ipa)  // when it likes
 //!     Touch::Populated { .. } | Touch::Present => resume the guest,
 //!     Touch::Vacant => take a zeroed 2 MiB frame; stage2.reserve_region(..)?; touch again
 //! }
@@ -33,7 +33,7 @@ pub enum Touch {
     Populated {
         /// Its frame.
         pa: Pa,
-        /// Pages of the region that are mapped now; 512 makes it ready to promote.
+        /// Pages of the region that are mapped now.
         pages: u64,
     },
     /// It is mapped already, by another vCPU's touch or before: resume the guest.
@@ -78,10 +78,7 @@ impl Stage2 {
             contiguous: false,
         }
         .encode(Level::L3);
-        for index in 0..TABLE_ENTRIES {
-            let raw = (page & !bits::VALID).wrapping_add(index << Level::L3.shift());
-            memory.store(entry(table, index), raw);
-        }
+        memory.fill(table, TABLE_ENTRIES, page & !bits::VALID, PAGE_SIZE);
         memory.store(slot.entry, table_desc(table, 0) | HOLDS_RESERVED);
         adjust_children(memory, slot.above[0], 1);
         memory.publish();
@@ -116,40 +113,8 @@ impl Stage2 {
         })
     }
 
-    /// Maps every page of the region at `ipa` that is still reserved; returns how many these were. Their frame belongs
-    /// to the VM in any case. No TLB work: they were invalid.
-    ///
-    /// # Errors
-    /// `OutOfRange`, `NotMapped` (no region here, or it is a block).
-    pub fn fill_region<M: TableMemory + ?Sized>(
-        &mut self,
-        memory: &mut M,
-        ipa: Ipa,
-    ) -> Result<u64, Stage2Error> {
-        if ipa.raw() >= crate::stage2::IPA_SPACE_BYTES {
-            return Err(Stage2Error::OutOfRange);
-        }
-        let slot = self.slot(memory, ipa.raw());
-        let (Level::L3, Some(at)) = (slot.level, slot.above[0]) else {
-            return Err(Stage2Error::NotMapped);
-        };
-        let table = next_table(memory.load(at));
-        let mut filled: u64 = 0;
-        for index in 0..TABLE_ENTRIES {
-            let raw = memory.load(entry(table, index));
-            if raw != 0 && raw & bits::VALID == 0 {
-                memory.store(entry(table, index), raw | bits::VALID);
-                filled = filled.saturating_add(1);
-            }
-        }
-        adjust_children(memory, slot.above[0], filled.cast_signed());
-        self.count(Level::L3, filled, 0);
-        memory.publish();
-        Ok(filled)
-    }
-
     /// Takes a populated page back; its slot is reserved again. The frame must be zeroed, after the
-    /// work is done, before the page may be touched again. A promoted region is split first.
+    /// work is done, before the page may be touched or its region promoted again. A promoted region is split first.
     ///
     /// # Errors
     /// `NotMapped`, `NoTable`, `OutOfRange`.
@@ -175,17 +140,19 @@ impl Stage2 {
         Ok((pa, self.work(leaves(start, end, PAGE_SIZE))))
     }
 
-    /// Makes one 2 MiB block of a region that is fully populated.
+    /// Makes one 2 MiB block of a region, pages that are still reserved included: their frame belongs to the VM in any
+    /// case. Reads the table once, and flushes the VM.
     ///
     /// # Errors
-    /// `NotMapped`, `NotUniform`, `OutOfRange`.
+    /// `NotMapped` (no region here, or it is a block), `NotUniform` (a page has other attributes, another frame, or
+    /// none; nothing was changed), `OutOfRange`.
     pub fn promote<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         memory: &mut M,
         tlb: &mut T,
         ipa: Ipa,
     ) -> Result<(), Stage2Error> {
-        self.merge(memory, tlb, ipa, Level::L2)
+        self.make_one(memory, tlb, ipa, (Level::L2, bits::VALID))
     }
 
     /// Takes a whole region away, populated or not, and returns its frame, which must not change

@@ -91,9 +91,6 @@ enum Op {
     Touch {
         at: usize,
     },
-    Fill {
-        at: usize,
-    },
     Untouch {
         at: usize,
     },
@@ -118,9 +115,8 @@ fn ops() -> impl Strategy<Value = Op> {
         2 => (0..INTERVALS, 0..4_u8).prop_map(|(at, attrs)| Op::SetPage { at, attrs }),
         2 => (0..INTERVALS).prop_map(|at| Op::Reserve { at }),
         3 => (0..INTERVALS).prop_map(|at| Op::Touch { at }),
-        1 => (0..INTERVALS).prop_map(|at| Op::Fill { at }),
         2 => (0..INTERVALS).prop_map(|at| Op::Untouch { at }),
-        1 => (0..INTERVALS).prop_map(|at| Op::Promote { at }),
+        2 => (0..INTERVALS).prop_map(|at| Op::Promote { at }),
         1 => (0..INTERVALS).prop_map(|at| Op::Vacate { at }),
     ]
 }
@@ -299,15 +295,6 @@ impl Rig {
                 result?;
             }
             Op::Touch { at } => self.touch(&mut memory, at)?,
-            Op::Fill { at } => {
-                self.stage2.fill_region(&mut memory, ipa(CUTS[at]))?;
-                let (_, from, to) = Self::region(at);
-                for state in &mut self.model[from..to] {
-                    if let State::Reserved(pa, attrs) = *state {
-                        *state = State::Mapped(pa, attrs);
-                    }
-                }
-            }
             Op::Untouch { at } => {
                 if CUTS[at + 1] - CUTS[at] != PAGE_SIZE {
                     return Ok(());
@@ -322,6 +309,12 @@ impl Rig {
             }
             Op::Promote { at } => {
                 self.stage2.promote(&mut memory, &mut tlb, ipa(CUTS[at]))?;
+                let (_, from, to) = Self::region(at);
+                for state in &mut self.model[from..to] {
+                    if let State::Reserved(pa, attrs) = *state {
+                        *state = State::Mapped(pa, attrs);
+                    }
+                }
             }
             Op::Vacate { at } => {
                 let (base, from, to) = Self::region(at);

@@ -12,7 +12,7 @@ mod tables;
 
 use penumbra_abi::Error;
 use penumbra_paging::{Access, LeafCounts, Stage2, Stage2Error, TlbSink, Touch as Touched};
-use penumbra_vmsa::{Ipa, MIB, PAGE_SIZE, Pa, Stage2Attrs};
+use penumbra_vmsa::{Ipa, MIB, Pa, Stage2Attrs};
 
 pub(crate) use build::{RamRequest, largest_block};
 pub(crate) use grant::{begin as begin_grant, end as end_grants};
@@ -37,11 +37,10 @@ const MAX_STOCK: usize = 16;
 const LOW_STOCK: usize = 4;
 /// First IPA that no guest may use: the window of the compound table lies there.
 pub(crate) const GUEST_END: u64 = 1 << 39;
-/// Pages of a frame.
-const FRAME_PAGES: u64 = FRAME_BYTES / PAGE_SIZE;
 const _: () = assert!(FRAME_BYTES == 2 * MIB);
-/// Pages of a thin region that are touched one by one; then the rest, whose frame the VM holds in any case, is mapped with
-/// them. As many first touches cost about what mapping the rest costs, so nobody pays more than twice the least.
+/// Pages of a thin region that are touched one by one; then the region becomes one block, with the rest of its frame, which the
+/// VM holds in any case. Tried again whenever the number has doubled. As many first touches cost about what the block
+/// costs, so nobody pays more than twice the least.
 const FILL_PAGES: u64 = 16;
 
 /// A range of RAM.
@@ -236,10 +235,11 @@ impl Memory {
         };
         let mut tables = TableFrames::of_vm(machine, &mut self.spare);
         match self.stage2.touch(&mut tables, ipa) {
-            Ok(Touched::Populated {
-                pages: FILL_PAGES | FRAME_PAGES,
-                ..
-            }) => self.complete(machine, ipa),
+            Ok(Touched::Populated { pages, .. })
+                if pages >= FILL_PAGES && pages.is_power_of_two() =>
+            {
+                self.complete(machine, ipa)
+            }
             Ok(Touched::Populated { .. } | Touched::Present) => Touch::Mapped,
             Ok(Touched::Vacant) if region.thin => self.populate(machine, ipa),
             Ok(Touched::Vacant) => Touch::NotMemory,
@@ -247,15 +247,12 @@ impl Memory {
         }
     }
 
-    /// Maps what is left of the region around `ipa`, and makes one block of it.
+    /// Makes one block of the region around `ipa`, what was not touched of it included.
     #[cold]
     fn complete(&mut self, machine: &impl Machine, ipa: Ipa) -> Touch {
         let mut tables = TableFrames::of_vm(machine, &mut self.spare);
-        if self.stage2.fill_region(&mut tables, ipa).is_err() {
-            return Touch::Failed;
-        }
         let mut tlb = VmTlb::new(machine, self.vttbr);
-        // Refused only if pages differ in attributes; they may stay pages then.
+        // Refused while a page is watched or lies elsewhere: then pages go on coming one by one.
         let _ = self.stage2.promote(&mut tables, &mut tlb, ipa);
         Touch::Mapped
     }

@@ -115,6 +115,11 @@ impl<M: Machine> TableMemory for TableFrames<'_, M> {
     }
 
     #[inline]
+    fn fill(&mut self, first: Pa, count: u64, value: u64, step: u64) {
+        self.machine.fill_descriptors(first, count, value, step);
+    }
+
+    #[inline]
     fn publish(&mut self) {
         self.machine.publish_descriptors();
     }

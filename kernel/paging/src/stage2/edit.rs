@@ -5,7 +5,7 @@ use penumbra_vmsa::{
     Stage2Execute, TABLE_ENTRIES, bits,
 };
 
-use super::map::{fill, span_end, table_at};
+use super::map::span_end;
 use super::{
     HOLDS_RESERVED, RamPage, Range, Slot, Stage2, Stage2Error, adjust_children, children,
     next_table, table_desc,
@@ -161,6 +161,17 @@ impl Stage2 {
         ipa: Ipa,
         into: Level,
     ) -> Result<(), Stage2Error> {
+        self.make_one(memory, tlb, ipa, (into, 0))
+    }
+
+    /// [`Self::merge`], in which leaves may differ in the bits `but`, which get set.
+    pub(crate) fn make_one<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        tlb: &mut T,
+        ipa: Ipa,
+        (into, but): (Level, u64),
+    ) -> Result<(), Stage2Error> {
         let range = Range::new(ipa.align_down(PAGE_SIZE), PAGE_SIZE)?;
         let slot = self.slot(memory, range.start);
         let (Some(below), Some(at)) = (into.below(), slot.above[0]) else {
@@ -169,15 +180,16 @@ impl Stage2 {
         if slot.level != below {
             return Err(Stage2Error::NotMapped);
         }
-        let table = table_at(memory, at);
-        let block = uniform(memory, table, below).ok_or(Stage2Error::NotUniform)?;
+        let descriptor = memory.load(at);
+        let table = next_table(descriptor);
+        let block = uniform(memory, table, below, but).ok_or(Stage2Error::NotUniform)?;
         memory.store(at, 0);
         let work = self.work(TlbScope::Vm);
         let _flushed = tlb.flush(work);
         memory.store(at, block);
         memory.publish();
         // One table became one leaf: the count of the level above stays.
-        self.count(below, 0, TABLE_ENTRIES);
+        self.count(below, 0, children(descriptor));
         self.count(into, 1, 0);
         self.tables = self.tables.saturating_sub(1);
         memory.free_table(table);
@@ -414,11 +426,19 @@ impl Stage2 {
         };
         let first = slot.raw & !bits::TABLE | kind;
         let base = slot.base();
-        fill(memory, table, below, first, |index| {
-            let run = base.saturating_add((index & !(CONTIGUOUS_ENTRIES - 1)) << below.shift());
+        let step = below.entry_bytes();
+        for index in (0..TABLE_ENTRIES).step_by(CONTIGUOUS_ENTRIES as usize) {
+            let run = base.saturating_add(index << below.shift());
             let end = run.saturating_add(CONTIGUOUS_BYTES);
-            below == Level::L3 && (end <= range.start || run >= range.end)
-        });
+            let untouched = end <= range.start || run >= range.end;
+            let hint = if below == Level::L3 && untouched {
+                bits::CONTIGUOUS
+            } else {
+                0
+            };
+            let raw = first.wrapping_add(index << below.shift()) | hint;
+            memory.fill(entry(table, index), CONTIGUOUS_ENTRIES, raw, step);
+        }
         memory.store(slot.entry, 0);
         let size = slot.level.entry_bytes();
         let work = self.work(leaves(
@@ -440,19 +460,16 @@ fn vacant<M: TableMemory + ?Sized>(memory: &M, table: Pa) -> bool {
     (0..TABLE_ENTRIES).all(|index| memory.load(entry(table, index)) == 0)
 }
 
-/// The block that could stand for the 512 leaves of a table of `level`, if they are like one.
-fn uniform<M: TableMemory + ?Sized>(memory: &M, table: Pa, level: Level) -> Option<u64> {
+/// The block that could stand for the 512 leaves of a table of `level`, if they are like one but for the bits `but`,
+/// which it has set.
+fn uniform<M: TableMemory + ?Sized>(memory: &M, table: Pa, level: Level, but: u64) -> Option<u64> {
     let above = level.above()?;
-    let first = memory.load(table) & !bits::CONTIGUOUS;
+    let first = memory.load(table) & !bits::CONTIGUOUS | but;
     let aligned = first & bits::leaf_address(level) & (above.entry_bytes() - 1) == 0;
     if bits::kind(level, first) != bits::Kind::Leaf || !aligned {
         return None;
     }
-    for index in 1..TABLE_ENTRIES {
-        let raw = memory.load(entry(table, index)) & !bits::CONTIGUOUS;
-        if raw != first.wrapping_add(index << level.shift()) {
-            return None;
-        }
-    }
-    Some(first & !bits::TABLE | bits::VALID)
+    let differ = memory.differences(table, TABLE_ENTRIES, first, level.entry_bytes());
+    let uniform = differ & !(bits::CONTIGUOUS | but) == 0;
+    uniform.then_some(first & !bits::TABLE | bits::VALID)
 }

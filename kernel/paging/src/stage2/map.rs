@@ -4,8 +4,8 @@ use penumbra_vmsa::{
     CONTIGUOUS_BYTES, CONTIGUOUS_ENTRIES, Ipa, Level, PAGE_SIZE, Pa, Stage2Attrs, Stage2Desc, bits,
 };
 
-use super::{Range, Slot, Stage2, Stage2Error, adjust_children, next_table, one_child_more};
-use crate::memory::{TableMemory, entry};
+use super::{Range, Slot, Stage2, Stage2Error, adjust_children, one_child_more};
+use crate::memory::TableMemory;
 
 /// What to map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,31 +265,4 @@ impl Stage2 {
 /// Where the span of the entry of `level` around `ipa` ends.
 pub(crate) const fn span_end(ipa: u64, level: Level) -> u64 {
     (ipa | (level.entry_bytes() - 1)).saturating_add(1)
-}
-
-/// Fills a table that no walker knows yet with leaves of `level` from `first` on, each `step`
-/// above the one before; `contiguous` says which get the hint.
-pub(crate) fn fill<M: TableMemory + ?Sized>(
-    memory: &mut M,
-    table: Pa,
-    level: Level,
-    first: u64,
-    contiguous: impl Fn(u64) -> bool,
-) {
-    for index in 0..penumbra_vmsa::TABLE_ENTRIES {
-        let hint = if contiguous(index) {
-            bits::CONTIGUOUS
-        } else {
-            0
-        };
-        memory.store(
-            entry(table, index),
-            first.wrapping_add(index << level.shift()) | hint,
-        );
-    }
-}
-
-/// The table below a table descriptor's entry.
-pub(crate) fn table_at<M: TableMemory + ?Sized>(memory: &M, at: Pa) -> Pa {
-    next_table(memory.load(at))
 }

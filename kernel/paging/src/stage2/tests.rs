@@ -286,7 +286,7 @@ fn set_page_maps_one_page_once() {
 }
 
 #[test]
-fn the_rest_of_a_thin_region_is_filled_but_not_what_is_unmapped() {
+fn a_thin_region_becomes_a_block_with_what_was_not_touched() {
     let mut rig = Rig::new();
     let Rig {
         memory,
@@ -294,35 +294,45 @@ fn the_rest_of_a_thin_region_is_filled_but_not_what_is_unmapped() {
         stage2,
     } = &mut rig;
     let (base, frame) = (GIB, pa(8 * MIB));
-    assert_eq!(
-        stage2.fill_region(memory, ipa(base)),
-        Err(Stage2Error::NotMapped)
-    );
+    let promote = |stage2: &mut Stage2, memory: &mut FakeMemory, tlb: &mut FakeTlb| {
+        stage2.promote(memory, tlb, ipa(base + 0x5000))
+    };
+    assert_eq!(promote(stage2, memory, tlb), Err(Stage2Error::NotMapped));
     stage2
         .reserve_region(memory, ipa(base), frame, RAM)
         .unwrap();
-    for page in 0..3 {
+    for page in 1..4 {
         stage2.touch(memory, ipa(base + page * 4096)).unwrap();
+    }
+    // Nobody may write a page that is watched, touched or not, by way of a block.
+    for page in [0x1000, 0x8000] {
+        for access in [Stage2Access::Read, Stage2Access::ReadWrite] {
+            let change = Stage2Change::access(access);
+            let work = stage2
+                .protect(memory, tlb, ipa(base + page), 4096, change)
+                .unwrap();
+            let _flushed = tlb.flush(work);
+            if access == Stage2Access::Read {
+                assert_eq!(promote(stage2, memory, tlb), Err(Stage2Error::NotUniform));
+                assert_eq!(stage2.populated_pages(memory, ipa(base)), 3);
+            }
+        }
     }
     // A page that is unmapped is not a reserved one.
     let work = stage2.unmap(memory, tlb, ipa(base + 0x1000), 4096).unwrap();
     let _flushed = tlb.flush(work);
-    assert_eq!(stage2.fill_region(memory, ipa(base + 0x5000)), Ok(509));
-    assert_eq!(stage2.populated_pages(memory, ipa(base)), 511);
-    assert_eq!(
-        stage2.promote(memory, tlb, ipa(base)),
-        Err(Stage2Error::NotUniform)
-    );
+    assert_eq!(promote(stage2, memory, tlb), Err(Stage2Error::NotUniform));
     stage2
         .set_page(memory, ipa(base + 0x1000), pa(frame.raw() + 0x1000), RAM)
         .unwrap();
-    stage2.promote(memory, tlb, ipa(base)).unwrap();
-    assert_eq!(
-        stage2.fill_region(memory, ipa(base)),
-        Err(Stage2Error::NotMapped)
-    );
+    assert_eq!(stage2.counts().pages, 3);
+    promote(stage2, memory, tlb).unwrap();
+    assert_eq!(tlb.flushed.last(), Some(&TlbScope::Vm));
+    assert_eq!(promote(stage2, memory, tlb), Err(Stage2Error::NotMapped));
     let counts = stage2.counts();
     assert_eq!((counts.mib2, counts.pages), (1, 0));
+    assert_eq!(stage2.audit(memory), 0);
+    assert_eq!(rig.leaf(GIB).attrs, RAM);
     assert_eq!(rig.census(), rig.stage2.counts());
     rig.teardown();
 }

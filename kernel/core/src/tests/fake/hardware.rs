@@ -293,6 +293,12 @@ impl Translations for Fake {
         shared.table_pages.insert(entry.raw() / PAGE_SIZE);
         shared.tables.insert(entry.raw(), raw);
     }
+    fn fill_descriptors(&self, first: Pa, count: u64, value: u64, step: u64) {
+        for index in 0..count {
+            let at = Pa::truncated(first.raw() + 8 * index);
+            self.store_descriptor(at, value + index * step);
+        }
+    }
     fn complete_accesses(&self) {}
     fn publish_descriptors(&self) {}
     fn invalidate_leaves(&self, _: u64, _: Ipa, _: Ipa, _: u64) {
