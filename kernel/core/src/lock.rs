@@ -5,6 +5,8 @@
 
 use spin::MutexGuard;
 
+use crate::machine::Core;
+
 /// A spin lock.
 #[derive(Debug)]
 pub(crate) struct Mutex<T>(spin::Mutex<T>);
@@ -25,6 +27,18 @@ impl<T> Mutex<T> {
     #[inline(always)]
     pub(crate) fn lock_inline(&self) -> MutexGuard<'_, T> {
         self.0.lock()
+    }
+
+    /// [`lock`](Self::lock), letting others go on meanwhile: for what another core keeps while it waits for something
+    /// itself, such as the end of TLB maintenance.
+    #[inline]
+    pub(crate) fn lock_patiently(&self, machine: &impl Core) -> MutexGuard<'_, T> {
+        loop {
+            if let Some(guard) = self.try_lock() {
+                return guard;
+            }
+            machine.relax();
+        }
     }
 
     /// Takes the lock if nobody has it.

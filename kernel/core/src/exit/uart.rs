@@ -2,7 +2,6 @@
 
 use penumbra_trap::abort::MmioAccess;
 use penumbra_vmsa::VmId;
-use spin::MutexGuard;
 
 use super::first::{Next, done};
 use super::notify;
@@ -58,7 +57,7 @@ fn otherwise(
     // Registers are words; a narrower access moves the bytes that it names.
     let shift = (offset & 3) << 3;
     let register = offset & !3;
-    let mut uart = lock(place.vm, machine);
+    let mut uart = place.vm.uart.lock_patiently(machine);
     let before = uart.device.has_output();
     if access.is_write() {
         let value = access.stored(vcpu.gpr.get(access.register())) << shift;
@@ -82,17 +81,6 @@ fn otherwise(
     done(vcpu)
 }
 
-/// Locks a VM's UART. Its other users are cores, which must go on meanwhile.
-#[inline]
-fn lock<'vm>(vm: &'vm Vm, machine: &impl Machine) -> MutexGuard<'vm, Uart> {
-    loop {
-        if let Some(uart) = vm.uart.try_lock() {
-            return uart;
-        }
-        machine.relax();
-    }
-}
-
 /// Gives bytes from the manager to the guest; returns how many fitted.
 pub(crate) fn receive(
     system: &System,
@@ -103,7 +91,7 @@ pub(crate) fn receive(
     let Some(state) = system.vm(vm.get()) else {
         return 0;
     };
-    let mut uart = lock(state, machine);
+    let mut uart = state.uart.lock_patiently(machine);
     let taken = uart.device.receive(bytes);
     let set = update(state, &mut uart);
     drop(uart);
@@ -121,7 +109,7 @@ pub(crate) fn drain(
     let Some(state) = system.vm(vm.get()) else {
         return 0;
     };
-    let mut uart = lock(state, machine);
+    let mut uart = state.uart.lock_patiently(machine);
     let taken = uart.device.drain(out);
     if !uart.device.has_output() {
         // Under the lock: output that comes later raises the event anew.
@@ -137,7 +125,7 @@ pub(crate) fn drain(
 pub(crate) fn check_stall(system: &System, vm: usize, machine: &mut impl Machine) {
     let Some(state) = system.vm(vm) else { return };
     let time = time(system, machine);
-    let mut uart = lock(state, machine);
+    let mut uart = state.uart.lock_patiently(machine);
     uart.device.check_stall(time);
     let set = update(state, &mut uart);
     drop(uart);

@@ -124,12 +124,13 @@ pub(super) fn add_stock(system: &System, machine: &mut impl Machine, number: u64
         return Err(Error::BadState);
     }
     let piece = || {
-        let mut memory = vm.memory.lock();
-        memory.add_stock(machine, &system.frames, id)
+        let dirty =
+            (vm.memory.lock_patiently(machine)).dirty_for_stock(machine, &system.frames, id)?;
+        // A vCPU that touches a new page meanwhile does not wait for it.
+        dirty.zero(machine);
+        Ok(vm.memory.lock_patiently(machine).stock_frame(dirty))
     };
-    // A vCPU that touches a new page wants the lock, too, and the lock is not fair: between two calls there is time for it.
-    let alone = vm.life().state == VmState::Created;
-    let added = repeat(machine, piece, |added| *added || !alone);
+    let added = repeat(machine, piece, |added| *added);
     if !matches!(added, Ok(false)) {
         // There is a frame, or there will be none: either way nobody has to wait longer.
         system.events.clear(Source::Stock, id);

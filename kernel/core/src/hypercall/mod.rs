@@ -113,7 +113,7 @@ pub fn answer(
         Call::GrantBegin => build::begin_grant(system, machine, (x1, x2, x3, x4)),
         Call::GrantEnd => build::end_grants(system, machine, x1),
         Call::VmStart => build::start(system, machine, (x1, x2, x3)),
-        Call::VmStatus => observe::status(system, x1),
+        Call::VmStatus => observe::status(system, machine, x1),
         Call::VmStop => observe::stop(system, machine, x1),
         Call::VmDestroy => build::destroy(system, machine, x1),
         Call::VcpuRegister => observe::register(system, (x1, x2, x3)),

@@ -10,13 +10,13 @@ use crate::machine::Machine;
 use crate::system::System;
 use crate::vcpu::{Counter, Vcpu, VcpuId};
 
-pub(super) fn status(system: &System, number: u64) -> Reply {
+pub(super) fn status(system: &System, machine: &impl Machine, number: u64) -> Reply {
     let (id, vm) = guest(system, number)?;
     // Before the state is read: what changes later is reported again.
     system.events.clear(Source::Status, id);
     let report = *vm.report.lock();
     let life = vm.life();
-    let memory = vm.memory.lock();
+    let memory = vm.memory.lock_patiently(machine);
     let status = VmStatus {
         state: life.state,
         reason: life.reason,

@@ -187,17 +187,15 @@ pub(super) fn pool(system: &System, machine: &mut impl Machine, number: u64) -> 
     if usize::try_from(frames).unwrap_or(0) / 512 >= PAGING_BLOCKS {
         return Err(Error::NoSlot);
     }
-    let frame = vm
-        .memory
-        .lock()
-        .next_pool_frame(machine, &system.frames, id)?;
-    let Some(frame) = frame else {
+    let dirty = (vm.memory.lock_patiently(machine)).dirty_for_pool(machine, &system.frames, id)?;
+    dirty.zero(machine);
+    let Some(frame) = vm.memory.lock_patiently(machine).note_zeroed(dirty) else {
         return Ok(one(0));
     };
     vm.with_tables(machine, From::Pool, |state, access| {
         state.tables.add_pool_block(access, frame).map_err(error)
     })?;
-    vm.memory.lock().pool_frame_taken();
+    vm.memory.lock().frame_taken();
     Ok(one(1))
 }
 

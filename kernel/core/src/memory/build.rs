@@ -25,25 +25,39 @@ impl Chunk {
         zeroed: 0,
     };
 
-    /// A frame that is zeroed.
-    const fn ready(base: Pa) -> Self {
-        Self {
-            base,
-            bytes: FRAME_BYTES,
-            zeroed: FRAME_BYTES,
-        }
+    /// What is to be zeroed next, and whether that is the last.
+    fn next(&self) -> (Dirty, bool) {
+        let rest = self.bytes.saturating_sub(self.zeroed);
+        let bytes = rest.min(ZERO_CHUNK_BYTES);
+        let base = Pa::truncated(self.base.raw().saturating_add(self.zeroed));
+        (Dirty { base, bytes }, bytes == rest)
     }
 
     /// Zeroes the next piece; whether all is zero now.
     fn advance(&mut self, machine: &impl Machine) -> bool {
-        let rest = self.bytes.saturating_sub(self.zeroed);
-        let piece = rest.min(ZERO_CHUNK_BYTES);
-        if piece != 0 {
-            let at = Pa::truncated(self.base.raw().saturating_add(self.zeroed));
-            machine.zero(at, piece);
-            self.zeroed = self.zeroed.saturating_add(piece);
+        let (dirty, is_last) = self.next();
+        dirty.zero(machine);
+        self.zeroed = self.zeroed.saturating_add(dirty.bytes);
+        is_last
+    }
+}
+
+/// A piece of frames that are the VM's, and that it does not get to see before they are zero. Nobody else has to do with it
+/// until [`Memory::note_zeroed`] or [`Memory::stock_frame`]: the manager, for whose calls frames are zeroed, has one vCPU.
+#[derive(Debug)]
+#[must_use = "it is not zero yet"]
+pub(crate) struct Dirty {
+    base: Pa,
+    /// 0: nothing is left to zero.
+    bytes: u64,
+}
+
+impl Dirty {
+    /// Zeroes it, which needs no lock.
+    pub(crate) fn zero(&self, machine: &impl Machine) {
+        if self.bytes != 0 {
+            machine.zero(self.base, self.bytes);
         }
-        piece == rest
     }
 }
 
@@ -256,21 +270,14 @@ impl Memory {
         Ok(())
     }
 
-    /// Zeroes a frame for a thin VM, one piece per call; it when it is ready.
+    /// Zeroes a frame for a VM that has not run, one piece per call; it when it is ready.
     pub(super) fn next_frame(
         &mut self,
         machine: &impl Machine,
         frames: &FrameTable,
         vm: VmId,
     ) -> Result<Option<Pa>, Error> {
-        if self.chunk.bytes == 0 {
-            // Reserved RAM has no quota: what the manager adds to it is its own affair.
-            let thin = self.regions.iter().any(|region| region.thin);
-            if thin && self.held.saturating_add(FRAME_BYTES) > self.quota {
-                return Err(Error::QuotaExceeded);
-            }
-            self.take_chunk(machine, frames, vm, FRAME_BYTES)?;
-        }
+        self.begin_frame(machine, frames, vm)?;
         if !self.chunk.advance(machine) {
             return Ok(None);
         }
@@ -279,26 +286,47 @@ impl Memory {
         Ok(Some(frame))
     }
 
-    /// A zeroed frame for mirror tables, one piece per call; it when it is ready. It stays where it is
-    /// until [`Self::pool_frame_taken`].
-    pub(crate) fn next_pool_frame(
+    /// Takes a frame to zero, if none is under way.
+    fn begin_frame(
         &mut self,
         machine: &impl Machine,
         frames: &FrameTable,
         vm: VmId,
-    ) -> Result<Option<Pa>, Error> {
+    ) -> Result<(), Error> {
+        if self.chunk.bytes != 0 {
+            return Ok(());
+        }
+        // Reserved RAM has no quota: what the manager adds to it is its own affair.
+        let thin = self.regions.iter().any(|region| region.thin);
+        if thin && self.held.saturating_add(FRAME_BYTES) > self.quota {
+            return Err(Error::QuotaExceeded);
+        }
+        self.take_chunk(machine, frames, vm, FRAME_BYTES)
+    }
+
+    /// What is to be zeroed next of a frame for mirror tables.
+    pub(crate) fn dirty_for_pool(
+        &mut self,
+        machine: &impl Machine,
+        frames: &FrameTable,
+        vm: VmId,
+    ) -> Result<Dirty, Error> {
         if self.built.bytes != 0 {
             return Err(Error::BadState);
         }
-        let Some(frame) = self.next_frame(machine, frames, vm)? else {
-            return Ok(None);
-        };
-        self.chunk = Chunk::ready(frame);
-        Ok(Some(frame))
+        self.begin_frame(machine, frames, vm)?;
+        Ok(self.chunk.next().0)
     }
 
-    /// The frame of [`Self::next_pool_frame`] is part of the VM's pool now.
-    pub(crate) const fn pool_frame_taken(&mut self) {
+    /// Notes that what is to be zeroed next is zero; the frame if that was the last of it. It stays the one under
+    /// way until [`Self::frame_taken`] or [`Self::stock_frame`].
+    pub(crate) fn note_zeroed(&mut self, dirty: Dirty) -> Option<Pa> {
+        self.chunk.zeroed = self.chunk.zeroed.saturating_add(dirty.bytes);
+        (self.chunk.zeroed >= self.chunk.bytes).then_some(self.chunk.base)
+    }
+
+    /// The frame that was under way is part of the VM's pool now.
+    pub(crate) const fn frame_taken(&mut self) {
         self.chunk = Chunk::NONE;
     }
 
@@ -313,13 +341,13 @@ impl Memory {
         Ok(())
     }
 
-    /// Adds a frame to the stock, one piece per call. Returns whether it is there.
-    pub(crate) fn add_stock(
+    /// What is to be zeroed next of a frame for the stock.
+    pub(crate) fn dirty_for_stock(
         &mut self,
         machine: &impl Machine,
         frames: &FrameTable,
         vm: VmId,
-    ) -> Result<bool, Error> {
+    ) -> Result<Dirty, Error> {
         if self.built.bytes != 0 || !self.regions.iter().any(|region| region.thin) {
             return Err(Error::BadState);
         }
@@ -328,10 +356,18 @@ impl Memory {
         if self.stocked >= MAX_STOCK {
             return Err(Error::NoSlot);
         }
-        let Some(frame) = self.next_frame(machine, frames, vm)? else {
-            return Ok(false);
+        self.begin_frame(machine, frames, vm)?;
+        Ok(self.chunk.next().0)
+    }
+
+    /// Notes that what is to be zeroed next is zero, and adds its frame to the stock if that was the last of it. Returns
+    /// whether it is there.
+    pub(crate) fn stock_frame(&mut self, dirty: Dirty) -> bool {
+        let Some(frame) = self.note_zeroed(dirty) else {
+            return false;
         };
-        Ok(self.put_stock(frame))
+        self.chunk = Chunk::NONE;
+        self.put_stock(frame)
     }
 }
 

@@ -120,7 +120,7 @@ pub(crate) enum Touch {
 /// Populates the page at `ipa`, if it is thin memory of `vm`.
 #[inline]
 pub(crate) fn touch(vm: &Vm, machine: &impl Machine, ipa: Ipa) -> Touch {
-    vm.memory.lock().touch(machine, ipa)
+    vm.memory.lock_patiently(machine).touch(machine, ipa)
 }
 
 impl Memory {
