@@ -432,11 +432,8 @@ pub(crate) fn fields(value: &Value, wanted: impl Fn(&str) -> bool) -> u64 {
 
 /// Linux from its first instruction to its first program, which powers off.
 fn linux(w: &Workshop, gic: u8, rows: &mut Vec<Value>) -> Result<(), String> {
-    let mut zeroing = bench_reset::functions(w, "penumbra-qemu-virt", LOAD_ADDRESS)?;
-    zeroing.retain(|range| {
-        let parts = ["cache4zero", "cache16clean_invalidate"];
-        parts.iter().any(|part| range.contains(part))
-    });
+    let ranges = bench_reset::functions(w, "penumbra-qemu-virt", LOAD_ADDRESS)?;
+    let zeroing = ["cache4zero", "cache16clean_invalidate"];
     for backing in ["reserved", "thin"] {
         let toml = format!(
             "[[guest]]\nname = \"linux\"\nvcpus = 1\ncores = [1]\nmemory = \"256 MiB\"\nbacking = \"{backing}\"\n\
@@ -451,7 +448,7 @@ fn linux(w: &Workshop, gic: u8, rows: &mut Vec<Value>) -> Result<(), String> {
             &toml,
             gic,
             2,
-            &zeroing,
+            &ranges,
         )?;
         let [_, first, ..] = counts.firsts.as_slice() else {
             return Err("Linux did not run".into());
@@ -459,7 +456,11 @@ fn linux(w: &Workshop, gic: u8, rows: &mut Vec<Value>) -> Result<(), String> {
         let all = |value: &Value| fields(value, |key| key == "el2" || key.contains("_el"));
         let el2 = number(&counts.total, "el2").unwrap_or(0) - number(first, "el2").unwrap_or(0);
         let total = all(&counts.total) - all(first);
-        let apart = |value: &Value| fields(value, |key| key.starts_with("range_"));
+        let apart = |value: &Value| {
+            fields(value, |key| {
+                key.starts_with("range_") && zeroing.iter().any(|part| key.contains(part))
+            })
+        };
         let zeroed = apart(&counts.total) - apart(first);
         let share = |part: u64| {
             let millionths = part * 1_000_000 / total.max(1);
@@ -471,6 +472,7 @@ fn linux(w: &Workshop, gic: u8, rows: &mut Vec<Value>) -> Result<(), String> {
             share(el2),
             share(el2 - zeroed)
         );
+        println!("{}", bench_reset::longest_since(first, &counts.total, 12));
         let case = format!("linux-boot-gicv{gic}-{backing}");
         rows.push(row(&case, "all", total, None));
         rows.push(row(&case, "el2", el2, Some(total / 200)));

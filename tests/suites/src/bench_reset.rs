@@ -136,6 +136,20 @@ pub(crate) fn longest(total: &Value, most: usize) -> String {
         .collect()
 }
 
+/// The functions that ran longest after `before` was counted, a line each.
+pub(crate) fn longest_since(before: &Value, total: &Value, most: usize) -> String {
+    let since = total.as_object().into_iter().flatten().map(|(key, value)| {
+        let then = number(before, key).unwrap_or(0);
+        (
+            key.clone(),
+            value
+                .as_u64()
+                .map_or(Value::Null, |now| (now - then).into()),
+        )
+    });
+    longest(&since.collect(), most)
+}
+
 /// Instructions by function: those of [`APART`], and the others.
 fn by_function(guest: &Value) -> (BTreeMap<String, u64>, Vec<(String, u64)>) {
     let mut apart = BTreeMap::new();

@@ -1,6 +1,6 @@
 //! Guests that flood, beside one whose events are counted.
 
-use crate::bench_floods::{self, FIRST, WORST};
+use crate::bench_floods::{self, ALL, FIRST, KINDS, WORST};
 use crate::case::Case;
 use crate::workshop::Workshop;
 
@@ -9,12 +9,40 @@ const N: u64 = 20;
 
 /// The tests.
 pub(super) fn cases() -> Vec<Case> {
-    [3, 2]
-        .map(|gic| {
-            let name = format!("flood-costs-nothing-gicv{gic}");
-            Case::new(name.clone(), false, move |w| costs_nothing(w, &name, gic))
-        })
-        .into()
+    let mut cases = Vec::new();
+    for gic in [3, 2] {
+        let name = format!("flood-costs-nothing-gicv{gic}");
+        let own = name.clone();
+        cases.push(Case::new(name, false, move |w| costs_nothing(w, &own, gic)));
+        for kind in KINDS.into_iter().chain([ALL]) {
+            let word = if kind == ALL { "all" } else { kind };
+            let name = format!("flood-stays-short-{word}-gicv{gic}");
+            let own = name.clone();
+            // Faults have the longest stay of what a guest does by itself.
+            let quick = gic == 3 && kind == "faults";
+            cases.push(Case::new(name, quick, move |w| {
+                stays_short(w, &own, gic, kind)
+            }));
+        }
+    }
+    cases
+}
+
+/// A guest that floods in one window of its core: EL2 is never so long on that core at once that the next window would
+/// begin later than the schedule's jitter allows.
+fn stays_short(w: &Workshop, name: &str, gic: u8, kind: &str) -> Result<(), String> {
+    let (windows, stay) = bench_floods::windows(w, name, gic, (kind, ""))?;
+    println!("{}; longest stay at EL2: {stay}", windows.said);
+    let limit = bench_floods::longest_stay(kind);
+    if stay > limit {
+        return Err(format!(
+            "EL2 kept the core for {stay} instructions at once, not up to {limit}"
+        ));
+    }
+    if stay == 0 {
+        return Err("EL2 was never left and entered again".into());
+    }
+    Ok(())
 }
 
 /// Two guests that flood EL2 and the manager from cores of their own: no event of the neighbour takes more EL2

@@ -27,7 +27,7 @@ use crate::case::Case;
 
 pub use lives::soak;
 pub use paging_storm::soak as soak_paging;
-pub(crate) use schedule::beside;
+pub(crate) use schedule::{Windows, beside};
 
 /// Every test, the quick ones first.
 #[must_use]
