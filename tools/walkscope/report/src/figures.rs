@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::CostArgs;
 use crate::stage2::Stage2;
@@ -14,6 +14,8 @@ pub(crate) struct Cell {
     pub(crate) misses: u64,
     pub(crate) stage1_reads: u64,
     pub(crate) stage2_reads: u64,
+    /// Descriptors that a host's kernel and programs read meanwhile on the guest's core.
+    pub(crate) host_reads: u64,
     /// Misses by region.
     pub(crate) regions: BTreeMap<String, u64>,
     /// Bytes that the guest's entries in the main TLB covered at the end: the reach in use.
@@ -29,6 +31,7 @@ fn merge(cells: &mut Vec<Cell>, others: &[Cell]) {
         cell.misses += other.misses;
         cell.stage1_reads += other.stage1_reads;
         cell.stage2_reads += other.stage2_reads;
+        cell.host_reads += other.host_reads;
     }
 }
 
@@ -88,6 +91,8 @@ pub(crate) struct Test {
     pub(crate) instructions: u64,
     /// EL2 instructions on the guest's core.
     pub(crate) el2: u64,
+    /// Instructions of a host at EL1 and EL0 of the guest's core: KVM's, whose EL2 is only the way there.
+    pub(crate) host: u64,
     /// Instructions of other cores meanwhile: the manager's, and EL2's there. They take no time of the guest's.
     pub(crate) elsewhere: u64,
     /// Exits of the guest's core, by reason.
@@ -108,6 +113,7 @@ impl Test {
     fn add(&mut self, other: &Self) {
         self.instructions += other.instructions;
         self.el2 += other.el2;
+        self.host += other.host;
         for (reason, count) in &other.exits {
             *self.exits.entry(reason.clone()).or_default() += count;
         }
@@ -123,22 +129,32 @@ impl Test {
         1000.0 * float(cell.misses) / float(self.instructions.max(1))
     }
 
-    /// Cycles for what EL2 does, the traps included.
-    fn outside(&self, cost: &CostArgs) -> f64 {
-        float(self.el2) * cost.cpi + float(self.all_exits()) * cost.trap_cycles
+    /// Cycles for walks of the guest.
+    fn walks(cell: &Cell, cost: &CostArgs) -> f64 {
+        float(cell.reads()) * cost.read_cycles
+    }
+
+    /// Cycles for what EL2 and a host do, the traps included.
+    fn outside(&self, cell: &Cell, cost: &CostArgs) -> f64 {
+        float(self.el2 + self.host) * cost.cpi
+            + float(self.all_exits()) * cost.trap_cycles
+            + float(cell.host_reads) * cost.read_cycles
+    }
+
+    /// What is so many cycles of all, in percent.
+    fn share(&self, of: f64, cell: &Cell, cost: &CostArgs) -> f64 {
+        let guest = float(self.instructions) * cost.cpi + Self::walks(cell, cost);
+        100.0 * of / (guest + self.outside(cell, cost)).max(1.0)
     }
 
     /// Share of the time that goes to walks, in percent.
     pub(crate) fn walk_share(&self, cell: &Cell, cost: &CostArgs) -> f64 {
-        let walks = float(cell.reads()) * cost.read_cycles;
-        100.0 * walks / (float(self.instructions) * cost.cpi + walks + self.outside(cost)).max(1.0)
+        self.share(Self::walks(cell, cost), cell, cost)
     }
 
-    /// Share of the time that goes to EL2 and the way there, in percent.
+    /// Share of the time that goes to EL2, a host and the way there, in percent.
     pub(crate) fn outside_share(&self, cell: &Cell, cost: &CostArgs) -> f64 {
-        let walks = float(cell.reads()) * cost.read_cycles;
-        let outside = self.outside(cost);
-        100.0 * outside / (float(self.instructions) * cost.cpi + walks + outside).max(1.0)
+        self.share(self.outside(cell, cost), cell, cost)
     }
 }
 
@@ -210,6 +226,24 @@ pub(crate) fn read(system: &str, path: &Path) -> Result<Run, String> {
     parse(system, &json).ok_or_else(|| format!("{} has an unknown form", path.display()))
 }
 
+/// Adds what ran beside the guest. VMID 0 beside another one is a host without stage 2, on the guest's core.
+fn add_others(test: &mut Test, own: &str, guests: &Map<String, Value>) -> Option<()> {
+    for (vmid, other) in guests.iter().filter(|(vmid, _)| *vmid != own) {
+        let instructions = other.get("el0")?.as_u64()? + other.get("el1")?.as_u64()?;
+        if vmid != "0" {
+            test.elsewhere += instructions;
+            continue;
+        }
+        test.host += instructions;
+        let columns = other.get("columns")?.as_array()?;
+        for (cell, found) in test.cells.iter_mut().zip(columns) {
+            cell.host_reads +=
+                found.get("stage1_reads")?.as_u64()? + found.get("stage2_reads")?.as_u64()?;
+        }
+    }
+    Some(())
+}
+
 fn parse(system: &str, json: &Value) -> Option<Run> {
     let mut run = Run {
         system: system.to_owned(),
@@ -229,14 +263,6 @@ fn parse(system: &str, json: &Value) -> Option<Run> {
         test.instructions += guest.get("el0")?.as_u64()? + guest.get("el1")?.as_u64()?;
         test.el2 += window.get("el2")?.as_u64()?;
         test.elsewhere += window.get("el2_elsewhere")?.as_u64()?;
-        for (_, other) in window
-            .get("guests")?
-            .as_object()?
-            .iter()
-            .filter(|(id, _)| **id != vmid)
-        {
-            test.elsewhere += other.get("el0")?.as_u64()? + other.get("el1")?.as_u64()?;
-        }
         test.tlbi += window.get("tlbi")?.as_u64()?;
         let writes = window.get("writes")?.as_object()?.values();
         test.tvm_writes += writes.filter_map(Value::as_u64).sum::<u64>();
@@ -254,6 +280,7 @@ fn parse(system: &str, json: &Value) -> Option<Run> {
                 *cell.regions.entry(region.clone()).or_default() += misses;
             }
         }
+        add_others(test, &vmid, window.get("guests")?.as_object()?)?;
         test.stage2.add(window, run.columns.len())?;
         for space in window.get("spaces")?.as_array()? {
             let key = (
@@ -283,21 +310,49 @@ pub(crate) mod tests {
     use serde_json::json;
 
     pub(crate) fn example() -> Run {
+        parse("bare", &output(0)).unwrap()
+    }
+
+    /// The same with a guest of VMID 1 on a host of VMID 0.
+    pub(crate) fn hosted() -> Run {
+        parse("KVM", &output(1)).unwrap()
+    }
+
+    /// What the plugin writes of two equal windows of a guest with this VMID; another one is there, too.
+    fn output(vmid: u16) -> Value {
         let column = json!({"misses": 10, "stage1_reads": 20, "stage2_reads": 30, "regions":
             {"kernel_linear": {"misses": 10}}});
         let tally = |n: u64| json!({"misses": n, "stage1_reads": 2 * n, "stage2_reads": 3 * n});
-        let window = json!({"test": 3, "vmid": 0, "core": 0, "el2": 50, "el2_elsewhere": 7, "tlbi": 2,
+        let window = json!({"test": 3, "vmid": vmid, "core": 0, "el2": 50, "el2_elsewhere": 7, "tlbi": 2,
             "exits": {"interrupt": 1, "ec_0x16": 2}, "writes": {"ttbr0": 1, "ttbr1": 2},
             "reach_bytes": [4096], "reach_entries": [1],
             "spaces": [{"vmid": 0, "root": "0x1000", "asid": 7, "instructions": 400, "columns": [tally(6)]},
                 {"vmid": 0, "root": "0x2000", "asid": null, "instructions": 1000, "columns": [tally(4)]}],
             "guests": {"0": {"el0": 400, "el1": 600, "columns": [column]},
                 "1": {"el0": 0, "el1": 3, "columns": [column]}}});
-        let json = json!({"faults": 0, "events": 9, "windows": [window, window],
+        json!({"faults": 0, "events": 9, "windows": [window, window],
             "run": {"guests": {"0": {"el0": 400, "el1": 800, "columns": [tally(12)]},
                 "1": {"el0": 0, "el1": 6, "columns": [tally(0)]}}},
-            "columns": [{"core": "cortex-a72", "mode": "as-is"}]});
-        parse("bare", &json).unwrap()
+            "columns": [{"core": "cortex-a72", "mode": "as-is"}]})
+    }
+
+    #[test]
+    fn a_host_beside_the_guest_takes_its_time() {
+        let run = hosted();
+        let test = &run.tests[&3];
+        assert_eq!(
+            (test.instructions, test.host, test.elsewhere),
+            (6, 2000, 14)
+        );
+        assert_eq!(test.cells[0].host_reads, 100);
+        let cost = CostArgs {
+            read_cycles: 20.0,
+            cpi: 1.0,
+            trap_cycles: 200.0,
+        };
+        // 6 instructions and 100 reads; outside 100 of EL2, 2000 of the host, 6 traps and 100 reads: 5300 of 7306 cycles.
+        let share = test.outside_share(&test.cells[0], &cost);
+        assert!((share - 100.0 * 5300.0 / 7306.0).abs() < 1e-9);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod console;
 mod figures;
 mod guest;
 mod jobs;
+mod kvm;
 mod plot;
 mod programs;
 mod progress;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use crate::guest::Guest;
-use crate::xen;
+use crate::{kvm, xen};
 
 /// What a workload is called, by the number of its test.
 pub(crate) const WORKLOADS: [(u64, &str); 22] = [
@@ -164,6 +164,8 @@ pub(crate) enum System {
     Thin,
     /// Xen without a dom0.
     Xen,
+    /// KVM of the release's kernel at EL2 and EL1 (nVHE), with transparent huge pages.
+    Kvm,
     /// Penumbra with reserved memory, paging `shadow`.
     Shadow,
     /// Penumbra with reserved memory, paging `compound`.
@@ -174,11 +176,12 @@ pub(crate) enum System {
 
 impl System {
     /// All, in the order of the tables.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Bare,
         Self::Reserved,
         Self::Thin,
         Self::Xen,
+        Self::Kvm,
         Self::Shadow,
         Self::CompoundReserved,
         Self::CompoundThin,
@@ -191,6 +194,7 @@ impl System {
             Self::Reserved => "Penumbra nested, reserved",
             Self::Thin => "Penumbra nested, thin",
             Self::Xen => "Xen dom0less",
+            Self::Kvm => "KVM nVHE",
             Self::Shadow => "Penumbra shadow, reserved",
             Self::CompoundReserved => "Penumbra compound, reserved",
             Self::CompoundThin => "Penumbra compound, thin",
@@ -204,6 +208,7 @@ impl System {
             Self::Reserved => "reserved",
             Self::Thin => "thin",
             Self::Xen => "xen",
+            Self::Kvm => "kvm",
             Self::Shadow => "shadow",
             Self::CompoundReserved => "compound-reserved",
             Self::CompoundThin => "compound-thin",
@@ -213,7 +218,7 @@ impl System {
     /// Backing and paging of the guest, as `penumbra image` takes them.
     pub(crate) fn guest(self) -> [&'static str; 2] {
         match self {
-            Self::Bare | Self::Xen | Self::Reserved => ["reserved", "nested"],
+            Self::Bare | Self::Xen | Self::Kvm | Self::Reserved => ["reserved", "nested"],
             Self::Thin => ["thin", "nested"],
             Self::Shadow => ["reserved", "shadow"],
             Self::CompoundReserved => ["reserved", "compound"],
@@ -236,13 +241,13 @@ impl System {
 
     /// Whether it is Penumbra.
     pub(crate) fn penumbra(self) -> bool {
-        !matches!(self, Self::Bare | Self::Xen)
+        !matches!(self, Self::Bare | Self::Xen | Self::Kvm)
     }
 
     /// Whether it can run a guest: the one without an operating system wants the devices where QEMU's board and
-    /// Penumbra's guests have them.
+    /// Penumbra's guests have them, and has no initramfs for KVM's monitor.
     pub(crate) fn takes(self, guest: Guest) -> bool {
-        self != Self::Xen || guest.linux()
+        !matches!(self, Self::Xen | Self::Kvm) || guest.linux()
     }
 
     /// RAM of the board in MiB; the guest has 1 GiB everywhere.
@@ -285,6 +290,8 @@ pub(crate) struct Files {
     /// The guest without an operating system.
     pub(crate) payload: PathBuf,
     pub(crate) initramfs: PathBuf,
+    /// The loads' program.
+    pub(crate) load: PathBuf,
     pub(crate) image: PathBuf,
     pub(crate) xen: PathBuf,
 }
@@ -377,6 +384,12 @@ pub(crate) fn arguments(
             }
             words.extend(["-append".into(), guest.cmdline(false, short, layout)]);
         }
+        System::Kvm => {
+            let host = files.kernels.join(kvm::HOST).join("vmlinuz");
+            words.extend(["-kernel".into(), path(&host)]);
+            words.extend(["-initrd".into(), bundle.into()]);
+            words.extend(["-append".into(), kvm::CMDLINE.into()]);
+        }
         System::Xen => {
             words.extend([
                 "-kernel".into(),
@@ -436,6 +449,7 @@ mod tests {
             kernels: "k".into(),
             payload: "p.bin".into(),
             initramfs: "i".into(),
+            load: "l".into(),
             image: "img".into(),
             xen: "x".into(),
         };
@@ -464,6 +478,11 @@ mod tests {
                 && xen.contains("-kernel x -dtb b -device loader,file=k/")
         );
         assert!(!System::Xen.takes(Guest::Static));
+        let kvm = line(System::Kvm, Guest::Realtime);
+        assert!(
+            kvm.contains("virtualization=on")
+                && kvm.contains("-kernel k/linux-cloud/vmlinuz -initrd b -append console=")
+        );
         let thin = line(System::Thin, Guest::Realtime);
         assert!(thin.contains("virtualization=on") && thin.contains("-kernel img -initrd b"));
         assert!(thin.contains("p.so,ram=/r:0x40000000,smp=2,out=o"));

@@ -192,10 +192,16 @@ fn outside(runs: &[Run], cost: &CostArgs) -> String {
         .iter()
         .filter(|run| run.tests.values().any(|test| test.el2 > 0))
     {
+        let hosted = run.tests.values().any(|test| test.host > 0);
+        let (others, beside) = if hosted {
+            ("EL2, host and traps", "the host")
+        } else {
+            ("EL2 and traps", "the manager's core")
+        };
         let _ = write!(
             text,
             "\n### {}: exits of the guest's core\n\n\
-             | workload | instructions | exits | EL2 instructions | share of EL2 and traps, % | instructions of the manager's core | reasons |\n|---|--:|--:|--:|--:|--:|---|\n",
+             | workload | instructions | exits | EL2 instructions | share of {others}, % | instructions of {beside} | reasons |\n|---|--:|--:|--:|--:|--:|---|\n",
             run.system
         );
         for (number, name) in WORKLOADS {
@@ -212,7 +218,7 @@ fn outside(runs: &[Run], cost: &CostArgs) -> String {
                 test.instructions,
                 test.all_exits(),
                 test.el2,
-                test.elsewhere,
+                test.host + test.elsewhere,
                 reasons(test)
             );
         }
@@ -254,10 +260,11 @@ pub(crate) fn details(run: &Run, cost: &CostArgs) -> String {
     for (number, test) in &run.tests {
         let _ = writeln!(
             text,
-            "\n{}: {} instructions, {} of EL2, {} exits ({}), {} TVM writes, {} TLBIs",
+            "\n{}: {} instructions, {} of EL2, {} of a host, {} exits ({}), {} TVM writes, {} TLBIs",
             describes(*number),
             test.instructions,
             test.el2,
+            test.host,
             test.all_exits(),
             reasons(test),
             test.tvm_writes,
@@ -283,7 +290,7 @@ pub(crate) fn details(run: &Run, cost: &CostArgs) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::figures::tests::example;
+    use crate::figures::tests::{example, hosted};
 
     const COST: CostArgs = CostArgs {
         read_cycles: 20.0,
@@ -307,6 +314,21 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("HVC 4, interrupt 2"), "{text}");
+        // 100 of EL2, 20 elsewhere; no host.
+        assert!(
+            text.contains("of EL2 and traps, % |") && text.contains("| 100 | 24.53 | 20 |"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_a_host_does_is_shown_as_its_own() {
+        let text = document(&[hosted()], &COST, "facts");
+        assert!(
+            text.contains("of EL2, host and traps, % | instructions of the host |"),
+            "{text}"
+        );
+        assert!(text.contains("| 100 | 72.54 | 2014 |"), "{text}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::figures::{self, Run};
 use crate::guest::Guest;
 use crate::progress::Progress;
 use crate::systems::{self, Files, Load, System};
-use crate::{programs, xen};
+use crate::{kvm, programs, xen};
 
 /// A load that has run.
 #[derive(Clone, Debug)]
@@ -67,8 +67,13 @@ impl Tree {
                 .iter()
                 .filter_map(|load| Some((load.guest.kernel()?, "vmlinuz"))),
         );
-        if loads.iter().any(|load| load.system == System::Xen) {
-            wanted.push(("xen", "xen"));
+        for (system, what, file) in [
+            (System::Xen, "xen", "xen"),
+            (System::Kvm, kvm::HOST, "vmlinuz"),
+        ] {
+            if loads.iter().any(|load| load.system == system) {
+                wanted.push((what, file));
+            }
         }
         let cache = self.root.join(".cache/arm64");
         wanted.retain(|(what, file)| !cache.join(what).join(file).is_file());
@@ -83,7 +88,6 @@ impl Tree {
     pub(crate) fn build(&self, loads: &[Load], short: bool) -> Result<Files, String> {
         const TARGET: &str = penumbra::toolchain::TARGET;
         let cache = self.root.join(".cache/arm64");
-        let busybox = cache.join("busybox/busybox");
         self.fetch(loads)?;
         self.cargo(&[
             "build",
@@ -105,6 +109,7 @@ impl Tree {
         let files = Files {
             plugin: self.target.join("release/libwalkscope.so"),
             initramfs: self.out.join("walks.initramfs.gz"),
+            load: self.target.join(TARGET).join("release/walkload"),
             image: self.target.join("penumbra/penumbra-qemu-virt.img"),
             kernels: cache.clone(),
             xen: cache.join("xen/xen"),
@@ -113,16 +118,9 @@ impl Tree {
         let script = self.out.join("walks.sh");
         fs::write(&script, systems::script(short))
             .map_err(|error| format!("{}: {error}", script.display()))?;
-        let load = self.target.join(TARGET).join("release/walkload");
-        let mut pack = self.penumbra();
-        pack.arg("initramfs").arg("--busybox").arg(&busybox);
-        pack.arg("--script").arg(&script);
         let mut added = programs::files(&cache.join("programs"))?;
-        added.push((load, "opt/walkload".into()));
-        for (from, to) in added {
-            pack.arg("--add").arg(format!("{}=/{to}", from.display()));
-        }
-        succeed(pack.arg("-o").arg(&files.initramfs))?;
+        added.push((files.load.clone(), "opt/walkload".into()));
+        self.initramfs(&script, &added, &files.initramfs)?;
         if loads.iter().any(|load| load.guest == Guest::Static) {
             self.flatten("static_tables", &files.payload)?;
         }
@@ -130,6 +128,23 @@ impl Tree {
             succeed(self.penumbra().arg("build").stdout(Stdio::null()))?;
         }
         Ok(files)
+    }
+
+    /// Packs an initramfs with a script and files.
+    fn initramfs(
+        &self,
+        script: &Path,
+        added: &[(PathBuf, String)],
+        to: &Path,
+    ) -> Result<(), String> {
+        let busybox = self.root.join(".cache/arm64/busybox/busybox");
+        let mut pack = self.penumbra();
+        pack.arg("initramfs").arg("--busybox").arg(&busybox);
+        pack.arg("--script").arg(script);
+        for (from, to) in added {
+            pack.arg("--add").arg(format!("{}=/{to}", from.display()));
+        }
+        succeed(pack.arg("-o").arg(to))
     }
 
     /// Builds a payload as a flat image.
@@ -173,7 +188,24 @@ impl Tree {
         fs::write(to, tree).map_err(failed)
     }
 
-    /// Packs the guest: a bundle for Penumbra, a device tree for Xen.
+    /// Packs a guest with the host that runs it under KVM.
+    fn kvm_host(&self, load: Load, files: &Files, short: bool, to: &Path) -> Result<(), String> {
+        // The guest finds what it finds on the board without EL2, but for the ITS.
+        let tree = to.with_extension("dtb");
+        let mut qemu = Command::new(penumbra::qemu::program());
+        let more = format!(",its=off,dumpdtb={}", tree.display());
+        qemu.args(systems::board(System::Bare, &more));
+        qemu.arg("-kernel").arg(files.kernel(load.guest));
+        qemu.arg("-initrd").arg(&files.initramfs);
+        qemu.args(["-append", &load.guest.cmdline(false, short, load.layout)]);
+        succeed(qemu.stdout(Stdio::null()))?;
+        let script = to.with_extension("sh");
+        fs::write(&script, kvm::SCRIPT)
+            .map_err(|error| format!("{}: {error}", script.display()))?;
+        self.initramfs(&script, &kvm::files(files, load.guest, tree), to)
+    }
+
+    /// Packs the guest: a bundle for Penumbra, a device tree for Xen, an initramfs for KVM.
     fn bundle(&self, load: Load, files: &Files, short: bool) -> Result<String, String> {
         let Load {
             system,
@@ -183,6 +215,8 @@ impl Tree {
         let bundle = self.out.join(format!("{}.bundle", name(load)));
         if system == System::Xen {
             self.xen_tree(load, files, short, &bundle)?;
+        } else if system == System::Kvm {
+            self.kvm_host(load, files, short, &bundle)?;
         } else if system.penumbra() {
             let mut command = self.penumbra();
             command.args(["image", "--vcpus", "1", "--memory", "1 GiB", "--smp", "2"]);

@@ -90,12 +90,33 @@ pub(crate) fn seed() {
     pool[0] = 256;
     pool[1] = 32;
     let at = pool.as_ptr().expose_provenance();
-    syscall(IOCTL, [open(c"/dev/random"), ADD_ENTROPY, at, 0, 0, 0]);
+    ioctl(open(c"/dev/random"), ADD_ENTROPY, at);
 }
 
 /// Maps a file, shared, for reading and writing.
 pub(crate) fn map_file(path: &CStr, bytes: usize) -> usize {
-    syscall(MMAP, [0, bytes, 3, 1, open(path), 0])
+    map_shared(open(path), bytes)
+}
+
+/// Maps an open file like that.
+pub(crate) fn map_shared(file: usize, bytes: usize) -> usize {
+    syscall(MMAP, [0, bytes, 3, 1, file, 0])
+}
+
+/// Makes a request of a device.
+pub(crate) fn ioctl(file: usize, request: usize, argument: usize) -> usize {
+    syscall(IOCTL, [file, request, argument, 0, 0, 0])
+}
+
+/// Reads a file to an address of mapped memory with so many bytes. How many the file had.
+pub(crate) fn read_file(path: &CStr, to: usize, bytes: usize) -> usize {
+    let (file, mut done) = (open(path), 0);
+    loop {
+        match syscall(READ, [file, to + done, bytes - done, 0, 0, 0]) {
+            0 => return done,
+            more => done += more,
+        }
+    }
 }
 
 /// Maps anonymous memory; with transparent huge pages, from a multiple of 2 MiB on.

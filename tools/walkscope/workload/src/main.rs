@@ -24,6 +24,7 @@
 //!   random number, which it draws at every system call: about 9,500 instructions;
 //! - `wake COUNT MICROSECONDS`: a real-time task that sleeps until the next multiple of a period. Each window is
 //!   one period, from one wake-up to the next;
+//! - `kvm KERNEL TREE INITRAMFS`: a guest under KVM, until it goes off; only opens the window;
 //! - `exit`: nothing.
 //!
 //! Built for a target without an operating system, so system calls are made by hand. It is trusted code
@@ -35,6 +36,7 @@ use core::ffi::CStr;
 use core::panic::PanicInfo;
 
 mod check;
+mod kvm;
 mod linux;
 mod processes;
 mod storm;
@@ -130,6 +132,7 @@ extern "C" fn main(stack: *const usize) -> ! {
         b"check" => check::run(test, &mut arguments),
         b"storm" => storm::run(test, &mut arguments),
         b"exec" => exec(test, name, arguments.number()),
+        b"kvm" => kvm::run(test, &mut arguments),
         b"churn" => churn(test, arguments.number()),
         b"pipes" => pipes(test, arguments.number()),
         b"jobs" => processes::jobs(test, &mut arguments),
