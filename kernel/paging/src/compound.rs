@@ -60,7 +60,7 @@ use sample::Samples;
 use space::Spaces;
 
 pub use access::Access;
-pub use known::StoredBy;
+pub use known::{Noted, StoredBy, WalkRead};
 pub use manage::SpaceView;
 pub use node::Form;
 pub use placing::{Donor, OWN_FRAMES};

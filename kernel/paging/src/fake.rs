@@ -1,5 +1,6 @@
 //! Memory and TLB for unit tests: a map of words, and a log of what was flushed.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use penumbra_vmsa::{Ipa, PAGE_SIZE, Pa};
@@ -14,6 +15,8 @@ pub(crate) struct FakeMemory {
     pub(crate) words: BTreeMap<u64, u64>,
     pub(crate) live: BTreeSet<u64>,
     pub(crate) limit: Option<usize>,
+    /// Words read.
+    pub(crate) loads: Cell<u32>,
     next: u64,
     free: Vec<u64>,
 }
@@ -38,6 +41,7 @@ impl TableMemory for FakeMemory {
     }
 
     fn load(&self, entry: Pa) -> u64 {
+        self.loads.set(self.loads.get() + 1);
         let table = entry.raw() & !(PAGE_SIZE - 1);
         assert!(
             table < FIRST || self.live.contains(&table),

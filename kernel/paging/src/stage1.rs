@@ -128,13 +128,11 @@ pub enum Stage1Fault {
     Unsupported,
 }
 
-/// What a walk read on its way.
+/// The descriptors that a walk read on its way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WalkPath {
     /// IPA of the descriptor read at each level, by number; `None` where the walk did not pass.
     pub descriptors: [Option<Ipa>; 4],
-    /// What they were.
-    pub read: [u64; 4],
 }
 
 /// A translation by stage 1.
@@ -259,9 +257,6 @@ impl Stage1Regs {
             let raw = guest
                 .read_descriptor(at)
                 .ok_or(Stage1Fault::Walk(level, at))?;
-            if let Some(read) = path.read.get_mut(level.number() as usize) {
-                *read = raw;
-            }
             match Stage1Desc::decode(level, raw) {
                 Stage1Desc::Invalid(_) => return Err(Stage1Fault::Translation(level)),
                 Stage1Desc::Leaf {

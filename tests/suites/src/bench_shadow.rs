@@ -214,6 +214,13 @@ fn shadowed(w: &Workshop, ranges: &[String], table: &mut Table) -> Result<(), St
                     .filter_map(Value::as_u64)
                     .collect();
                 table.add((case, how), &all, Some(350));
+                // Behind the other kind's stores nothing is known of this mapping.
+                let first = all.get(..1).unwrap_or_default();
+                table.add(
+                    (&format!("{case}-first"), "  the first one of them"),
+                    first,
+                    None,
+                );
             }
         }
         let limit = (core == 0).then_some(6_000);

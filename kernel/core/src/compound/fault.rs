@@ -129,7 +129,7 @@ pub(crate) fn on_permission<M: Machine>(
             }
             // Twice in the same place: give up all that could be the reason.
             edit(vcpu, place, machine, |state, access, parked| {
-                for page in path(access, &regs, Va::truncated(far))
+                for page in path(&mut access.noted(), &regs, Va::truncated(far))
                     .into_iter()
                     .flatten()
                 {
@@ -163,7 +163,10 @@ fn judge<M: Machine>(
     by: &StoredBy,
     store: Option<Store>,
 ) -> Seen {
-    let found = match regs.translate(access, va, privilege, AccessKind::Write) {
+    let mut noted = access.noted();
+    let walked = regs.translate(&mut noted, va, privilege, AccessKind::Write);
+    let read = noted.read();
+    let found = match walked {
         Ok(found) => found,
         Err(Stage1Fault::Unsupported) => return Seen::Unwalkable,
         Err(_) => return Seen::Unexplained,
@@ -179,15 +182,17 @@ fn judge<M: Machine>(
         };
     }
     let mair = Mair::new(by.mair);
-    let leaf = found.leaf.filter(|leaf| {
+    let cached = found.leaf.is_some_and(|leaf| {
         mair.memory(leaf.attrs.attr_index) == MemoryType::WriteBack && regs.sctlr & SCTLR_C != 0
     });
-    let (Some(store), Some(leaf)) = (store, leaf) else {
+    let Some(store) = store.filter(|_| cached) else {
         return Seen::Undecodable(page);
     };
     match state.tables.store(access, found.ipa, store.value) {
         Stored::Mirrored => {
-            state.tables.remember(access, (va, page), by, &leaf.path);
+            if let Some(read) = read {
+                state.tables.remember(access, (va, page), by, read);
+            }
             Seen::Mirrored
         }
         Stored::Structural => Seen::Structural(found.ipa),

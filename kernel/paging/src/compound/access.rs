@@ -89,13 +89,21 @@ impl<M: TableMemory + ?Sized, T: TlbSink + ?Sized> Access<'_, M, T> {
     }
 }
 
-impl<M: TableMemory + ?Sized, T: TlbSink + ?Sized> GuestMemory for Access<'_, M, T> {
-    fn read_descriptor(&mut self, ipa: Ipa) -> Option<u64> {
+impl<M: TableMemory + ?Sized, T: TlbSink + ?Sized> Access<'_, M, T> {
+    /// The descriptor at `ipa`, and where it lies; `None` where stage 2 does not let a walker read RAM.
+    pub(super) fn descriptor(&self, ipa: Ipa) -> Option<(Pa, u64)> {
         let leaf = self.stage2.lookup(self.memory, ipa).ok()?;
         // A cleared access flag is a sample's; EL2's own walks do not count.
         let readable =
             leaf.attrs.memory == Stage2Memory::NormalWriteBack && leaf.attrs.access.reads();
-        readable.then(|| self.memory.load(leaf.pa_of(ipa)))
+        let at = leaf.pa_of(ipa);
+        readable.then(|| (at, self.memory.load(at)))
+    }
+}
+
+impl<M: TableMemory + ?Sized, T: TlbSink + ?Sized> GuestMemory for Access<'_, M, T> {
+    fn read_descriptor(&mut self, ipa: Ipa) -> Option<u64> {
+        self.descriptor(ipa).map(|(_, raw)| raw)
     }
 }
 

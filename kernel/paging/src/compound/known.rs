@@ -7,8 +7,8 @@
 use penumbra_vmsa::{Ipa, PAGE_SIZE, Pa, Va};
 
 use super::{Access, Compound, WINDOW_BIT};
-use crate::memory::{TableMemory, entry};
-use crate::stage1::WalkPath;
+use crate::memory::TableMemory;
+use crate::stage1::GuestMemory;
 use crate::tlb::TlbSink;
 
 /// Walks that are remembered of a VM, by VA.
@@ -29,6 +29,54 @@ pub struct StoredBy {
     pub rights: u64,
 }
 
+/// What a walk read: where each descriptor lies, the first one first, and what it was; 0 behind the last.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WalkRead([(u64, u64); 4]);
+
+/// A guest's memory for one walk, which notes what is read.
+#[derive(Debug)]
+pub struct Noted<'a, 'b, M: ?Sized, T: ?Sized> {
+    vm: &'a Access<'b, M, T>,
+    read: WalkRead,
+    count: usize,
+    /// All of it was the guest's own.
+    own: bool,
+}
+
+impl<'b, M: TableMemory + ?Sized, T: TlbSink + ?Sized> Access<'b, M, T> {
+    /// For a walk of which it is to be noted what it reads.
+    pub const fn noted(&self) -> Noted<'_, 'b, M, T> {
+        Noted {
+            vm: self,
+            read: WalkRead([(0, 0); 4]),
+            count: 0,
+            own: true,
+        }
+    }
+}
+
+impl<M: ?Sized, T: ?Sized> Noted<'_, '_, M, T> {
+    /// What was read, if it may be remembered.
+    #[must_use]
+    pub fn read(&self) -> Option<WalkRead> {
+        self.own.then_some(self.read)
+    }
+}
+
+impl<M: TableMemory + ?Sized, T: TlbSink + ?Sized> GuestMemory for Noted<'_, '_, M, T> {
+    fn read_descriptor(&mut self, ipa: Ipa) -> Option<u64> {
+        let (at, raw) = self.vm.descriptor(ipa)?;
+        // What lies in the window is ours, and stays so only while nobody makes it anew.
+        self.own &= ipa.raw() < WINDOW_BIT;
+        match self.read.0.get_mut(self.count) {
+            Some(slot) => *slot = (at.raw(), raw),
+            None => self.own = false,
+        }
+        self.count = self.count.saturating_add(1);
+        Some(raw)
+    }
+}
+
 /// A walk that ended at a page that the guest may store to as cached memory.
 #[derive(Clone, Copy, Debug)]
 struct Known {
@@ -37,8 +85,7 @@ struct Known {
     by: StoredBy,
     /// [`Stage2::changes`](crate::stage2::Stage2::changes).
     changes: u64,
-    /// Where each descriptor lies, the first one first, and what it was; 0 behind the last.
-    read: [(u64, u64); 4],
+    read: WalkRead,
     page: Ipa,
     pa: Pa,
 }
@@ -54,7 +101,7 @@ impl Known {
             rights: 0,
         },
         changes: 0,
-        read: [(0, 0); 4],
+        read: WalkRead([(0, 0); 4]),
         page: Ipa::truncated(0),
         pa: Pa::truncated(0),
     };
@@ -101,7 +148,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         if known.va != page || known.by != *by || known.changes != vm.stage2.changes() {
             return false;
         }
-        for (at, raw) in &known.read {
+        for (at, raw) in &known.read.0 {
             if *at == 0 {
                 break;
             }
@@ -114,28 +161,17 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         self.store_at(vm, (ipa, pa), value)
     }
 
-    /// Remembers a walk for `va` that has just ended at `page`, a watched page, with the right to store to it as
-    /// to cached memory.
+    /// Remembers a walk for `va` that has `read` what leads to `page`, a watched page, just now, with the right to
+    /// store to it as to cached memory.
     pub fn remember<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         vm: &Access<'_, M, T>,
         (va, page): (Va, Ipa),
         by: &StoredBy,
-        path: &WalkPath,
+        read: WalkRead,
     ) {
         let page = page.align_down(PAGE_SIZE);
         let Some(pa) = vm.table_pa(page) else { return };
-        let mut read = [(0, 0); 4];
-        let steps = path.descriptors.iter().zip(path.read);
-        let steps = steps.filter_map(|(at, raw)| Some(((*at)?, raw)));
-        for (slot, (at, raw)) in read.iter_mut().zip(steps) {
-            // What lies in the window is ours, and stays so only while nobody makes it anew.
-            let table = at.align_down(PAGE_SIZE);
-            let Some(lies) = vm.table_pa(table).filter(|_| at.raw() < WINDOW_BIT) else {
-                return;
-            };
-            *slot = (entry(lies, at.raw() >> 3).raw(), raw);
-        }
         let (number, va) = KnownWalks::place(va);
         if let Some(known) = self.known.0.get_mut(number) {
             *known = Known {

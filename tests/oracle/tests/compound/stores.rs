@@ -1,7 +1,7 @@
 //! How the guest under test stores to its tables, and what it flushes.
 
 use penumbra_oracle::compound::{GuestTlbi, Mutation};
-use penumbra_paging::{Access, Accessed, Parked, Stored, StoredBy, WalkPath};
+use penumbra_paging::{Access, Accessed, Parked, Stored, StoredBy, WalkRead};
 use penumbra_vmsa::{Ipa, Level, PAGE_SIZE, Stage, Stage1Desc, Va, bits, requires_bbm};
 
 use crate::guest::{How, ROOTS, Value, level_of, out_of, page, raw_of};
@@ -82,8 +82,8 @@ impl Rig {
         let stored = self.compound.store(vm!(self, memory, tlb), at, value);
         if stored == Stored::Mirrored {
             let vm: &Access<'_, _, _> = vm!(self, memory, tlb);
-            let path = WalkPath::default();
-            self.compound.remember(vm, (va, at), &by, &path);
+            let read = WalkRead::default();
+            self.compound.remember(vm, (va, at), &by, read);
         }
         stored
     }

@@ -38,14 +38,20 @@ fn known() -> Rig {
 }
 
 impl Rig {
-    fn learn(&mut self) {
+    /// A walk by registers for a store to the table: where it ended, and what it read, if that may be remembered.
+    fn walk(&mut self, regs: &Stage1Regs) -> (Va, Ipa, Option<WalkRead>) {
         let va = Va::truncated(SELF * 4096 + FREE * 8);
-        let found = regs().translate(vm!(self), va, Privilege::El1, AccessKind::Write);
-        let found = found.unwrap();
-        let path = found.leaf.unwrap().path;
-        let page = found.ipa.align_down(4096);
         let vm: &Access<'_, _, _> = vm!(self);
-        self.compound.remember(vm, (va, page), &BY, &path);
+        let mut noted = vm.noted();
+        let found = regs.translate(&mut noted, va, Privilege::El1, AccessKind::Write);
+        let read = noted.read();
+        (va, found.unwrap().ipa.align_down(4096), read)
+    }
+
+    fn learn(&mut self) {
+        let (va, page, read) = self.walk(&regs());
+        let vm: &Access<'_, _, _> = vm!(self);
+        self.compound.remember(vm, (va, page), &BY, read.unwrap());
     }
 
     fn store_known(&mut self, by: &StoredBy, index: u64, value: u64) -> bool {
@@ -125,4 +131,26 @@ fn what_needs_a_structural_change_is_left_alone() {
     assert_eq!(rig.memory.load(at), old);
     assert_eq!(rig.compound.counters().mirrored, 0);
     assert_eq!(rig.audit(), 0);
+}
+
+#[test]
+fn what_a_walk_read_in_the_window_is_not_remembered() {
+    let mut rig = known();
+    let own = rig.walk(&regs());
+    let ttbr0 = Ttbr::new(ROOT | WINDOW_BIT);
+    let ours = rig.walk(&Stage1Regs { ttbr0, ..regs() });
+    assert_eq!((own.0, own.1), (ours.0, ours.1));
+    assert!(own.2.is_some() && ours.2.is_none());
+}
+
+#[test]
+fn to_remember_a_walk_takes_one_look_at_stage_2() {
+    let mut rig = known();
+    let (va, page, read) = rig.walk(&regs());
+    let before = rig.memory.loads.get();
+    rig.stage2.lookup(&rig.memory, page).unwrap();
+    let once = rig.memory.loads.get() - before;
+    let vm: &Access<'_, _, _> = vm!(rig);
+    rig.compound.remember(vm, (va, page), &BY, read.unwrap());
+    assert_eq!(rig.memory.loads.get(), before + 2 * once);
 }
