@@ -12,33 +12,11 @@ use toml::de::DeTable;
 use super::read::{Reader, Value};
 use super::{File, Guest, MAX_BOARD_CORES, size};
 
-pub(super) const GUEST_KEYS: [&str; 25] = [
-    "name",
-    "vcpus",
-    "cores",
-    "memory",
-    "backing",
-    "quota",
-    "kernel",
-    "initrd",
-    "cmdline",
-    "payload",
-    "entry",
-    "on_crash",
-    "on_power_off",
-    "restart_limit",
-    "restart_delay",
-    "autostart",
-    "paging",
-    "paging_changes",
-    "paging_pool",
-    "paging_copy",
-    "address",
-    "dma",
-    "devices",
-    "watchdog",
-    "on_watchdog",
-];
+/// The keys of a guest: those whose lines a bundle carries, and `entry`, which belongs to `payload`.
+pub(super) fn keys() -> Vec<&'static str> {
+    let keys = Key::ALL.into_iter().filter(|key| *key != Key::Guest);
+    keys.map(Key::name).chain(["entry"]).collect()
+}
 
 impl Reader<'_> {
     pub(super) fn guest(&mut self, table: &DeTable<'_>, whole: Range<usize>) -> Option<Guest> {

@@ -6,8 +6,7 @@ use penumbra_bundle::{Key, MAX_GUESTS, WhenAllOff};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::guest::GUEST_KEYS;
-use super::{Guest, Scenario, suggest};
+use super::{Guest, Scenario, guest, suggest};
 use crate::problem::{Problem, Problems, Source};
 
 const TOP_KEYS: [&str; 3] = ["board", "guest", "schedule"];
@@ -132,7 +131,7 @@ impl Reader<'_> {
                 self.complain(item.span(), "a guest is a table", HELP);
                 continue;
             };
-            self.unknown_keys(table, &GUEST_KEYS, "a guest");
+            self.unknown_keys(table, &guest::keys(), "a guest");
             let Some(guest) = self.guest(table, item.span()) else {
                 continue;
             };
