@@ -312,7 +312,7 @@ impl<'t> Found<'t> {
             }
             Some(Device::Mailbox) => self.mailbox = path.registers(depth, node, 0),
             Some(Device::Msi) => {
-                for range in (0..).map_while(|n| path.registers(depth, node, n)) {
+                for range in (0..usize::MAX).map_while(|n| path.registers(depth, node, n)) {
                     let pushed = self.msi.push(range);
                     pushed.map_err(|_| "the board has more than 4 ITSs or GICv2m frames")?;
                 }
