@@ -72,7 +72,7 @@ test: check
 test-full: check (oracle "1000000")
     {{ suites }} full
 
-# Measure: `just bench NAME` with events, floods, boot, reset (the first part of boot), paging (ARGS: churn, gain, reserved, thin, shadow), paging-events, wakeups or walks. Also
+# Measure: `just bench NAME` with events, floods, boot, reset (the first part of boot), paging (ARGS: churn, trials, gain, reserved, thin, shadow), paging-events, wakeups or walks. Also
 # writes target/bench/NAME.json. More words are for the bench (`just bench paging churn`).
 bench NAME *ARGS:
     {{ if NAME == "walks" { "cargo run -q --release -p penumbra-walkscope -- bench" } else { suites + " bench-" + NAME } }} {{ ARGS }}

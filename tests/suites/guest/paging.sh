@@ -26,6 +26,9 @@ case ,$groups, in *,churn,*)
     $w 2 off
     rest; $w 3 churn 10000
     rest; $w 4 pipes 50000
+    ;;
+esac
+case ,$groups, in *,trials,*)
     rest; $w 5 jobs 10 4194304 9000000
     rest; $w 6 turns 14000 4194304 3000
     ifconfig lo up
