@@ -454,8 +454,8 @@ pub trait BoardMemory {
 
 /// The board's console and power.
 pub trait Board {
-    /// Writes bytes to the console, waiting for the UART.
-    fn console_write(&self, bytes: &[u8]);
+    /// Writes as many bytes to the console as it has room for; returns how many.
+    fn console_write(&self, bytes: &[u8]) -> usize;
     /// Reads bytes that the console received; returns how many.
     fn console_read(&self, bytes: &mut [u8]) -> usize;
     /// Powers the board off; returns if that fails.

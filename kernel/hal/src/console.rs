@@ -53,11 +53,25 @@ impl Uart {
         }
     }
 
-    /// Sends bytes as they are, waiting for room.
-    pub(crate) fn write(self, bytes: &[u8]) {
+    /// Sends a byte; whether there was room for it.
+    fn send(self, byte: u8) -> bool {
         match self {
-            Self::Pl011(uart) => uart.write(bytes),
-            Self::Mini(uart) => uart.write(bytes),
+            Self::Pl011(uart) => uart.send(byte),
+            Self::Mini(uart) => uart.send(byte),
+        }
+    }
+
+    /// Sends bytes as they are, as many as there is room for; returns how many.
+    pub(crate) fn offer(self, bytes: &[u8]) -> usize {
+        bytes.iter().take_while(|byte| self.send(**byte)).count()
+    }
+
+    /// Sends bytes as they are, waiting for room.
+    fn write(self, bytes: &[u8]) {
+        for byte in bytes {
+            while !self.send(*byte) {
+                core::hint::spin_loop();
+            }
         }
     }
 

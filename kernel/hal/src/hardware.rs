@@ -342,8 +342,8 @@ impl BoardMemory for Hardware {
 }
 
 impl Board for Hardware {
-    fn console_write(&self, bytes: &[u8]) {
-        console::CONSOLE.lock().write(bytes);
+    fn console_write(&self, bytes: &[u8]) -> usize {
+        (console::CONSOLE.lock().uart).map_or(bytes.len(), |uart| uart.offer(bytes))
     }
 
     fn console_read(&self, bytes: &mut [u8]) -> usize {

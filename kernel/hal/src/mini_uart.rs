@@ -43,13 +43,13 @@ impl MiniUart {
         self.registers.write32(IER, RECEIVED);
     }
 
-    pub(crate) fn write(self, bytes: &[u8]) {
-        for &byte in bytes {
-            while self.registers.read32(LSR) & LSR_ROOM == 0 {
-                core::hint::spin_loop();
-            }
+    /// Sends a byte; whether there was room for it.
+    pub(crate) fn send(self, byte: u8) -> bool {
+        let room = self.registers.read32(LSR) & LSR_ROOM != 0;
+        if room {
             self.registers.write32(IO, u32::from(byte));
         }
+        room
     }
 
     /// The interrupt is a level that follows the FIFO: nothing has to be cleared.

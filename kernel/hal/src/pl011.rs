@@ -71,14 +71,13 @@ impl Pl011 {
         }
     }
 
-    /// Sends bytes as they are, waiting for room.
-    pub(crate) fn write(self, bytes: &[u8]) {
-        for &byte in bytes {
-            while self.registers.read32(FR) & Flag::TXFF::SET.value != 0 {
-                core::hint::spin_loop();
-            }
+    /// Sends a byte; whether there was room for it.
+    pub(crate) fn send(self, byte: u8) -> bool {
+        let room = self.registers.read32(FR) & Flag::TXFF::SET.value == 0;
+        if room {
             self.registers.write32(DR, u32::from(byte));
         }
+        room
     }
 
     /// Takes received bytes; returns how many. The interrupt is cleared first: a byte that arrives

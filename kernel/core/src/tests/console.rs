@@ -1,6 +1,6 @@
-//! A guest's UART between guest and manager.
+//! A guest's UART between guest and manager, and the board's console.
 
-use penumbra_abi::{Call, Events};
+use penumbra_abi::{Call, Events, MANAGER_VM};
 
 use super::Bench;
 use super::fake::{Op, UART};
@@ -64,6 +64,18 @@ fn input_reaches_the_guest() {
         .map(|_| bench.ok(Call::ConsoleWrite, &[vm, 40, 0, 0, 0, 0, 0]))
         .sum();
     assert_eq!(taken, 256);
+}
+
+#[test]
+fn the_board_takes_what_it_has_room_for() {
+    let mut bench = Bench::new(1);
+    let mut taken = |room| {
+        bench.cores[0].shared.lock().unwrap().console_room = room;
+        bench.ok(Call::ConsoleWrite, &[MANAGER_VM, 40, 0, 0, 0, 0, 0])
+    };
+    // Nobody waits at EL2 for the rest.
+    assert_eq!([0, 3, 100].map(&mut taken), [0, 3, 40]);
+    assert_eq!(bench.cores[0].shared.lock().unwrap().console, [0; 43]);
 }
 
 #[test]

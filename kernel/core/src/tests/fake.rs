@@ -73,6 +73,8 @@ pub(super) struct Shared {
     /// X0 to X6 after each completed operation, by vCPU.
     pub(super) log: HashMap<usize, Vec<[u64; 7]>>,
     pub(super) console: Vec<u8>,
+    /// How many bytes more it takes.
+    pub(super) console_room: usize,
     pub(super) input: VecDeque<u8>,
     pub(super) flushes: u64,
     /// Physical SPIs that are enabled: the core, and whether they are edge-triggered.
@@ -181,6 +183,7 @@ pub(super) fn board(cpus: usize, mmfr0: u64, gic: GicVersion) -> (&'static Syste
         now: 1000,
         system: Some(system),
         mmfr0,
+        console_room: usize::MAX,
         ..Shared::default()
     }));
     let mut cores: Vec<Fake> = (0..cpus).map(|n| Fake::new(n, &shared)).collect();

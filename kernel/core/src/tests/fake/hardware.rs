@@ -378,8 +378,12 @@ impl BoardMemory for Fake {
 }
 
 impl Board for Fake {
-    fn console_write(&self, bytes: &[u8]) {
-        self.shared.lock().unwrap().console.extend_from_slice(bytes);
+    fn console_write(&self, bytes: &[u8]) -> usize {
+        let mut shared = self.shared.lock().unwrap();
+        let count = bytes.len().min(shared.console_room);
+        shared.console_room -= count;
+        shared.console.extend_from_slice(&bytes[..count]);
+        count
     }
     fn console_read(&self, bytes: &mut [u8]) -> usize {
         let mut shared = self.shared.lock().unwrap();
