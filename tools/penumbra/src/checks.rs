@@ -6,22 +6,21 @@ use penumbra::build::{self, Built};
 use penumbra::panics;
 use penumbra::problem::{Problem, Problems};
 use penumbra::report;
+use penumbra::scenario::size::show;
 use penumbra::stacks;
 use penumbra::toolchain::Project;
 
-use crate::cli::PanicArgs;
+use crate::cli::{PanicArgs, SizeArgs};
 use crate::commands::read;
 use crate::say::say;
 
-/// Prints the sizes of a platform's image.
-pub(crate) fn size(platform: &str) -> Result<(), Problem> {
+/// Prints the sizes of a platform's image, and refuses one whose EL2 is larger than it may be.
+pub(crate) fn size(args: &SizeArgs) -> Result<(), Problem> {
     let project = &Project::find()?;
+    let platform = &args.platform.platform;
     let built: Built = build::build(project, platform)?;
     say!("{}", built.summary());
-    say!(
-        "  EL2 without the manager {} bytes",
-        built.image_bytes - built.manager_bytes
-    );
+    say!("  EL2 without the manager {} bytes", built.el2_bytes());
     let binary = build::binary(platform);
     for (what, name) in [
         ("EL2 (.rodata holds the manager)", binary.as_str()),
@@ -33,7 +32,19 @@ pub(crate) fn size(platform: &str) -> Result<(), Problem> {
             report::sections(project, &project.elf(name))?.trim_end()
         );
     }
-    Ok(())
+    match args.at_most {
+        Some(most) if built.el2_bytes() > most => Err(Problem::new(format!(
+            "EL2 of {platform} takes {} bytes of the image, {} more than the {} it may",
+            built.el2_bytes(),
+            built.el2_bytes() - most,
+            show(most)
+        ))
+        .help(
+            "make it smaller (docs/performance.md, \"Size of the image\"), or raise the limit in the justfile's \
+             `size-check` and the figure in docs/status.md together, and say why",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Names the calls of panics that are left in a platform's image.

@@ -42,7 +42,7 @@ pub(crate) enum Command {
     /// Replay a recorded trace of a guest's paging against the manager's policy.
     PagingSim(PagingSimArgs),
     /// Print the sizes of the built image.
-    Size(PlatformArgs),
+    Size(SizeArgs),
     /// Check that no panic is left in the built image but the allowed ones.
     PanicCheck(PanicArgs),
     /// Check that the deepest path of calls in the built image fits a core's stack.
@@ -193,6 +193,15 @@ pub(crate) struct PlatformArgs {
     /// The platform: a folder of platforms/.
     #[arg(long, default_value = "qemu-virt")]
     pub(crate) platform: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SizeArgs {
+    #[command(flatten)]
+    pub(crate) platform: PlatformArgs,
+    /// Fail if EL2's part of the image is larger.
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) at_most: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -56,7 +56,7 @@ pub(crate) fn execute(command: Command) -> Result<ExitCode, Problems> {
         Command::Run(args) => return run(&args),
         Command::Initramfs(args) => initramfs(&args)?,
         Command::PagingSim(args) => paging_sim(&args)?,
-        Command::Size(args) => checks::size(&args.platform)?,
+        Command::Size(args) => checks::size(&args)?,
         Command::PanicCheck(args) => return checks::panics(&args),
         Command::StackCheck(args) => return checks::stack(&args.platform),
     }
