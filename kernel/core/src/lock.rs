@@ -23,7 +23,7 @@ impl<T> Mutex<T> {
         self.0.lock()
     }
 
-    /// [`lock`](Self::lock), inlined: for what a switch between vCPUs waits for.
+    /// [`lock`](Self::lock), inlined: for what a switch between vCPUs or a store to a mirrored table waits for.
     #[inline(always)]
     pub(crate) fn lock_inline(&self) -> MutexGuard<'_, T> {
         self.0.lock()

@@ -34,26 +34,36 @@ const ROW: usize = 8;
 /// Bytes of a table.
 const TABLE_BYTES: u64 = 4096;
 
-/// Reads descriptors in a row, without order.
+/// Hands `each` the descriptors of a row, in turn, read without order.
 ///
 /// # Safety
 /// `first` points at [`ROW`] words of a frame that EL2 owns and that holds a table.
+// Written out: the hal is compiled for size, which leaves loops as they are.
 #[inline(always)]
-unsafe fn load_row(first: *mut u64) -> [u64; ROW] {
-    core::array::from_fn(|index| {
+unsafe fn for_row(first: *mut u64, mut each: impl FnMut(u64)) {
+    let load = |index| {
         // SAFETY: the caller gave this word and those before it.
         let at = unsafe { first.add(index) };
         // SAFETY: aligned, mapped by the direct map, and only ever accessed by atomic words.
         unsafe { AtomicU64::from_ptr(at) }.load(Ordering::Relaxed)
-    })
+    };
+    each(load(0));
+    each(load(1));
+    each(load(2));
+    each(load(3));
+    each(load(4));
+    each(load(5));
+    each(load(6));
+    each(load(7));
 }
+
+const _: () = assert!(ROW == 8, "`for_row` names each word");
 
 /// Of `count` descriptors in a row, a multiple of [`ROW`], the first at `first`: the bits in which any differs from
 /// what it would be if the first were `wanted` and each added `step`. All bits where there can be no such row.
 ///
 /// # Safety
 /// `first` lies in a frame that EL2 owns and that holds a table.
-// Here, for speed: the manager's calls, which go through whole tables, are compiled for size.
 #[inline(never)]
 pub(crate) unsafe fn differences(first: Pa, count: u64, wanted: u64, step: u64) -> u64 {
     let room = TABLE_BYTES.wrapping_sub(first.raw() % TABLE_BYTES) / 8;
@@ -62,11 +72,12 @@ pub(crate) unsafe fn differences(first: Pa, count: u64, wanted: u64, step: u64) 
     };
     let (mut differ, mut wanted) = (0, wanted);
     for _ in 0..count / ROW as u64 {
-        // SAFETY: `count` words from `first` on lie in its frame, and this many are left.
-        for raw in unsafe { load_row(at) } {
+        let each = |raw: u64| {
             differ |= raw ^ wanted;
             wanted = wanted.wrapping_add(step);
-        }
+        };
+        // SAFETY: `count` words from `first` on lie in its frame, and this many are left.
+        unsafe { for_row(at, each) };
         // SAFETY: at most one behind the frame's last word.
         at = unsafe { at.add(ROW) };
     }
@@ -86,10 +97,11 @@ pub(crate) unsafe fn equal(first: Pa, wanted: u64, mask: u64) -> u64 {
     };
     let mut found: u64 = 0;
     for _ in 0..BITS / ROW {
-        // SAFETY: 64 words from `first` on lie in its frame, which its alignment divides.
-        for raw in unsafe { load_row(at) } {
+        let each = |raw: u64| {
             found = found >> 1 | u64::from((raw ^ wanted) & mask == 0) << (BITS - 1);
-        }
+        };
+        // SAFETY: 64 words from `first` on lie in its frame, which its alignment divides.
+        unsafe { for_row(at, each) };
         // SAFETY: at most one behind the frame's last word.
         at = unsafe { at.add(ROW) };
     }

@@ -38,9 +38,14 @@ pub(crate) fn known_store<M: Machine>(
         access.stored(vcpu.gpr.get(access.register())),
     );
     let by = stored_by(machine, va, pstate);
-    let done = place.vm.with_tables(machine, From::Spare, |state, access| {
+    // As `with_tables`, whose other users do not wait for their locks.
+    let mut memory = place.vm.memory.lock();
+    let mut state = place.vm.paging.state.lock_inline();
+    let done = memory.lend(machine, From::Spare, |access| {
         state.tables.store_known(access, va, &by, value)
     });
+    drop(state);
+    drop(memory);
     if done {
         if pstate & STEP_STATE != 0 {
             machine.set_guest(GuestRegister::Pstate, pstate & !STEP_STATE);

@@ -188,17 +188,21 @@ impl<const NODES: usize> Nodes<NODES> {
     }
 
     /// The first node of a guest page.
+    // This and the next two, inlined: a store to a mirrored table waits for them.
+    #[inline]
     pub(super) fn first_of(&self, page: Ipa) -> Option<NodeId> {
         let head = self.buckets.get(Self::bucket(page)).copied().flatten();
         self.matching(head, page)
     }
 
     /// The next node of the same guest page.
+    #[inline]
     pub(super) fn next_of(&self, id: NodeId) -> Option<NodeId> {
         let node = self.peek(id)?;
         self.matching(node.next_in_bucket, node.guest)
     }
 
+    #[inline]
     fn matching(&self, mut at: Option<NodeId>, page: Ipa) -> Option<NodeId> {
         while let Some(id) = at {
             let node = self.peek(id)?;
