@@ -101,6 +101,7 @@ pub(crate) fn set_root(half: Half, value: u64) {
     tlb::invalidate_stage1_local();
 }
 
+#[inline]
 pub(crate) fn set_controls(controls: &Controls) {
     dsb_nsh();
     // SAFETY: the values are those of penumbra_trap::controls, which keep stage 2 on, interrupts

@@ -122,6 +122,8 @@ impl RunLoop {
     }
 
     /// Whether a compound root is to be planted in one of the core's vCPUs that are ready.
+    // Inlined: a switch between vCPUs waits for it.
+    #[inline]
     pub(super) fn wants_planting<M: Machine>(&self, machine: &M) -> bool {
         let now = machine.counter();
         members(self.core.ready() & self.core.pinned()).any(|id| {
