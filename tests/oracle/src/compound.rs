@@ -370,7 +370,6 @@ impl World {
             Mutation::SkipParkedFlush => self.parked,
             Mutation::SkipMoveFlush => self.moving,
             Mutation::SkipWholeFlush => scope == TlbScope::Vm,
-            Mutation::SkipLeafFlush => scope != TlbScope::Vm,
             _ => false,
         };
         if skipped || scope == TlbScope::None {

@@ -39,8 +39,6 @@ mutations! {
     SkipParkedFlush,
     /// Flushes of the whole VM do nothing (rule 13).
     SkipWholeFlush,
-    /// Flushes of single leaves do nothing.
-    SkipLeafFlush,
     /// Flushes leave stage-2 translations alone.
     FlushStage1Only,
     /// Flushes leave combined translations alone: no VMALLE1IS behind IPAS2E1IS (rule 9).
