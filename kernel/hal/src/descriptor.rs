@@ -133,8 +133,18 @@ pub(crate) unsafe fn fill(first: Pa, count: u64, value: u64, step: u64) {
     };
     let mut value = value;
     for _ in 0..count / ROW as u64 {
-        let row: [u64; ROW] =
-            core::array::from_fn(|index| value.wrapping_add(step.wrapping_mul(index as u64)));
+        // Written out: at this crate's level a loop over eight words remains one, on the stack, and two copies.
+        let nth = |index: u64| value.wrapping_add(step.wrapping_mul(index));
+        let row: [u64; ROW] = [
+            nth(0),
+            nth(1),
+            nth(2),
+            nth(3),
+            nth(4),
+            nth(5),
+            nth(6),
+            nth(7),
+        ];
         // SAFETY: `count` words from `first` on lie in its frame, this many are left, and nobody else knows them.
         unsafe { at.cast::<[u64; ROW]>().write(row) };
         value = value.wrapping_add(step.wrapping_mul(ROW as u64));

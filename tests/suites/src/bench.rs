@@ -18,7 +18,7 @@ use crate::board::Board;
 use crate::peers::{EVENTS, Event, PEERS};
 use crate::workshop::{LOAD_ADDRESS, Setup, Workshop};
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(900);
+pub(crate) const LIMIT: Duration = Duration::from_secs(3600);
 
 /// What eventscope wrote.
 #[derive(Debug, Default)]
