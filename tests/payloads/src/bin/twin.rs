@@ -100,7 +100,12 @@ fn main() {
             gic::clear_log(0);
             time::arm(time::ticks(700));
             while gic::taken(0) == 0 {
-                insn!("wfi");
+                // Masked, so that none comes between the look and WFI, which ends when one is pending.
+                sysreg::irq_off();
+                if gic::taken(0) == 0 {
+                    insn!("wfi");
+                }
+                sysreg::irq_on();
             }
         } else {
             time::delay(1300);

@@ -127,8 +127,16 @@ fn level(machine: Machine) {
 
 /// WFI ends with the timer, interrupts masked or not.
 fn wakes() {
+    /// Another one after it: if the first came just before WFI, nothing else would end that.
+    fn once_more(acknowledged: u32) {
+        if gic::taken(0) == 1 {
+            time::arm(time::ticks(1500));
+        }
+        gic::end(acknowledged);
+    }
     for masked in [true, false] {
         gic::clear_log(0);
+        gic::set_hook((!masked).then_some(once_more));
         if masked {
             sysreg::irq_off();
         }
@@ -138,10 +146,11 @@ fn wakes() {
             payload::insn!("wfi");
         }
         sysreg::irq_on();
-        let came = time::wait_for(100_000, || gic::taken(0) == 1);
+        let came = time::wait_for(100_000, || gic::taken(0) >= 1);
         check::that("timer.wfi", came, (masked, gic::taken(0)));
         time::disarm();
     }
+    gic::set_hook(None);
 }
 
 /// A thousand short periods lose nothing.
