@@ -282,7 +282,7 @@ fn starts(n: u64, hypervised: bool) {
 /// The first touch of pages that a thin guest has not used: pages of 2 MiB of which one page is mapped, then one page in each
 /// 2 MiB, so that neither a table nor a block exists.
 fn first_touch(n: u64) {
-    /// Pages of 2 MiB that are touched one by one: with the sixteenth EL2 maps the rest.
+    /// Pages of 2 MiB that are touched one by one: with the sixteenth EL2 makes one block of all.
     const PAGES: usize = 14;
     let block = 2 << 20;
     let top = (fdt::ram_end() - 64 * block) & !(block - 1);
