@@ -5,9 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use payload::rt::gic::{self, Bits};
 use payload::rt::{check, sysreg, time};
 
-use super::Machine;
-
-const SETTLE_US: u64 = 200_000;
+use super::{Machine, SETTLE_US};
 
 pub(crate) fn run(_: Machine) {
     one_of_each();

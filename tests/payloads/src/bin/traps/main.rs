@@ -32,6 +32,10 @@ struct Machine {
     gic: gic::Version,
 }
 
+/// Microseconds to wait for what has to come. Only what is lost takes so long: with more boards than the host has cores a
+/// vCPU may not run for a second.
+const SETTLE_US: u64 = 5_000_000;
+
 /// A name, and the checks that it stands for.
 type Group = (&'static str, fn(Machine));
 
