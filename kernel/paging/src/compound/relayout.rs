@@ -211,8 +211,8 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
     /// all pages are in place. Other vCPUs may run.
     ///
     /// # Errors
-    /// `NoTable`, `NotUniform` (not full, unequal attributes, global in the low half, or changed too often
-    /// meanwhile), `NotRam`: something may not be moved; give the work up.
+    /// `NoTable`, `NotUniform` (not full, unequal attributes, a page twice, global in the low half, or changed too
+    /// often meanwhile), `NotRam`: something may not be moved; give the work up.
     pub fn relayout_step<M: TableMemory + FrameMover + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         vm: &mut Access<'_, M, T>,
@@ -294,6 +294,10 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         let wanted = Pa::truncated(work.frame.raw() | work.next << Level::L3.shift());
         if now.pa == wanted {
             return Ok(false);
+        }
+        if now.pa >= work.frame && now.pa < wanted {
+            // An entry before this one shows it as well, and there it lies: no leaf has it in two places.
+            return Err(ShadowError::NotUniform);
         }
         let holder = self.residents.get(work.next).ok_or(ShadowError::NotRam)?;
         let held = self.may_move(vm, holder)?;

@@ -60,6 +60,7 @@ impl Rig {
             | Op::Fill { .. }
             | Op::FillRun { .. }
             | Op::Aim { .. }
+            | Op::Twice { .. }
             | Op::Tlbi { .. }
             | Op::Touch
             | Op::Raw { .. } => self.apply_guest(op),
@@ -101,6 +102,11 @@ impl Rig {
                 let (context, va, which) = TARGETS[target];
                 self.aim(context, va)?;
                 let raw = raw_of(level_of(which), value);
+                self.guest_store(which, INDICES[index], raw, how);
+            }
+            Op::Twice { index, other, how } => {
+                let (_, _, which) = TARGETS[1];
+                let raw = self.word(page(which) + INDICES[other] * 8);
                 self.guest_store(which, INDICES[index], raw, how);
             }
             Op::Tlbi {

@@ -125,6 +125,12 @@ pub(crate) enum Op {
         value: Value,
         how: How,
     },
+    /// An entry of the user's region that may be re-laid out shows the page that another one shows.
+    Twice {
+        index: usize,
+        other: usize,
+        how: How,
+    },
     /// Pages to move, in eighths of the region.
     Move {
         eighths: u8,
@@ -197,6 +203,8 @@ fn guest_op() -> impl Strategy<Value = Op> {
             .prop_map(|(page, run, out, attrs)| Op::FillRun { page, run, out, attrs }),
         6 => (0..6_u8, 0..PROBES, 1..3_u16, prop::option::of(vcpu()))
             .prop_map(|(kind, probe, asid, vcpu)| Op::Tlbi { kind, probe, asid, vcpu }),
+        1 => (0..INDICES.len(), 0..INDICES.len(), how())
+            .prop_map(|(index, other, how)| Op::Twice { index, other, how }),
         2 => (vcpu(), 0..ROOTS).prop_map(|(vcpu, context)| Op::Raw { vcpu, context }),
         4 => (0..PAGES, 0..INDICES.len(), 0..32_u8, 0..700_u32)
             .prop_map(|(page, index, out, after)| Op::Race { page, index, out, after }),

@@ -2,7 +2,7 @@
 
 use penumbra_oracle::compound::Mutation;
 
-use crate::guest::Op;
+use crate::guest::{How, Op};
 use crate::rig::{Rig, Setup};
 
 fn passes(script: &[Op]) {
@@ -36,4 +36,28 @@ fn global_leaves_of_the_low_half() {
             level: 3,
         },
     ]);
+}
+
+/// A region that shows one page twice was re-laid out: the page went on to its second place, and the leaf
+/// showed what it had been exchanged with in the first.
+#[test]
+fn a_region_that_shows_a_page_twice() {
+    let how = How {
+        decodable: true,
+        soften: true,
+        precise: true,
+    };
+    let all = Op::Move { eighths: 8 };
+    for (index, other) in [(8, 0), (1, 0), (0, 8)] {
+        passes(&[
+            Op::Touch,
+            Op::Twice { index, other, how },
+            Op::Relayout {
+                user: true,
+                partner: 3,
+            },
+            all,
+            all,
+        ]);
+    }
 }

@@ -131,6 +131,26 @@ fn a_frame_that_is_not_all_the_guests_does_not_serve() {
 }
 
 #[test]
+fn a_page_that_a_region_shows_twice_is_not_put_in_two_places() {
+    let (mut rig, space) = shifted();
+    // As Linux maps its page of zeros wherever nothing was stored yet.
+    let first = rig.memory.words[&LEVEL3];
+    for (at, raw) in [(511, first), (300, first), (1, first)] {
+        let entry = Ipa::truncated(LEVEL3 + at * 8);
+        let old = rig.memory.words[&entry.raw()];
+        assert_eq!(rig.compound.store(vm!(rig), entry, raw), Stored::Mirrored);
+        let refused = rig.relay(space, 0, Donor::Own(0));
+        assert_eq!(refused, Err(ShadowError::NotUniform), "entry {at}");
+        assert!(rig.is_whole());
+        assert_eq!(rig.audit(), 0);
+        assert_eq!(rig.compound.store(vm!(rig), entry, old), Stored::Mirrored);
+    }
+    assert!(rig.relay(space, 0, Donor::Own(0)).is_ok());
+    assert!(rig.is_whole());
+    assert_eq!(rig.audit(), 0);
+}
+
+#[test]
 fn a_table_that_is_stored_to_behind_the_last_step_is_looked_at_again() {
     let (mut rig, space) = shifted();
     let mut work = rig.placed(space);
