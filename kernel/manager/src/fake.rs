@@ -448,9 +448,11 @@ impl Hypervisor for Fake {
 
     fn vm_leaves(&mut self, vm: VmId) -> Result<Leaves> {
         let held = self.vms.get(&vm.0).ok_or(Error::NoSuchObject)?;
+        let thin = held.backing() == Some(Backing::Thin) && !held.whole;
+        let bytes = held.status.held_bytes;
         Ok(Leaves {
-            mib2: held.status.held_bytes / (2 * MIB),
-            pages: 17,
+            mib2: if thin { 0 } else { bytes / (2 * MIB) },
+            pages: if thin { bytes / 4096 } else { 17 },
             tables: 3,
             ..Leaves::default()
         })

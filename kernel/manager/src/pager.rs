@@ -20,7 +20,7 @@ use crate::hypervisor::{Hypervisor, Place, VmId, finish};
 use crate::manager::{Manager, Phase};
 use crate::paging::cost::Machine;
 use crate::paging::policy::{Action, Changes, Config, LOCK_AFTER_MS, Mode, Policy};
-use crate::paging::sample::VmSample;
+use crate::paging::sample::{Half, VmSample};
 use crate::paging::trace::Line;
 use seen::{region_sample, space_sample};
 pub(crate) use text::RefusalText;
@@ -373,6 +373,9 @@ impl Pager {
         };
         self.policy.begin(now_ms, &counters);
         self.note(seen, Line::Pass(now_ms, counters));
+        if self.policy.surveys(Half::Kernel) {
+            self.look_at_leaves(hv, vm, seen);
+        }
         self.look_at_roots(hv, vm, (now_ms, &status), seen);
         let mut survey = Survey::default();
         for space in (0..=u8::MAX).take(PAGING_SPACES) {

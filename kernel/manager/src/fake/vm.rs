@@ -17,6 +17,8 @@ pub(crate) struct FakeVm {
     pub(crate) status: VmStatus,
     pub(crate) ram: Option<RamRequest>,
     pub(super) mapped: u64,
+    /// Its memory lies in blocks although it is thin.
+    pub(crate) whole: bool,
     pub(super) pins: BTreeMap<u64, u64>,
     pub(super) vcpus: u64,
     pub(super) devices: u32,
@@ -61,6 +63,7 @@ impl FakeVm {
             status,
             ram: None,
             mapped: 0,
+            whole: false,
             pins: BTreeMap::new(),
             vcpus,
             devices: 0,

@@ -12,6 +12,7 @@ use super::Pager;
 use super::seen::{failure, form_of, refused};
 use crate::hypervisor::{Hypervisor, Place, VmId, finish};
 use crate::map::RAM_IPA;
+use crate::paging::cost::PAGES;
 use crate::paging::policy::{Action, REGION_BYTES};
 use crate::paging::reason::Failure;
 use crate::paging::sample::{Form, Half, RootSample};
@@ -191,6 +192,22 @@ impl Pager {
             }
         }
         self.sampled = at.unwrap_or_default();
+    }
+
+    /// Tells the policy whether stage 2 maps the guest's RAM by pages or by blocks. Its backing would not do: thin memory
+    /// that is whole lies in blocks.
+    pub(super) fn look_at_leaves<H: Hypervisor>(
+        &mut self,
+        hv: &mut H,
+        vm: VmId,
+        seen: &mut Vec<Line>,
+    ) {
+        let Ok(leaves) = hv.vm_leaves(vm) else { return };
+        let blocks = leaves.gib.saturating_mul(512).saturating_add(leaves.mib2);
+        let pages = leaves.pages / PAGES;
+        if self.policy.mapped(pages, blocks) {
+            self.note(seen, Line::Machine(self.policy.config().machine));
+        }
     }
 
     pub(super) fn is_moving(&self) -> bool {

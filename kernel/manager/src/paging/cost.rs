@@ -94,7 +94,7 @@ impl Balance {
 /// What the costs of one VM depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// Whether stage 2 maps its RAM by pages (`thin`).
+    /// Whether stage 2 maps more of its RAM by pages than by blocks, as it does for memory that is given a page at a time.
     pub thin: bool,
     /// Number of vCPUs.
     pub vcpus: u64,

@@ -169,6 +169,8 @@ impl News {
 #[derive(Debug)]
 pub struct Policy {
     config: Config,
+    /// What user spaces are priced by: the scenario's word.
+    users: Machine,
     /// By space and VA.
     records: Vec<Record>,
     spaces: Vec<Space>,
@@ -200,6 +202,7 @@ impl Policy {
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self {
+            users: config.machine,
             config,
             records: Vec::new(),
             spaces: Vec::new(),

@@ -148,7 +148,10 @@ impl Replay {
         let mut due = Some(0);
         for line in lines {
             match line? {
-                Line::Machine(_) => {}
+                Line::Machine(machine) => {
+                    let (pages, blocks) = (u64::from(machine.thin), u64::from(!machine.thin));
+                    replay.policy.mapped(pages, blocks);
+                }
                 Line::Pass(at_ms, counters) => {
                     if let Some(then) = now.replace(at_ms) {
                         due = replay.end(then);

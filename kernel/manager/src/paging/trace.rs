@@ -1,7 +1,7 @@
 //! A text form of what a policy is told, so that it can be replayed.
 //!
 //! A line is a word and its fields, separated by blanks. Numbers are decimal, addresses hexadecimal
-//! with `0x`. Order: `machine` once, then for each pass `pass` and what was found in it.
+//! with `0x`. Order: `machine`, then for each pass `pass` and what was found in it, `machine` again where that has changed.
 //!
 //! ```text
 //! machine reserved|thin VCPUS

@@ -394,3 +394,23 @@ fn the_book_has_every_action() {
         assert!(page.contains(usage), "docs/consoles.md lacks {usage}");
     }
 }
+
+#[test]
+fn over_thin_memory_that_lies_in_blocks_nothing_is_mirrored_that_stays_pages() {
+    for whole in [false, true] {
+        let mut fake = Fake::new();
+        let mut spec = compound("linux");
+        (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
+        let bundle = bundle(vec![spec]);
+        let mut manager = booted(&mut fake, &bundle);
+        let vm = fake.vm(1);
+        (vm.status.held_bytes, vm.whole) = (64 << 20, whole);
+        vm.paging.linear_map(20);
+        work(&mut manager, &mut fake, 5_000);
+        let forms = fake.vm(1).paging.regions.values().map(|region| region.form);
+        let (leaves, mirrors): (Vec<_>, Vec<_>) = forms
+            .filter(|form| *form != PagingForm::Nested)
+            .partition(|form| *form == PagingForm::Leaf);
+        assert_eq!((leaves.len(), mirrors.len()), (20, usize::from(!whole)));
+    }
+}

@@ -7,6 +7,22 @@ use super::super::sample::{Form, Half, RegionSample};
 use super::{Action, Mode, Policy, QUIET_PASSES, REGION_BYTES};
 
 impl Policy {
+    /// Hears what stage 2 maps the VM's RAM by: bytes by pages, and by blocks. Whether that changes what is expected of
+    /// walks.
+    pub const fn mapped(&mut self, pages: u64, blocks: u64) -> bool {
+        let machine = &mut self.config.machine;
+        let before = machine.thin;
+        if pages == 0 && blocks == 0 {
+            return false;
+        }
+        // Between a quarter and a half nothing changes, so that it does not go to and fro.
+        machine.thin = match before {
+            true => pages.saturating_mul(3) > blocks,
+            false => pages > blocks,
+        };
+        machine.thin != before
+    }
+
     /// A region whose table was written since the last pass.
     pub(super) fn was_written(&mut self, at: usize, stores: Stores, now_ms: u64) -> Option<Action> {
         let locked = self.is_locked(now_ms);
@@ -111,7 +127,11 @@ impl Policy {
     fn weigh(&self, record: &Record) -> (Option<Action>, Reason) {
         let seen = &record.seen;
         let (space, va) = record.key();
-        let (walks, machine) = (record.walks_per_s(), &self.config.machine);
+        let walks = record.walks_per_s();
+        let machine = match record.half {
+            Half::Kernel => &self.config.machine,
+            Half::User => &self.users,
+        };
         let sharers = self.sharers(seen.table);
         let shadow = Some(Action::Shadow { space, va });
         let refused = |balance| (None, Reason::Unprofitable(balance));

@@ -174,7 +174,7 @@ impl Policy {
     /// showed, there is none.
     #[must_use]
     pub fn may_trap(&self, now_ms: u64) -> bool {
-        let gains = self.config.may_trap && self.config.machine.moving_pays();
+        let gains = self.config.may_trap && self.users.moving_pays();
         let wanted = gains || self.config.mode == Mode::Shadow;
         wanted && self.is_active(now_ms)
     }
@@ -320,7 +320,7 @@ impl Policy {
     /// What the user regions of the chosen roots would save each second if they were shadowed as well
     /// as it pays.
     fn gain_of(&self, chosen: impl Fn(u64) -> bool) -> u64 {
-        let machine = &self.config.machine;
+        let machine = &self.users;
         let may_move = self.config.copy_pages_per_s > 0;
         let mut gain = 0_u64;
         for record in self.records.iter().filter(|r| r.half == Half::User) {

@@ -352,3 +352,23 @@ fn a_wish_that_nobody_fulfils_is_taken_back() {
     assert_eq!(most, 8, "room for others is left");
     assert!(dropped >= 12, "each had its turn: {dropped}");
 }
+
+#[test]
+fn stage_2_says_whether_a_mirror_saves_anything() {
+    let mut script = Script::new(true);
+    for pass in 0..12 {
+        script.pass(500);
+        if pass == 6 {
+            script.text.push_str("machine reserved 2\n");
+        }
+        script.region(0, KERNEL, "300 10 partial nested 0 -");
+    }
+    let replay = script.run(config(true));
+    assert_eq!((replay.done(shadows), replay.done(demotes)), (1, 1));
+    let mut policy = Policy::new(config(true));
+    assert!(!policy.mapped(0, 0), "nothing is known yet");
+    assert!(!policy.mapped(100, 200), "more than a quarter");
+    assert!(policy.mapped(100, 301) && !policy.config().machine.thin);
+    assert!(!policy.mapped(200, 200), "not more than half");
+    assert!(policy.mapped(201, 200) && policy.config().machine.thin);
+}
