@@ -104,7 +104,8 @@ pub enum ShadowError {
     Full,
     /// The guest has no table there.
     NoTable,
-    /// The guest's table, or a page to move, does not lie in RAM that may be write-protected or moved.
+    /// The guest's table, or a page to move, does not lie in RAM that may be write-protected or moved, or the table
+    /// serves at too many places.
     NotRam,
     /// The region is not full of leaves with equal attributes.
     NotUniform,

@@ -15,6 +15,10 @@ use crate::stage1::Stage1Regs;
 use crate::stage2::Mapping;
 use crate::tlb::TlbSink;
 
+/// Places at which one page may serve as a shadowed table. A store to the page goes to the mirrors of all of them, and
+/// an edit of it may end what is below each, while no guest runs on that core and the VM is held.
+const MAX_PLACES: usize = 32;
+
 impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPACES, NODES, BLOCKS> {
     /// Gives the pool a 2 MiB frame of the VM, zeroed and cleaned.
     ///
@@ -246,7 +250,11 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         vm: &Access<'_, M, T>,
         page: Ipa,
     ) -> Result<PoolFrame, ShadowError> {
-        if !self.is_watched(page) {
+        let places = self.nodes.count_of(page);
+        if places >= MAX_PLACES {
+            return Err(ShadowError::NotRam);
+        }
+        if places == 0 {
             let leaf = if self.samples.awaits_write(page) {
                 vm.ram(page)
             } else {

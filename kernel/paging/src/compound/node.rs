@@ -202,6 +202,11 @@ impl<const NODES: usize> Nodes<NODES> {
         self.matching(node.next_in_bucket, node.guest)
     }
 
+    /// The number of nodes of a guest page.
+    pub(super) fn count_of(&self, page: Ipa) -> usize {
+        core::iter::successors(self.first_of(page), |id| self.next_of(*id)).count()
+    }
+
     #[inline]
     fn matching(&self, mut at: Option<NodeId>, page: Ipa) -> Option<NodeId> {
         while let Some(id) = at {

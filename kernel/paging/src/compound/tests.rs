@@ -12,11 +12,11 @@ const ROOT: u64 = 0x1_0000;
 const LEVEL2: u64 = 0x1_1000;
 const LEVEL3: u64 = 0x1_2000;
 
-struct Rig {
+struct Rig<const NODES: usize = 4> {
     memory: FakeMemory,
     tlb: FakeTlb,
     stage2: Stage2,
-    compound: Compound<2, 4, 1>,
+    compound: Compound<2, NODES, 1>,
 }
 
 macro_rules! vm {
@@ -35,6 +35,12 @@ mod survey;
 
 impl Rig {
     fn new() -> Self {
+        Self::with_nodes()
+    }
+}
+
+impl<const NODES: usize> Rig<NODES> {
+    fn with_nodes() -> Self {
         let mut rig = Self {
             memory: FakeMemory::default(),
             tlb: FakeTlb::default(),
@@ -226,6 +232,34 @@ fn a_full_table_of_nodes_evicts_what_is_worth_least() {
         .compound
         .shadow(vm!(rig), space, va(2), Level::L3, &parked);
     assert_eq!(form, Ok(Form::Mirror));
+    assert_eq!(rig.audit(), 0);
+}
+
+#[test]
+fn a_table_that_serves_everywhere_is_shadowed_at_some_places() {
+    let mut rig = Rig::<64>::with_nodes();
+    for slot in 0..512 {
+        rig.write(ROOT + slot * 8, LEVEL2 | bits::TABLE);
+    }
+    let parked = Parked::all_others();
+    let (space, _) = rig.compound.plant(vm!(rig), &regs(), Half::Low).unwrap();
+    let shadow = |rig: &mut Rig<64>, slot: u64| {
+        let va = Va::truncated(slot << 30);
+        rig.compound.shadow(vm!(rig), space, va, Level::L2, &parked)
+    };
+    for slot in 0..32 {
+        assert_eq!(shadow(&mut rig, slot), Ok(Form::Mirror));
+    }
+    assert_eq!(shadow(&mut rig, 32), Err(ShadowError::NotRam));
+    // What a store to it takes is bounded by that.
+    rig.memory.loads.set(0);
+    let at = Ipa::truncated(LEVEL2 + 8);
+    assert_eq!(rig.compound.store(vm!(rig), at, 0), Stored::Mirrored);
+    assert!(rig.memory.loads.get() < 100, "{}", rig.memory.loads.get());
+    let va = Va::truncated(7 << 30);
+    let gone = rig.compound.demote(vm!(rig), space, va, Level::L2, &parked);
+    assert_eq!(gone, 1);
+    assert_eq!(shadow(&mut rig, 32), Ok(Form::Mirror));
     assert_eq!(rig.audit(), 0);
 }
 
