@@ -302,12 +302,17 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
     }
 }
 
-/// Gives back what a sample took. Nothing owes TLB work for it: the old entry faults or was never held.
+/// Gives back what a sample took. Nothing owes TLB work for it: the old entry faults or was never held. From a page that
+/// is part of something larger again nothing is taken any more.
 fn change<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
     vm: &mut Access<'_, M, T>,
     page: Ipa,
     change: Stage2Change,
 ) {
+    let leaf = vm.stage2.lookup(vm.memory, page);
+    if !leaf.is_ok_and(|leaf| leaf.level == Level::L3 && !leaf.contiguous) {
+        return;
+    }
     // The page has an entry of its own, so no table can be lacking.
     let done = vm
         .stage2

@@ -357,6 +357,44 @@ fn a_walk_sample_faults_once_and_names_its_region() {
 }
 
 #[test]
+fn a_sample_that_ends_splits_nothing_that_was_merged_meanwhile() {
+    let mut rig = Rig::new();
+    // A region of RAM of its own for the table.
+    const REGION: u64 = 0x1000_0000;
+    let ram = Mapping::new(
+        Ipa::truncated(REGION),
+        Pa::truncated(REGION),
+        2 * MIB,
+        Stage2Attrs::RAM,
+    );
+    rig.stage2.map(&mut rig.memory, ram).unwrap();
+    rig.memory.live.insert(REGION);
+    rig.write(ROOT, LEVEL2 | bits::TABLE);
+    rig.write(LEVEL2, REGION | bits::TABLE);
+    let (space, _) = rig.compound.plant(vm!(rig), &regs(), Half::Low).unwrap();
+    let page = Ipa::truncated(REGION);
+    for kind in [SampleKind::Walks, SampleKind::Writes] {
+        let va = Va::truncated(0);
+        let begun = rig.compound.sample(vm!(rig), space, va, kind, true);
+        assert_eq!(begun, Ok(()));
+        assert!(!rig.compound.settle(vm!(rig), page), "it is not whole");
+        match kind {
+            SampleKind::Walks => {
+                let hit = rig.compound.access_fault(vm!(rig), page, true);
+                assert_eq!(hit, Accessed::Walked(space, va));
+            }
+            SampleKind::Writes => assert_eq!(rig.compound.wrote(vm!(rig), page), Some((space, va))),
+        }
+        assert!(rig.compound.settle(vm!(rig), page));
+        // Another vCPU was on its way with the same fault.
+        let late = rig.compound.access_fault(vm!(rig), page, true);
+        assert_ne!(late, Accessed::Walked(space, va));
+        rig.compound.end_samples(vm!(rig), |_| {});
+        assert_eq!(leaf(&rig, REGION).level, Level::L2, "{kind:?}");
+    }
+}
+
+#[test]
 fn a_load_is_no_walk() {
     let mut rig = Rig::new();
     fill(&mut rig, bits::NOT_GLOBAL);
