@@ -208,17 +208,16 @@ impl Vm {
         self.life().state != VmState::Free
     }
 
-    /// Moves from one state to another; only one of several that try succeeds.
+    /// Moves from one state to another; only one of several that try succeeds. Whether it is held does not matter.
     pub(crate) fn change(&self, from: VmState, to: VmState) -> bool {
-        let current = self.life.load(Ordering::Acquire);
-        let life = Life::from_bits(current);
-        if life.state != from {
-            return false;
-        }
-        let next = Life { state: to, ..life }.to_bits() | current & HELD;
-        self.life
-            .compare_exchange(current, next, Ordering::SeqCst, Ordering::Acquire)
-            .is_ok()
+        let changed = self
+            .life
+            .fetch_update(Ordering::SeqCst, Ordering::Acquire, |bits| {
+                let life = Life::from_bits(bits);
+                let next = Life { state: to, ..life }.to_bits() | bits & HELD;
+                (life.state == from).then_some(next)
+            });
+        changed.is_ok()
     }
 
     /// Stops the VM, unless it has stopped already or never ran. Only the first reason counts.
@@ -420,3 +419,33 @@ fn offset(slot: &AtomicU64, ipa: Ipa) -> u64 {
 
 /// Marks a device as placed, in a bit that no IPA has. Without it an offset comes out beyond any device.
 const PLACED: u64 = 1 << 63;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hold_that_comes_or_goes_is_no_reason_to_refuse_a_change() {
+        const CHANGES: u32 = 200_000;
+        let vm = Vm::new();
+        vm.set_state(VmState::Running);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    assert!(vm.try_hold());
+                    vm.release_hold();
+                }
+            });
+            let refused = (0..CHANGES).filter(|_| {
+                let paused = vm.change(VmState::Running, VmState::Paused);
+                vm.set_state(VmState::Running);
+                !paused
+            });
+            let refused = refused.count();
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(refused, 0);
+        });
+        assert!(!vm.change(VmState::Paused, VmState::Running));
+    }
+}
