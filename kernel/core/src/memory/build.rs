@@ -113,6 +113,9 @@ impl Memory {
             }
         } else if self.built.ipa != ipa || self.built.bytes > bytes || self.built.direct != direct {
             return Err(Error::BadState);
+        } else if self.built_bytes() == bytes {
+            // It was to be larger, and goes no further now.
+            return Ok(self.finish_region(bytes));
         }
         self.build_step(machine, frames, vm, (ipa, bytes))
     }

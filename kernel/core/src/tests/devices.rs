@@ -114,6 +114,23 @@ fn a_direct_vm_may_end_at_any_point_of_its_building() {
 }
 
 #[test]
+fn a_region_that_gets_smaller_while_it_is_built_is_complete() {
+    let mut bench = Bench::new(1);
+    // So that it is built from two pieces.
+    let base = DIRECT + 2 * MIB;
+    bench.ok(Call::RamSetAside, &[base, 4 * MIB]);
+    let vm = bench.create(1);
+    bench.finish(Call::VmMapRam, &[vm, base, 4 * MIB, 2, 0], 2 * MIB);
+    bench.finish(Call::VmMapRam, &[vm, base, 2 * MIB, 2, 0], 2 * MIB);
+    bench.ok(Call::VcpuPin, &[vm, 0, 0]);
+    bench.ok(Call::VmStart, &[vm, base, 0]);
+    assert_eq!(bench.status(vm).held_bytes, 2 * MIB);
+    bench.ok(Call::VmStop, &[vm]);
+    bench.destroy(vm);
+    assert_eq!(bench.audit(), 0);
+}
+
+#[test]
 fn a_device_has_one_owner_and_no_page_that_matters() {
     let mut bench = Bench::new(1);
     let (one, two) = (bench.create(1), bench.create(1));
