@@ -280,6 +280,10 @@ impl Memory {
         frames: &FrameTable,
         vm: VmId,
     ) -> Result<Option<Pa>, Error> {
+        if self.built.bytes != 0 {
+            // What is being zeroed is the next piece of a region.
+            return Err(Error::BadState);
+        }
         self.begin_frame(machine, frames, vm)?;
         if !self.chunk.advance(machine) {
             return Ok(None);

@@ -179,6 +179,24 @@ fn a_grant_shows_the_manager_guest_memory_until_it_ends() {
 }
 
 #[test]
+fn a_grant_takes_nothing_from_a_region_that_is_being_built() {
+    let mut bench = Bench::new(1);
+    let vm = bench.create(1);
+    bench.ok(Call::VmMapRam, &[vm, RAM, 4 * MIB, 1, 16 * MIB]);
+    let reserve = [vm, RAM + 4 * MIB, 2 * MIB, 0, 0];
+    assert_eq!(bench.ok(Call::VmMapRam, &reserve), 0);
+    let grant = [vm, RAM, PAGE_SIZE, MANAGER_WINDOW_IPA];
+    assert_eq!(bench.error(Call::GrantBegin, &grant), Error::BadState);
+    bench.finish(Call::VmMapRam, &reserve, 2 * MIB);
+    let [_, gib, mib2, pages, ..] = bench.call(Call::VmLeaves, &[vm]);
+    assert_eq!((gib, mib2, pages), (0, 1, 0));
+    bench.finish(Call::GrantBegin, &grant, PAGE_SIZE);
+    bench.finish(Call::GrantEnd, &[vm], 1);
+    bench.destroy(vm);
+    assert_eq!(bench.audit(), 0);
+}
+
+#[test]
 fn without_memory_the_answer_is_an_error_and_nothing_is_lost() {
     let mut bench = Bench::new(1);
     let before = bench.cores[0].used_bytes();
