@@ -142,7 +142,10 @@ impl RunLoop {
         let wake_up = self
             .first_deadline
             .max(self.turns.interruptible(ready, running));
-        let mut soonest = self.heartbeat.min(wake_up.min(manager));
+        // Nobody's turn lasts beyond its window, however late in that it began.
+        let mut soonest = self
+            .heartbeat
+            .min(wake_up.min(manager).min(self.windows.end));
         soonest = soonest.min(self.turns.deadline(ready, running));
         if let Some(resident) = &self.resident {
             let expiry = resident.vcpu.physical_timer.expiry().unwrap_or(NEVER);

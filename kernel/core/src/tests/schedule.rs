@@ -93,6 +93,26 @@ fn a_hog_takes_nothing_from_the_windows_of_others() {
 }
 
 #[test]
+fn a_slice_that_begins_late_in_a_window_ends_with_it() {
+    let mut bench = Bench::new(2);
+    let (eager, quiet) = (bench.tagged(1), bench.tagged(2));
+    // It comes to the run loop all the time, and so gets a new slice as soon as one is over: 5000 us after
+    // its window has begun, 200 before that ends.
+    let off = Op::Msr([3, 3, 14, 2, 1], 0);
+    bench.program(
+        eager,
+        0,
+        (0..50_000).flat_map(|_| [Op::Spin(20), off.clone()]),
+    );
+    bench.program(quiet, 0, hog());
+    bench.schedule(&[(1, 5200 * US), (2, 2000 * US)], FRAME * US);
+    bench.pass(12 * FRAME);
+    let window = bench.window(1);
+    assert!(window.starts >= 10, "{window:?}");
+    assert!(window.most_ticks <= 150, "{window:?}");
+}
+
+#[test]
 fn what_a_guest_leaves_of_its_window_is_nobodys() {
     let mut bench = Bench::new(2);
     let (idle, hog_vm) = (bench.tagged(1), bench.tagged(2));
