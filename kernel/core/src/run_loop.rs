@@ -242,6 +242,8 @@ impl RunLoop {
         let _ = machine.run(&mut resident.vcpu);
         match resident.vcpu.deferred {
             Deferred::Nothing => {}
+            // By the time it may have been too early: an interrupt that EL2 has just put off can still be taken.
+            Deferred::Deadline => self.armed = NEVER,
             Deferred::Fp => self.switch_fp(machine),
             Deferred::Debug => self.switch_debug(machine),
             Deferred::Block(why) => {
@@ -324,9 +326,9 @@ impl RunLoop {
             self.note_window(machine);
         }
         machine.idle();
-        match &mut self.resident {
+        let taken = match &mut self.resident {
             Some(resident) => {
-                exit::interrupt(&mut resident.vcpu, resident.place, machine);
+                let taken = exit::interrupt(&mut resident.vcpu, resident.place, machine);
                 // It may be what the vCPU waits for; if not, it blocks again.
                 let here = resident.place.vm.gic.has_deliverable_here(
                     resident.id.index(),
@@ -336,8 +338,12 @@ impl RunLoop {
                 if here && resident.vcpu.blocked == Blocked::Interrupt {
                     self.core.make_ready(resident.id);
                 }
+                taken
             }
             None => exit::interrupt_idle(self.system, machine),
+        };
+        if taken == Some(Deferred::Deadline) {
+            self.armed = NEVER;
         }
     }
 }

@@ -120,6 +120,8 @@ pub enum Blocked {
 pub enum Deferred {
     /// Nothing: the core has been asked to look around.
     Nothing,
+    /// EL2's timer has fired, and is off.
+    Deadline,
     /// Use of FP or SIMD registers that are another vCPU's.
     Fp,
     /// Use of debug registers that are another vCPU's.

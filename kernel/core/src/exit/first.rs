@@ -62,7 +62,7 @@ pub fn first_interrupt(vcpu: &mut Vcpu, machine: &mut impl Machine) -> Next {
         intid::KICK => interrupt::kick(vcpu, machine, place),
         intid::HYP_TIMER => {
             interrupt::deadline(machine);
-            vcpu.deferred = Deferred::Nothing;
+            vcpu.deferred = Deferred::Deadline;
             Next::RunLoop
         }
         _ => {

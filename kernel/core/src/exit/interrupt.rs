@@ -77,7 +77,7 @@ pub(crate) fn taken(vcpu: &mut Vcpu, place: &'static Place, machine: &mut impl M
         }
         intid::HYP_TIMER => {
             deadline(machine);
-            return Some(Deferred::Nothing);
+            return Some(Deferred::Deadline);
         }
         _ => return acknowledged(vcpu, place, machine, number),
     }
@@ -121,13 +121,14 @@ pub(super) fn acknowledged(
 }
 
 /// An interrupt is pending while no vCPU is resident.
-pub(crate) fn taken_idle(system: &System, machine: &mut impl Machine) {
+pub(crate) fn taken_idle(system: &System, machine: &mut impl Machine) -> Flow {
     let number = machine.acknowledge();
     if number == intid::HYP_TIMER {
-        return deadline(machine);
+        deadline(machine);
+        return Some(Deferred::Deadline);
     }
     if number >= SPECIAL {
-        return;
+        return None;
     }
     match system.passthrough.owner_of_spi(number) {
         Some(owner) => {
@@ -137,6 +138,7 @@ pub(crate) fn taken_idle(system: &System, machine: &mut impl Machine) {
             common(system, machine, number);
         }
     }
+    None
 }
 
 /// A guest's physical interrupt: it stays active until the guest deactivates it. Returns the vCPUs that

@@ -26,6 +26,28 @@ fn vcpus_of_a_core_take_turns() {
 }
 
 #[test]
+fn a_timer_that_fires_too_early_is_set_anew() {
+    let mut bench = Bench::new(2);
+    let vms = [bench.guest(&[1]), bench.guest(&[1])];
+    bench.steps(4);
+    for vm in vms {
+        bench.program(vm, 0, (0..20_000).map(|_| Op::Spin(50)));
+    }
+    bench.steps(10);
+    let done = |bench: &Bench| vms.map(|vm| bench.log(vm, 0).len()).iter().sum::<usize>();
+    for _ in 0..10 {
+        // The interrupt of a deadline that EL2 has put off while it was on its way.
+        bench.cores[0].interrupt(1, crate::machine::intid::HYP_TIMER);
+        bench.steps(1);
+        let before = done(&bench);
+        bench.steps(2);
+        let slice = usize::try_from(SLICE_MS * HZ / 1000 / 50).unwrap();
+        let ran = done(&bench) - before;
+        assert!(ran <= 2 * slice, "{ran} of {slice}");
+    }
+}
+
+#[test]
 fn a_core_with_one_vcpu_is_left_alone() {
     let mut bench = Bench::new(2);
     let vm = bench.guest(&[1]);
