@@ -372,6 +372,16 @@ impl Devices {
         self.watchdog_intid.load(Ordering::Relaxed)
     }
 
+    /// Whether an emulated device, `but` apart, interrupts by SPI `intid`.
+    pub(crate) fn has_intid(&self, intid: u32, but: Option<Device>) -> bool {
+        let all = [
+            (Device::Uart, self.uart_intid()),
+            (Device::Watchdog, self.watchdog_intid()),
+        ];
+        all.into_iter()
+            .any(|(device, own)| Some(device) != but && own == intid && self.base(device).is_some())
+    }
+
     /// Whether there is a watchdog.
     pub(crate) fn has_watchdog(&self) -> bool {
         self.watchdog.load(Ordering::Relaxed) != 0

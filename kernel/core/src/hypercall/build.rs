@@ -211,7 +211,8 @@ fn place(
     if !is_placeable(ipa, bytes, align) || spi.is_none_or(|spi| spi >= SPI_COUNT) {
         return Err(Error::InvalidParameter);
     }
-    if is_taken(system, (id, vm), (ipa, bytes), Some(device)) {
+    let used = vm.devices.has_intid(intid, Some(device)) || vm.gic.is_assigned(intid);
+    if used || is_taken(system, (id, vm), (ipa, bytes), Some(device)) {
         return Err(Error::AlreadyMapped);
     }
     vm.devices.place(device, Ipa::truncated(ipa));

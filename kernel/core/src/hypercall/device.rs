@@ -111,7 +111,7 @@ pub(super) fn assign_spi(
     let board = system.board().ok_or(Error::BadState)?;
     let intid = u32::try_from(intid).map_err(|_| Error::InvalidParameter)?;
     let physical = u32::try_from(physical).map_err(|_| Error::InvalidParameter)?;
-    if edge > 1 || intid == vm.devices.uart_intid() {
+    if edge > 1 || vm.devices.has_intid(intid, None) {
         return Err(Error::InvalidParameter);
     }
     if physical == board.facts.console_intid {

@@ -255,6 +255,31 @@ fn an_interrupt_has_one_owner() {
 }
 
 #[test]
+fn an_interrupt_is_an_emulated_devices_or_a_physical_one() {
+    let mut bench = Bench::new(1);
+    let vm = bench.create(1);
+    let watchdog = |intid| [vm, 0x0a00_0000, intid];
+    // The UART has 33.
+    let call = Call::VmWatchdog;
+    assert_eq!(bench.error(call, &watchdog(33)), Error::AlreadyMapped);
+    bench.ok(call, &watchdog(42));
+    for intid in [33, 42] {
+        let said = bench.error(Call::VmAssignSpi, &[vm, intid, 50, 0]);
+        assert_eq!(said, Error::InvalidParameter, "{intid}");
+    }
+    bench.ok(Call::VmAssignSpi, &[vm, 50, 50, 0]);
+    // Nor are they moved there, or onto each other; elsewhere they may go.
+    assert_eq!(bench.error(call, &watchdog(50)), Error::AlreadyMapped);
+    let uart = |intid| [vm, UART, intid];
+    for intid in [42, 50] {
+        let said = bench.error(Call::VmUart, &uart(intid));
+        assert_eq!(said, Error::AlreadyMapped, "{intid}");
+    }
+    bench.ok(Call::VmUart, &uart(34));
+    bench.ok(Call::VmAssignSpi, &[vm, 33, 51, 0]);
+}
+
+#[test]
 fn a_page_is_lent_before_the_start_and_not_after() {
     let mut bench = Bench::new(2);
     let vm = direct(&mut bench);

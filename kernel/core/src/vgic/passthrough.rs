@@ -40,6 +40,12 @@ impl Vgic {
         Ok(())
     }
 
+    /// Whether SPI `intid` is linked to a physical interrupt.
+    #[must_use]
+    pub fn is_assigned(&self, intid: u32) -> bool {
+        Spi::from_intid(intid).is_some_and(|spi| self.spis.lock().linked.has(spi))
+    }
+
     /// The physical interrupt linked to SPI `intid` was acknowledged and its priority dropped: the
     /// guest gets it and will deactivate it. Returns who must flush.
     pub fn inject_spi(&self, intid: u32) -> VcpuSet {
