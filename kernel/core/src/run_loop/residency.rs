@@ -3,7 +3,7 @@
 use penumbra_abi::VmState;
 
 use super::{NEVER, Resident, RunLoop};
-use crate::machine::Machine;
+use crate::machine::{Machine, intid};
 use crate::vcpu::{Blocked, Counter, Place, Power, Vcpu, VcpuId};
 use crate::vm::Vm;
 use crate::{controls, manager, timer};
@@ -44,6 +44,9 @@ impl RunLoop {
         if let Some((entry, context)) = place.shared.take_request() {
             vcpu.reset(entry, context);
             (vcpu.id, vcpu.place, vcpu.core) = (id, Some(place), Some(self.core));
+            // The line of its physical timer falls with the reset, whatever it was when it was turned off.
+            let gic = &place.vm.gic;
+            let _ = gic.set_ppi_level(id.index(), intid::PHYSICAL_TIMER, false);
             place.vm.paging.forget_vcpu(id.index());
             if id == VcpuId::MANAGER {
                 manager::greet(self.system, &mut vcpu, now);

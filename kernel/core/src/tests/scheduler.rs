@@ -5,7 +5,7 @@ use penumbra_abi::Call;
 use penumbra_vmsa::{CpuIndex, VmId};
 
 use super::Bench;
-use super::fake::{HZ, Op, RAM};
+use super::fake::{GICD, GICR, HZ, Op, RAM};
 use crate::run_loop::SLICE_MS;
 
 #[test]
@@ -148,4 +148,37 @@ fn the_physical_timer_is_emulated() {
     assert_eq!(log[2][1], 1);
     assert_eq!(log[4][1], 5);
     assert!(log[5][1] > 4000);
+}
+
+#[test]
+fn a_vcpu_that_starts_again_has_no_line_of_its_old_timer() {
+    const CPU_OFF: u32 = 0x8400_0002;
+    const CPU_ON: u32 = 0xc400_0003;
+    const PHYSICAL_TIMER: u64 = 30;
+    let mut bench = Bench::new(3);
+    let vm = bench.guest(&[1, 2]);
+    let cntp = |op2| [3, 3, 14, 2, op2];
+    let expire = [Op::Msr(cntp(2), 0), Op::Msr(cntp(1), 1)];
+    let on = || super::hvc(CPU_ON, &[1, RAM, 0]);
+    bench.program(vm, 0, [Op::Store(GICD, 4, 0x12), on()]);
+    bench.program(vm, 1, expire.clone());
+    bench.program(vm, 1, [super::hvc(CPU_OFF, &[])]);
+    bench.steps(20);
+    assert_eq!(bench.log(vm, 1).len(), 3);
+    let enable = GICR + 0x3_0100;
+    bench.program(vm, 1, [Op::Store(enable, 4, 1 << PHYSICAL_TIMER)]);
+    bench.program(vm, 0, [on()]);
+    bench.cores[0].interrupt(1, 0);
+    bench.steps(20);
+    let listed = |bench: &Bench| {
+        let mut lrs = bench.cores[2].lr.iter();
+        lrs.any(|lr| lr >> 62 != 0 && lr & 0x3ff == PHYSICAL_TIMER)
+    };
+    assert_eq!(bench.log(vm, 0).last().unwrap()[0], 0);
+    assert!(!listed(&bench), "{:x?}", bench.cores[2].lr);
+    // Its new one's it has.
+    bench.program(vm, 1, expire);
+    bench.cores[0].interrupt(2, 0);
+    bench.steps(5);
+    assert!(listed(&bench), "{:x?}", bench.cores[2].lr);
 }
