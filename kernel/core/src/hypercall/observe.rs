@@ -9,6 +9,7 @@ use crate::exit;
 use crate::machine::Machine;
 use crate::system::System;
 use crate::vcpu::{Counter, Vcpu, VcpuId};
+use crate::vm::Vm;
 
 pub(super) fn status(system: &System, machine: &impl Machine, number: u64) -> Reply {
     let (id, vm) = guest(system, number)?;
@@ -80,6 +81,11 @@ fn vcpu(system: &System, number: u64, index: u64) -> Result<VcpuId, Error> {
 
 pub(super) fn register(system: &System, (number, index, register): (u64, u64, u64)) -> Reply {
     let id = vcpu(system, number, index)?;
+    // What runs, or may go on, keeps its registers to itself.
+    let life = system.vm(id.vm()).map(Vm::life);
+    if life.is_none_or(|life| matches!(life.state, VmState::Running | VmState::Paused)) {
+        return Err(Error::BadState);
+    }
     // A slot that is locked is in the hardware of a core.
     let slot = system
         .slot(id)

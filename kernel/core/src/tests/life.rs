@@ -21,11 +21,16 @@ fn a_vm_goes_through_its_states() {
     bench.program(vm, 0, [Op::Spin(1)]);
     bench.steps(5);
     assert_eq!(bench.log(vm, 0).len(), 0);
-    assert_eq!(bench.ok(Call::VcpuRegister, &[vm, 0, 0]), 0x5005);
+    // Out of its core, but not dead.
+    let register = [vm, 0, 0];
+    assert_eq!(bench.error(Call::VcpuRegister, &register), Error::BadState);
     bench.ok(Call::VmResume, &[vm]);
     bench.steps(3);
     assert_eq!(bench.log(vm, 0).len(), 1);
+    assert_eq!(bench.error(Call::VcpuRegister, &register), Error::BadState);
     bench.ok(Call::VmStop, &[vm]);
+    bench.steps(3);
+    assert_eq!(bench.ok(Call::VcpuRegister, &register), 0x5005);
     let status = bench.status(vm);
     assert_eq!(
         (status.state, status.reason),
@@ -34,6 +39,22 @@ fn a_vm_goes_through_its_states() {
     assert_eq!(bench.error(Call::VmStart, &[vm, RAM, 0]), Error::BadState);
     bench.destroy(vm);
     assert_eq!(bench.error(Call::VmStatus, &[vm]), Error::NoSuchObject);
+}
+
+#[test]
+fn registers_of_a_vm_that_may_run_are_its_own() {
+    let mut bench = Bench::new(2);
+    // Its second vCPU is off, so no core holds that, and the first waits while the other VM has the core.
+    let vm = bench.guest(&[1, 1]);
+    bench.guest(&[1]);
+    bench.program(vm, 0, [Op::Wfi]);
+    bench.steps(20);
+    for vcpu in 0..2 {
+        for register in [0, 30, 32, 38] {
+            let said = bench.error(Call::VcpuRegister, &[vm, vcpu, register]);
+            assert_eq!(said, Error::BadState, "{vcpu} {register}");
+        }
+    }
 }
 
 #[test]
