@@ -202,10 +202,12 @@ impl PagingService for Fake {
         }
         // Zeroing takes three calls.
         paging.pool = (paging.pool + 1) % 3;
-        if paging.pool == 0 {
+        let done = paging.pool == 0;
+        if done {
             paging.status.frames += FRAMES;
+            self.vm(vm.0).status.held_bytes += u64::from(FRAMES) << 12;
         }
-        Ok(paging.pool == 0)
+        Ok(done)
     }
 
     fn paging_space(&mut self, vm: VmId, space: u8) -> Result<PagingSpace> {

@@ -28,6 +28,8 @@ const COUNTERS: [(u64, &str); 8] = [
 pub(super) const EXIT_REASONS: core::ops::RangeInclusive<u64> = 0..=6;
 /// Index of the interrupts.
 pub(super) const INTERRUPTS: u64 = 5;
+/// Bytes of a frame that holds a mirror table.
+const FRAME_BYTES: u64 = 4 << 10;
 /// Index of the bytes of console output that a VM lost.
 const LOST_COUNTER: u64 = 8;
 
@@ -90,23 +92,34 @@ impl Manager<'_> {
         text.into()
     }
 
-    fn memory_text(&self, index: usize, status: Option<&VmStatus>) -> String {
+    /// What a guest holds of its RAM, how, and what its mirror tables take beside it.
+    fn memory_text(
+        &self,
+        hv: &mut impl Hypervisor,
+        index: usize,
+        status: Option<&VmStatus>,
+    ) -> String {
         let Some(slot) = self.slots.get(index) else {
             return String::new();
         };
-        let held = Size(status.map_or(0, |status| status.held_bytes));
+        let paging = slot.vm.and_then(|vm| hv.paging_status(vm).ok());
+        let frames = paging.map_or(0, |paging| paging.frames);
+        let pool = u64::from(frames).saturating_mul(FRAME_BYTES);
+        // EL2 charges the pool to the VM as it does RAM.
+        let held = status.map_or(0, |status| status.held_bytes);
+        let held = Size(held.saturating_sub(pool));
         let memory = Size(slot.guest.memory_bytes);
-        match slot.guest.backing {
-            Backing::Reserved => format!("{held} of {memory} reserved"),
-            Backing::Direct => format!("{held} of {memory} direct, at {:#x}", slot.guest.address),
-            Backing::Thin if slot.guest.quota_bytes == slot.guest.memory_bytes => {
-                format!("{held} of {memory} thin")
-            }
-            Backing::Thin => {
-                let quota = Size(slot.guest.quota_bytes);
-                format!("{held} of {memory} thin, quota {quota}")
-            }
+        let mut text = format!("{held} of {memory} ");
+        text.push_str(&match slot.guest.backing {
+            Backing::Reserved => "reserved".into(),
+            Backing::Direct => format!("direct, at {:#x}", slot.guest.address),
+            Backing::Thin if slot.guest.quota_bytes == slot.guest.memory_bytes => "thin".into(),
+            Backing::Thin => format!("thin, quota {}", Size(slot.guest.quota_bytes)),
+        });
+        if pool > 0 {
+            text.push_str(&format!(", {} for mirror tables", Size(pool)));
         }
+        text
     }
 
     /// The state of a guest's watchdog, if it has one.
@@ -146,7 +159,7 @@ impl Manager<'_> {
         for index in 0..self.slots.len() {
             let status = self.status(hv, index);
             let state = self.state_text(hv, index, status.as_ref());
-            let memory = self.memory_text(index, status.as_ref());
+            let memory = self.memory_text(hv, index, status.as_ref());
             let cores = self.cores_text(index);
             let Some(slot) = self.slots.get(index) else {
                 continue;
@@ -171,7 +184,7 @@ impl Manager<'_> {
     pub(super) fn show_stats<H: Hypervisor>(&mut self, hv: &mut H, index: usize) {
         let status = self.status(hv, index);
         let state = self.state_text(hv, index, status.as_ref());
-        let memory = self.memory_text(index, status.as_ref());
+        let memory = self.memory_text(hv, index, status.as_ref());
         let now = hv.now();
         let Some(slot) = self.slots.get(index) else {
             return;

@@ -215,6 +215,12 @@ fn room_is_given_up_to_the_limit_and_then_nothing_more_is_asked() {
     fake.vm(1).paging.fails = Some(Error::NoSlot);
     work(&mut manager, &mut fake, 60_000);
     assert_eq!(fake.vm(1).paging.status.frames, 1024);
+    // EL2 charges them to the guest; the operator sees them apart from its RAM.
+    let list = typed(&mut manager, &mut fake, "\x1dslist\rexit\r");
+    shows(
+        &list,
+        &["64 MiB of 64 MiB reserved, 4 MiB for mirror tables"],
+    );
     let asked = fake.count("PagingShadow");
     assert!(asked <= 30, "{asked}: it backs off");
     assert_eq!(fake.vm(1).paging.leaves(), 0);
