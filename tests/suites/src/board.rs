@@ -27,8 +27,8 @@ impl Board {
     ///
     /// # Errors
     /// QEMU cannot be started.
-    pub fn start(mut command: Command) -> Result<Self, String> {
-        let mut child = command
+    pub fn start(command: Command) -> Result<Self, String> {
+        let mut child = penumbra::qemu::tied(command)
             .args(["-serial", "stdio", "-monitor", "none", "-no-reboot"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -177,6 +177,25 @@ pub fn show(command: &Command) -> String {
     words.join(" ")
 }
 
+/// The command, but with an end of its own when this program ends, in whatever way: a QEMU that nobody waits for any more
+/// would run for ever.
+///
+/// setpriv(1) of util-linux sets it up; where that is missing the command stays as it is. The kernel looks at the *thread*
+/// that starts the program (PR_SET_PDEATHSIG(2const)), so the one that starts it has to wait for it, too.
+#[must_use]
+pub fn tied(command: Command) -> Command {
+    const TIE: [&str; 2] = ["--pdeathsig", "TERM"];
+    let mut try_out = Command::new("setpriv");
+    try_out.args(TIE).arg("true").stderr(Stdio::null());
+    if !try_out.status().is_ok_and(|status| status.success()) {
+        return command;
+    }
+    let mut tied = Command::new("setpriv");
+    tied.args(TIE).arg("--").arg(command.get_program());
+    tied.args(command.get_args());
+    tied
+}
+
 /// Runs QEMU with serial port and monitor on the terminal until it ends.
 ///
 /// Output passes through this program, which looks for [`FATAL`]; input goes to QEMU directly, which
@@ -184,7 +203,8 @@ pub fn show(command: &Command) -> String {
 ///
 /// # Errors
 /// QEMU cannot be started or fails.
-pub fn run(mut command: Command, timeout: Option<Duration>) -> Result<Outcome, Problem> {
+pub fn run(command: Command, timeout: Option<Duration>) -> Result<Outcome, Problem> {
+    let mut command = tied(command);
     command
         .args(["-serial", "mon:stdio"])
         .stdout(Stdio::piped());
@@ -306,6 +326,29 @@ mod tests {
         assert!(found(&["hello\r\npenum", "bra: fat", "al: x"]));
         assert!(!found(&["penumbra: fine\n", "a penumbra: fatal: quoted\n"]));
         assert!(!found(&["penumbra: fatal"]));
+    }
+
+    /// A thread stands for this program: it starts a program, sees it run, and ends without waiting for it.
+    #[test]
+    fn what_is_tied_ends_with_who_started_it() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo it runs; exec sleep 600"]);
+        let start = || {
+            let mut command = tied(command);
+            let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+            let mut said = [0; 8];
+            child
+                .stdout
+                .as_mut()
+                .unwrap()
+                .read_exact(&mut said)
+                .unwrap();
+            assert_eq!(&said, b"it runs\n");
+            child
+        };
+        let mut child = std::thread::scope(|scope| scope.spawn(start).join().unwrap());
+        let status = child.wait().unwrap();
+        assert!(!status.success(), "{status}");
     }
 
     #[test]

@@ -42,16 +42,12 @@ pub(crate) struct Ended {
     pub(crate) cpu: Duration,
 }
 
-/// Runs QEMU until it ends.
+/// Runs QEMU until it ends, or this program does.
 ///
 /// # Errors
 /// A sentence: QEMU cannot be started, or its console is lost.
-pub(crate) fn run(
-    mut command: Command,
-    steps: &[Step],
-    watch: &Watch<'_>,
-) -> Result<Ended, String> {
-    let mut child = command
+pub(crate) fn run(command: Command, steps: &[Step], watch: &Watch<'_>) -> Result<Ended, String> {
+    let mut child = penumbra::qemu::tied(command)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
