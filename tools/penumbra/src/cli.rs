@@ -92,11 +92,14 @@ pub(crate) struct ScenarioArgs {
     #[arg(long = "smp", value_name = "N", default_value_t = DEFAULT_BOARD_CORES,
           value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_BOARD_CORES)))]
     pub(crate) board_cores: u8,
-    /// Device tree (blob) of the board, for scenarios that want devices or direct memory (default: that
-    /// of the QEMU machine).
+    /// RAM of the board, like "2 GiB" (default; the Raspberry Pi 4's varies and is compared only if it is given).
+    #[arg(long, value_name = "SIZE", value_parser = ram_size)]
+    pub(crate) ram: Option<u64>,
+    /// Device tree (blob) of the board, which then says how much RAM there is and what devices (default: where
+    /// the scenario wants devices or direct memory, that of the QEMU machine).
     #[arg(long, value_name = "FILE")]
     pub(crate) board_dtb: Option<PathBuf>,
-    /// Print the kernels and initial RAM disks that the scenario names, a line each, and stop.
+    /// Print the files that the scenario names, a line each, and stop.
     #[arg(long)]
     pub(crate) needs: bool,
 }
@@ -144,7 +147,7 @@ pub(crate) struct PagingSimArgs {
     /// What may be moved each second.
     #[arg(long, value_name = "SIZE", default_value = "4 MiB", value_parser = size::parse)]
     pub(crate) copy: u64,
-    /// Let the policy trap roots, which EL2 cannot do yet.
+    /// Let the policy trap roots, for user spaces; a scenario does that by `paging_copy`.
     #[arg(long)]
     pub(crate) trap: bool,
 }
@@ -232,9 +235,6 @@ pub(crate) struct RunArgs {
     /// Device tree for raspi4b (default: Debian's, from .cache).
     #[arg(long, value_name = "FILE")]
     pub(crate) dtb: Option<PathBuf>,
-    /// RAM of virt, like "2 GiB" (default).
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
-    pub(crate) ram: Option<u64>,
     /// Interrupt controller of virt (default: 3).
     #[arg(long, value_name = "2|3", value_parser = clap::value_parser!(u8).range(2..=3))]
     pub(crate) gic: Option<u8>,
@@ -305,6 +305,14 @@ fn guest_size(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
+/// A size of a board's RAM, which QEMU takes in MiB.
+fn ram_size(text: &str) -> Result<u64, String> {
+    match size::parse(text)? {
+        bytes if bytes > 0 && bytes.is_multiple_of(1 << 20) => Ok(bytes),
+        _ => Err("a board's RAM is a multiple of 1 MiB".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -324,6 +332,8 @@ mod tests {
             "penumbra run --smp 9",
             "penumbra run --memory 3MiB",
             "penumbra run --memory 512",
+            "penumbra run --ram 0MiB",
+            "penumbra check --ram 1500KiB",
             "penumbra image",
             "penumbra run --backing thick",
             "penumbra run --paging flat",

@@ -169,7 +169,16 @@ fn pack(args: &ScenarioArgs, scenario: &Scenario, machine: &Machine) -> Result<V
         None if hardware::is_wanted(scenario) => Some(qemu::device_tree(machine)?),
         None => None,
     };
+    if tree.is_none() && (machine.board == Board::Virt || args.ram.is_some()) {
+        within_ram(scenario, machine)?;
+    }
     penumbra::image::bundle(scenario, machine.cores, tree.as_deref())
+}
+
+/// Checks that the guests fit into the RAM of a machine whose tree nobody needs.
+fn within_ram(scenario: &Scenario, machine: &Machine) -> Result<(), Problems> {
+    hardware::budget(scenario, machine.ram_bytes)
+        .map_err(|problem| Problems::of(&scenario.source, vec![problem]))
 }
 
 /// The machine that `run` starts if no more is said than the board.
@@ -182,20 +191,21 @@ fn usual_machine(args: &ScenarioArgs, board: Board) -> Machine {
         board,
         cores: args.board_cores,
         cpu: DEFAULT_CPU.into(),
-        ram_bytes: DEFAULT_RAM_BYTES,
+        ram_bytes: args.ram.unwrap_or(DEFAULT_RAM_BYTES),
         el2: true,
     }
 }
 
 fn check(args: &CheckArgs) -> Result<(), Problems> {
     let scenario = open(&args.scenario)?;
+    let machine = usual_machine(&args.scenario, Board::Virt);
     if args.no_files {
         scenario.placement(args.scenario.board_cores)?;
-        if let Some(file) = &args.scenario.board_dtb {
-            hardware::find(&scenario, &read(file)?)?;
+        match &args.scenario.board_dtb {
+            Some(file) => drop(hardware::find(&scenario, &read(file)?)?),
+            None => within_ram(&scenario, &machine)?,
         }
     } else {
-        let machine = usual_machine(&args.scenario, Board::Virt);
         pack(&args.scenario, &scenario, &machine)?;
     }
     say!("{}: good", scenario.source.path.display());
@@ -291,7 +301,6 @@ fn machine(args: &RunArgs, project: &Project) -> Result<Machine, Problem> {
     Ok(Machine {
         gic: args.gic.unwrap_or(usual.gic),
         cpu: args.cpu.clone().unwrap_or(usual.cpu),
-        ram_bytes: args.ram.unwrap_or(usual.ram_bytes),
         el2: !args.no_el2,
         ..usual
     })
@@ -300,7 +309,7 @@ fn machine(args: &RunArgs, project: &Project) -> Result<Machine, Problem> {
 /// The Raspberry Pi 4, if nothing is asked for that it does not have.
 fn rpi4(args: &RunArgs, project: &Project) -> Result<Board, Problem> {
     let odd = [
-        ("--ram", args.ram.is_some()),
+        ("--ram", args.scenario.ram.is_some()),
         ("--gic", args.gic.is_some_and(|gic| gic != 2)),
         (
             "--cpu",

@@ -52,7 +52,8 @@ pub fn find(scenario: &Scenario, blob: &[u8]) -> Result<Vec<Hardware>, Problems>
     }
     let mut problems = Vec::new();
     let named = expand(scenario, &tree, &mut problems);
-    budget(scenario, &tree, &mut problems);
+    let has = tree.ram().iter().map(|range| range.bytes).sum();
+    problems.extend(budget(scenario, has).err());
     if !problems.is_empty() {
         return Err(Problems::of(&scenario.source, problems));
     }
@@ -121,23 +122,33 @@ fn problem(span: &Span<usize>, word: &str, cause: &Cause) -> Problem {
     }
 }
 
-/// Compares the memory that the guests need at once with what the board has.
-fn budget(scenario: &Scenario, tree: &BoardTree<'_>, problems: &mut Vec<Problem>) {
-    let has: u64 = tree.ram().iter().map(|range| range.bytes).sum();
-    let fixed = |guest: &&Guest| guest.backing != Backing::Thin;
-    let fixed = || scenario.guests.iter().filter(fixed);
-    let need: u64 = fixed().map(|guest| guest.memory_bytes).sum();
-    let Some(largest) = fixed().max_by_key(|guest| guest.memory_bytes) else {
-        return;
+/// Compares the memory that the guests need at once with the RAM of the board. As on the board all of it must be there for
+/// guests that start by themselves, and of the thin ones each alone may use up its quota.
+///
+/// # Errors
+/// They need more than `has_bytes`.
+pub fn budget(scenario: &Scenario, has_bytes: u64) -> Result<(), Problem> {
+    let starts = |guest: &&Guest| guest.autostart || guest.backing == Backing::Direct;
+    let at_once = |guest: &Guest| match guest.backing {
+        Backing::Thin => guest.quota_bytes.unwrap_or(guest.memory_bytes),
+        Backing::Reserved | Backing::Direct => guest.memory_bytes,
     };
-    if need > has {
-        let message = format!(
-            "the guests need {}, the board has {} of RAM",
-            size::show(need),
-            size::show(has)
-        );
-        let problem = Problem::at(scenario.key_span(largest, Key::Memory), message);
-        problems.push(problem.help("lower `memory`, or give the board more"));
+    let starting = || scenario.guests.iter().filter(starts);
+    let (thin, fixed): (Vec<_>, Vec<_>) =
+        starting().partition(|guest| guest.backing == Backing::Thin);
+    let most = thin.into_iter().map(at_once).max().unwrap_or(0);
+    let fixed = fixed.into_iter().map(at_once).fold(0, u64::saturating_add);
+    let need = most.saturating_add(fixed);
+    match starting().max_by_key(|guest| at_once(guest)) {
+        Some(largest) if need > has_bytes => {
+            let (need, has) = (size::show(need), size::show(has_bytes));
+            let message = format!("the guests need {need}, the board has {has} of RAM");
+            let problem = Problem::at(scenario.key_span(largest, Key::Memory), message);
+            Err(problem.help(
+                "lower `memory`, or give the board more (--ram SIZE, or the tree of one that has more: --board-dtb FILE)",
+            ))
+        }
+        _ => Ok(()),
     }
 }
 

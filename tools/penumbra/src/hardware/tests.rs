@@ -202,12 +202,52 @@ fn a_device_where_the_guest_has_ram() {
         "lower `memory`",
     ];
     refused(&text, 4, &board_has);
-    let thin = format!("{text}backing = \"thin\"\n");
+    let thin = format!("{text}backing = \"thin\"\nquota = \"64 MiB\"\n");
     refused(
         &thin,
         6,
         &["its registers at 0x90000000 lie where the guest has RAM"],
     );
+}
+
+#[test]
+fn what_starts_must_fit_into_the_ram_together() {
+    let wants = |guests: &[&str]| {
+        let text: String = guests
+            .iter()
+            .enumerate()
+            .fold(String::new(), |text, (n, keys)| {
+                let guest = GOOD.replace("linux", &format!("g{n}"));
+                text + &guest.replace("memory = \"64 MiB\"", keys)
+            });
+        let source = Source {
+            path: "test.toml".into(),
+            text: text.into(),
+        };
+        let scenario = Scenario::read(source).unwrap();
+        budget(&scenario, 2 << 30).map_err(|problem| {
+            let line = scenario.source.line(problem.span.unwrap().start);
+            (line, problem.message)
+        })
+    };
+    let (one, two, off) = (
+        "memory = \"1 GiB\"",
+        "memory = \"2 GiB\"",
+        "memory = \"1 GiB\"\nautostart = false",
+    );
+    let thin = "memory = \"4 GiB\"\nbacking = \"thin\"\nquota = \"1 GiB\"";
+    let greedy = "memory = \"4 GiB\"\nbacking = \"thin\"";
+    for good in [&[two][..], &[one, one], &[two, off], &[one, thin, thin]] {
+        assert_eq!(wants(good), Ok(()), "{good:?}");
+    }
+    let said = |need: &str| format!("the guests need {need}, the board has 2 GiB of RAM");
+    for (bad, line, need) in [
+        (&[one, two][..], 9, "3 GiB"),
+        (&[two, thin], 4, "3 GiB"),
+        (&[greedy], 4, "4 GiB"),
+    ] {
+        assert_eq!(wants(bad), Err((line, said(need))), "{bad:?}");
+    }
 }
 
 #[test]
