@@ -259,9 +259,14 @@ fn run(args: &RunArgs) -> Result<ExitCode, Problems> {
         say!("{} -serial mon:stdio", qemu::show(&command));
         return Ok(ExitCode::SUCCESS);
     }
+    let leave = if guests.lines().count() > 1 {
+        "Leave at any time with Ctrl-A X (Ctrl-A C: QEMU's monitor), or switch the board off: Ctrl-] s, then `poweroff now`. \
+         `poweroff` in a guest switches that one off.\n"
+    } else {
+        "Leave with `poweroff` in the guest, or at any time with Ctrl-A X (Ctrl-A C: QEMU's monitor).\n"
+    };
     say!(
-        "\nQEMU {}: {} cores ({}), GICv{}, {}{}\n{guests}\
-         Leave with `poweroff` in the guest, or at any time with Ctrl-A X (Ctrl-A C: QEMU's monitor).\n",
+        "\nQEMU {}: {} cores ({}), GICv{}, {}{}\n{guests}{leave}",
         if machine.board == Board::Virt {
             "virt"
         } else {
