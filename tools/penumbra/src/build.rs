@@ -36,6 +36,12 @@ pub fn image_path(project: &Project, platform: &str) -> PathBuf {
     project.output().join(format!("{}.img", binary(platform)))
 }
 
+/// Whether a folder of `platforms/` has a binary of that name; `common` has none.
+fn is_platform(project: &Project, platform: &str) -> bool {
+    let folder = project.root().join("platforms").join(platform);
+    !platform.contains('/') && folder.join("src/main.rs").is_file()
+}
+
 /// Builds the image of a platform.
 ///
 /// # Errors
@@ -53,6 +59,10 @@ pub fn build_mitigated(project: &Project, platform: &str) -> Result<Built, Probl
 }
 
 fn build_with(project: &Project, platform: &str, mitigated: bool) -> Result<Built, Problem> {
+    if !is_platform(project, platform) {
+        let problem = Problem::new(format!("there is no platform \"{platform}\""));
+        return Err(problem.help("there are qemu-virt and rpi4, folders of platforms/"));
+    }
     let folder = project.output();
     fs::create_dir_all(&folder)
         .map_err(|error| Problem::new(format!("cannot make {}: {error}", folder.display())))?;
@@ -156,5 +166,21 @@ impl Built {
             self.manager_bytes,
             size::show(self.memory_bytes)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Before anything is built, which would take minutes.
+    #[test]
+    fn an_unknown_platform_is_refused() {
+        let project = Project::find().unwrap();
+        assert!(is_platform(&project, "qemu-virt") && is_platform(&project, "rpi4"));
+        for name in ["", "common", "virt", "../tools/penumbra"] {
+            let problem = build(&project, name).unwrap_err();
+            assert!(problem.message.contains("there is no platform"), "{name}");
+        }
     }
 }

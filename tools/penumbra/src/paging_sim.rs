@@ -41,11 +41,10 @@ pub fn simulate(text: &str, limits: &Limits) -> Result<String, Problem> {
             vcpus: 1,
         },
     };
-    let replay =
-        Replay::run(text, config).map_err(|error| Problem::new(format!("the trace: {error}")))?;
+    let replay = Replay::run(text, config)
+        .map_err(|error| Problem::new(format!("the trace cannot be replayed: {error}")))?;
     if replay.passes == 0 {
-        let help =
-            "`paging trace GUEST` in the operator's shell prints one; save what the console shows";
+        let help = "`paging trace GUEST on` in the operator's shell prints one; save what the console shows";
         return Err(Problem::new("there is no trace in this file").help(help));
     }
     Ok(show(&replay))
