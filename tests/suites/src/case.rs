@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::num::NonZero;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -65,6 +66,15 @@ fn boards() -> Result<usize, String> {
             )),
         },
     }
+}
+
+/// Whether more boards may run at the same time than the workstation has cores.
+///
+/// # Errors
+/// `$PENUMBRA_BOARDS` is not a number of boards.
+pub fn share_cores() -> Result<bool, String> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    Ok(boards()? > cores)
 }
 
 /// Runs the cases, prints a line for each and the closing line; says whether all passed.
