@@ -76,7 +76,8 @@ pub(super) fn cases() -> Vec<Case> {
 /// that the others have to hear costs a slice of QEMU's time, a few milliseconds, and each page moved has one.
 fn figure(w: &Workshop, name: &str, memory: &str) -> Result<(), String> {
     const MIB: u64 = 256;
-    let toml = guest("linux", 1, "512 MiB", &settings(w, name, "thin")?);
+    // Files lie in a tmpfs, which takes half of the guest's memory.
+    let toml = guest("linux", 1, "768 MiB", &settings(w, name, "thin")?);
     let setup = Setup {
         arguments: ["-icount", "shift=0,sleep=off"].map(str::to_owned).to_vec(),
         cores: 1,
