@@ -29,8 +29,10 @@ pub(crate) struct CoreShared {
     /// How often the core was asked whether it is in EL2, and up to which time it has answered.
     asked: AtomicU32,
     answered: AtomicU32,
-    /// vCPUs of which the core's hardware holds state.
-    holds: AtomicU64,
+    /// The vCPU whose state is in the core's hardware or about to be, FP and debug registers apart.
+    resident: AtomicU64,
+    /// vCPUs whose FP or debug registers are.
+    lazy: AtomicU64,
 }
 
 impl CoreShared {
@@ -45,7 +47,8 @@ impl CoreShared {
             reasons: AtomicU8::new(0),
             asked: AtomicU32::new(0),
             answered: AtomicU32::new(0),
-            holds: AtomicU64::new(0),
+            resident: AtomicU64::new(0),
+            lazy: AtomicU64::new(0),
         }
     }
 
@@ -158,15 +161,28 @@ impl CoreShared {
         self.wants_attention() && self.attention.swap(false, Ordering::AcqRel)
     }
 
-    /// The vCPUs of which the hardware holds state. SeqCst as [`Self::set_holds`].
+    /// The vCPUs of which the hardware holds state. SeqCst as [`Self::set_resident`].
     pub(crate) fn holds(&self) -> u64 {
-        self.holds.load(Ordering::SeqCst)
+        self.resident.load(Ordering::SeqCst) | self.lazy.load(Ordering::SeqCst)
     }
 
-    /// Publishes of which vCPUs the hardware holds state, or is about to. SeqCst: whoever looks at the state of a VM after it may
-    /// rely on its being seen by who has changed that state before.
-    pub(crate) fn set_holds(&self, set: u64) {
-        self.holds.store(set, Ordering::SeqCst);
+    /// Whether a vCPU's state is in the hardware or about to be. If not, the core looks at what has changed for it before it
+    /// runs. SeqCst: of a core that brings it in and whoever has changed something, one sees the other.
+    #[inline]
+    pub(crate) fn is_resident(&self, id: VcpuId) -> bool {
+        self.resident.load(Ordering::SeqCst) & id.bit() != 0
+    }
+
+    /// Publishes whose state the hardware holds, or is about to: one vCPU's, or none. SeqCst: whoever looks at the state of a
+    /// VM after it may rely on its being seen by who has changed that state before.
+    #[inline]
+    pub(crate) fn set_resident(&self, set: u64) {
+        self.resident.store(set, Ordering::SeqCst);
+    }
+
+    /// Publishes whose FP and debug registers it holds. SeqCst as [`Self::set_resident`].
+    pub(crate) fn set_lazy(&self, set: u64) {
+        self.lazy.store(set, Ordering::SeqCst);
     }
 }
 

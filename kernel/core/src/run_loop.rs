@@ -67,8 +67,6 @@ pub(crate) struct RunLoop {
     fp: Option<VcpuId>,
     /// Whose debug state is in the hardware.
     debug: Option<VcpuId>,
-    /// The set of these two.
-    lazy: u64,
     /// vCPU that ran here last, for each VM.
     last: [Option<VcpuId>; MAX_VMS],
     turns: Turns,
@@ -98,7 +96,6 @@ impl RunLoop {
             resident: None,
             fp: None,
             debug: None,
-            lazy: 0,
             last: [None; MAX_VMS],
             turns: Turns::new(board.facts.counter_hz),
             windows: Windows::new(),
@@ -297,7 +294,7 @@ impl RunLoop {
         }
         let now = machine.counter();
         self.evict(machine, now);
-        self.publish_holds();
+        self.publish_resident();
         self.set_deadline_of(id, NEVER);
         self.core.make_unready(id);
         if let Some(shared) = self.system.shared(id) {

@@ -280,7 +280,12 @@ impl System {
             return;
         };
         let Some(core) = self.core(cpu) else { return };
-        if !core.is_ready(id) && core.make_ready(id) {
+        if core.is_ready(id) {
+            // It sees what has come when its turn comes: whoever has the core is not interrupted for that again.
+            if !core.is_resident(id) {
+                return;
+            }
+        } else if core.make_ready(id) {
             core.call_attention();
         }
         if cpu != machine.cpu() {

@@ -319,7 +319,7 @@ pub enum Power {
 #[derive(Debug)]
 pub struct VcpuShared {
     power: AtomicU8,
-    /// Index of its core plus one; 0: not pinned.
+    /// Index of its core, [`NOT_PINNED`] turned over; 0: not pinned.
     core: AtomicU8,
     entry: AtomicU64,
     context: AtomicU64,
@@ -328,6 +328,10 @@ pub struct VcpuShared {
     /// it, which is negative: it cannot have had the core for longer than there was time.
     clock: AtomicU64,
 }
+
+/// Beyond the index of any core.
+const NOT_PINNED: u8 = 1 << 7;
+const _: () = assert!(MAX_CPUS <= NOT_PINNED as usize);
 
 const OFF: u8 = 0;
 /// Somebody writes `entry` and `context`.
@@ -448,16 +452,14 @@ impl VcpuShared {
     #[must_use]
     #[inline]
     pub fn core(&self) -> Option<CpuIndex> {
-        let number = usize::from(self.core.load(Ordering::Relaxed)).checked_sub(1)?;
+        let number = usize::from(self.core.load(Ordering::Relaxed) ^ NOT_PINNED);
         CpuIndex::new(number, MAX_CPUS)
     }
 
     /// Pins it. Its VM has not started.
     pub(crate) fn pin(&self, core: CpuIndex) {
-        let number = u8::try_from(core.get())
-            .unwrap_or(u8::MAX)
-            .saturating_add(1);
-        self.core.store(number, Ordering::Relaxed);
+        let number = u8::try_from(core.get()).unwrap_or(NOT_PINNED);
+        self.core.store(number ^ NOT_PINNED, Ordering::Relaxed);
     }
 
     /// Counts one event. Only the core that runs the vCPU counts, so no read-modify-write is needed.

@@ -68,15 +68,17 @@ pub(crate) fn check_watchdog(system: &System, vm: usize, machine: &mut impl Mach
     deadline.unwrap_or(u64::MAX)
 }
 
-/// Makes the core that watches a VM's watchdog look at it: its time is up sooner than that core thinks.
+/// Makes the core that watches a VM's watchdog look at it: its time is up sooner than that core thinks. While vCPU 0 waits for
+/// that core, whoever has it is not interrupted again, and the look may come as late as its turn.
 pub(crate) fn tell_watcher(system: &System, vm: usize, machine: &mut impl Machine) {
-    let first = number(vm).and_then(|vm| VcpuId::new(vm, 0));
-    let core = first
-        .and_then(|first| system.shared(first))
-        .and_then(VcpuShared::core);
-    if let Some(cpu) = core {
-        system.alert_core(cpu, machine);
+    let Some(first) = number(vm).and_then(|vm| VcpuId::new(vm, 0)) else {
+        return;
+    };
+    let core = system.shared(first).and_then(VcpuShared::core);
+    if let Some(core) = core.and_then(|cpu| system.core(cpu)) {
+        core.call_attention_to_change();
     }
+    system.wake(first, machine);
 }
 
 /// Drives the interrupt line as the device says, under its lock so that changes reach the distributor in

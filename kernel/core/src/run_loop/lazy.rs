@@ -6,11 +6,11 @@ use crate::machine::Machine;
 use crate::vcpu::{Vcpu, VcpuId};
 
 impl RunLoop {
-    /// Notes whose FP and debug state is in the hardware. The caller publishes it.
+    /// Notes whose FP and debug state is in the hardware, and tells others.
     fn hold(&mut self, fp: Option<VcpuId>, debug: Option<VcpuId>) {
         (self.fp, self.debug) = (fp, debug);
         let [fp, debug] = [fp, debug].map(|id| id.map_or(0, VcpuId::bit));
-        self.lazy = fp | debug;
+        self.core.set_lazy(fp | debug);
     }
 
     /// Saves the FP state in the hardware, which is that of `id`.
@@ -42,7 +42,6 @@ impl RunLoop {
             let id = resident.id;
             self.hold(Some(id), self.debug);
         }
-        self.publish_holds();
     }
 
     /// Saves the debug state in the hardware, which is that of `id`.
@@ -81,6 +80,5 @@ impl RunLoop {
         controls::trap_debug(&mut resident.vcpu.controls, false);
         machine.set_controls(&resident.vcpu.controls);
         self.resident = Some(resident);
-        self.publish_holds();
     }
 }

@@ -26,11 +26,11 @@ impl RunLoop {
         self.evict(machine, now);
         // Said before it is asked: whoever destroys the VM takes it out of the running ones first and asks then whose state
         // cores hold. One of the two sees the other.
-        self.core.set_holds(id.bit() | self.lazy);
+        self.core.set_resident(id.bit());
         if self.may_run(id) && self.enter_hardware(id, machine, now) {
             return true;
         }
-        self.publish_holds();
+        self.publish_resident();
         false
     }
 
@@ -93,7 +93,7 @@ impl RunLoop {
     }
 
     /// Takes the resident vCPU out of the hardware, FP and debug registers apart. The caller publishes
-    /// what the core holds.
+    /// who is in it now.
     pub(super) fn evict<M: Machine>(&mut self, machine: &mut M, now: u64) {
         let Some(mut resident) = self.resident.take() else {
             return;
@@ -132,7 +132,7 @@ impl RunLoop {
                 *last = None;
             }
         }
-        self.publish_holds();
+        self.publish_resident();
         manager::revive(self.system, machine);
     }
 
@@ -151,11 +151,11 @@ impl RunLoop {
         }
     }
 
-    /// Tells others of which vCPUs the hardware holds state.
-    pub(super) fn publish_holds(&self) {
+    /// Tells others which vCPU is in the hardware.
+    pub(super) fn publish_resident(&self) {
         let resident = self.resident.as_ref();
-        let resident = resident.map_or(0, |resident| resident.id.bit());
-        self.core.set_holds(resident | self.lazy);
+        let set = resident.map_or(0, |resident| resident.id.bit());
+        self.core.set_resident(set);
     }
 }
 

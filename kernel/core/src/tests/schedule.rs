@@ -1,9 +1,9 @@
 //! Cores under a fixed cyclic schedule.
 
-use penumbra_abi::{Call, Error, ScheduleStatus, ScheduleWindow};
+use penumbra_abi::{Call, Error, ScheduleStatus, ScheduleWindow, VmState};
 
-use super::fake::{HZ, Op};
-use super::{Bench, ok};
+use super::fake::{GICD, GICR, HZ, Op, RAM, UART};
+use super::{Bench, hvc, ok};
 
 /// Microseconds in ticks of the tests' counter: one.
 const US: u64 = HZ / 1_000_000;
@@ -20,8 +20,8 @@ impl Bench {
 
     fn tagged(&mut self, tag: u64) -> u64 {
         let vm = self.ok(Call::VmCreate, &[1, 3, tag]);
-        self.ok(Call::VmGic, &[vm, super::fake::GICD, super::fake::GICR]);
-        self.ok(Call::VmUart, &[vm, super::fake::UART, 33]);
+        self.ok(Call::VmGic, &[vm, GICD, GICR]);
+        self.ok(Call::VmUart, &[vm, UART, 33]);
         self.reserve(vm, 4 << 20);
         self.start(vm, &[1]);
         vm
@@ -90,6 +90,51 @@ fn a_hog_takes_nothing_from_the_windows_of_others() {
         assert!(window.most_ticks <= 150, "{window:?}");
         assert!(window.least_ticks <= window.most_ticks);
     }
+}
+
+#[test]
+fn one_wake_up_of_a_sibling_outside_its_window_is_all_that_a_guest_can_send() {
+    const CPU_ON: u32 = 0xc400_0003;
+    const WATCHDOG: u64 = 0x0a00_0000;
+    let mut bench = Bench::new(3);
+    let quiet = bench.tagged(2);
+    bench.program(quiet, 0, hog());
+    let flooder = bench.ok(Call::VmCreate, &[2, 3, 1]);
+    bench.ok(Call::VmGic, &[flooder, GICD, GICR]);
+    bench.ok(Call::VmWatchdog, &[flooder, WATCHDOG, 34]);
+    bench.reserve(flooder, 4 << 20);
+    bench.start(flooder, &[1, 2]);
+    let setup = [
+        Op::Store(GICD, 4, 0x12),
+        Op::Store(GICR + 0x1_0100, 4, 1),
+        // A guest's FP state stays behind in the core.
+        Op::Fp(1),
+        hvc(CPU_ON, &[1, RAM, 0]),
+        Op::Wfi,
+    ];
+    bench.program(flooder, 0, setup);
+    bench.schedule(&[(1, 2000 * US), (2, 8000 * US)], FRAME * US);
+    bench.pass(2 * FRAME);
+    let interrupts = |bench: &mut Bench| bench.ok(Call::VcpuCounter, &[quiet, 0, 5]);
+    // SGIs, and a watchdog whose time is up sooner each time.
+    let sooner = |n: u64| Op::Store(WATCHDOG + 8, 4, 1_000_000_000 - 20_000 * n);
+    let floods: [&dyn Fn(u64) -> Op; 2] = [&|_| Op::Sgi(1), &sooner];
+    let enable = [sooner(0), Op::Store(WATCHDOG, 4, 1)];
+    bench.program(flooder, 1, enable);
+    for flood in floods {
+        let before = (interrupts(&mut bench), bench.schedule_status().frames);
+        let done = bench.log(flooder, 1).len();
+        for round in 0..400 {
+            let ops = (0..10).map(|n| flood(10 * round + n));
+            bench.program(flooder, 1, ops);
+            bench.pass(FRAME / 80);
+        }
+        let frames = bench.schedule_status().frames - before.1;
+        let taken = interrupts(&mut bench) - before.0;
+        assert!(bench.log(flooder, 1).len() >= done + 4000);
+        assert!(taken <= 4 * frames, "{taken} in {frames}");
+    }
+    assert_eq!(bench.status(flooder).state, VmState::Running);
 }
 
 #[test]

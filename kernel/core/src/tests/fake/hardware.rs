@@ -215,7 +215,12 @@ impl PhysicalInterrupts for Fake {
     }
     fn set_ppi_active(&mut self, _: u32, _: bool) {}
     fn kick(&mut self, cpu: CpuIndex) {
-        self.interrupt(cpu.get(), intid::KICK);
+        let mut shared = self.shared.lock().unwrap();
+        let pending = shared.pending.entry(cpu.get()).or_default();
+        // Pending is pending, however often it was sent.
+        if !pending.contains(&intid::KICK) {
+            pending.push_back(intid::KICK);
+        }
     }
     fn set_spi_enabled(&mut self, _: u32, _: bool) {}
     fn start_spi(&mut self, intid: u32, cpu: CpuIndex, edge: bool) {
