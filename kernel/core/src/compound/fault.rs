@@ -41,7 +41,7 @@ enum Seen {
     /// It was the store that a sample waited for; the page may be written now.
     Sampled,
     /// The page may be written: the fault is from a moment ago.
-    Stale,
+    Stale(Ipa),
     /// The guest's tables do not lead to such a page.
     Unexplained,
     /// The guest walks its tables in a way that EL2 cannot follow.
@@ -115,9 +115,11 @@ pub(crate) fn on_permission<M: Machine>(
             })
         }
         Seen::Sampled => Faulted::Again,
-        Seen::Stale => {
+        Seen::Stale(page) => {
             paging.count(PagingCounter::Stale, 1);
-            machine.flush_guest_translations();
+            // A TLB may have kept what stage 2 said of the IPA alone, which survives a flush of stage 1.
+            let end = Ipa::truncated(page.raw().saturating_add(PAGE_SIZE));
+            machine.invalidate_leaves(place.vm.vttbr(), page, end, PAGE_SIZE);
             Faulted::Again
         }
         Seen::Unexplained => {
@@ -177,7 +179,7 @@ fn judge<M: Machine>(
             return Seen::Sampled;
         }
         return match access.stage2.lookup(access.memory, page) {
-            Ok(leaf) if leaf.attrs.access.writes() => Seen::Stale,
+            Ok(leaf) if leaf.attrs.access.writes() => Seen::Stale(page),
             _ => Seen::Foreign,
         };
     }
@@ -196,7 +198,7 @@ fn judge<M: Machine>(
             Seen::Mirrored
         }
         Stored::Structural => Seen::Structural(found.ipa),
-        Stored::NotWatched => Seen::Stale,
+        Stored::NotWatched => Seen::Stale(page),
     }
 }
 

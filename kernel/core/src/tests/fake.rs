@@ -77,6 +77,9 @@ pub(super) struct Shared {
     pub(super) console_room: usize,
     pub(super) input: VecDeque<u8>,
     pub(super) flushes: u64,
+    /// A page that TLBs hold as read-only still, by its IPA, whatever stage 2 says of it now, and how many faults of
+    /// that are borne.
+    pub(super) held_read_only: Option<(u64, u32)>,
     /// Physical SPIs that are enabled: the core, and whether they are edge-triggered.
     pub(super) spis: HashMap<u32, (usize, bool)>,
     pub(super) deactivated: Vec<u32>,
@@ -259,6 +262,16 @@ impl Fake {
                 .is_some_and(|queue| !queue.is_empty())
     }
 
+    /// Whether the TLB holds a page as read-only, which faults.
+    fn is_held_read_only(&self, page: u64) -> bool {
+        let held = &mut self.shared.lock().unwrap().held_read_only;
+        let Some((_, faults)) = held.as_mut().filter(|(held, _)| *held == page) else {
+            return false;
+        };
+        *faults = faults.checked_sub(1).expect("the guest stores for ever");
+        true
+    }
+
     /// The stage-2 leaf of the resident vCPU's VM at an IPA.
     pub(super) fn leaf(&self, ipa: u64) -> Option<penumbra_paging::Leaf> {
         let shared = self.shared.lock().unwrap();
@@ -341,9 +354,10 @@ impl Fake {
                 if refused_at.is_some_and(|pc| pc != self.sysregs.pc) {
                     return (None, true);
                 }
+                let is_held = self.is_held_read_only(ipa & !(PAGE_SIZE - 1));
                 if self
                     .leaf(ipa)
-                    .is_some_and(|leaf| leaf.attrs.access.writes())
+                    .is_some_and(|leaf| leaf.attrs.access.writes() && !is_held)
                 {
                     self.write_guest(ipa, value);
                     return (None, true);

@@ -98,6 +98,13 @@ fn a_store_to_a_sampled_table_is_seen_and_done() {
     assert!(region.writes_known && region.writes == 1);
     assert_eq!(bench.region(vm, TABLES).writes, 0);
     assert_eq!(bench.counts(vm, PagingCounter::Mirrored), 0);
+    // A vCPU whose TLB goes on saying that of the page's IPA, as it may: a flush of stage 1 does not help.
+    bench.cores[1].shared.lock().unwrap().held_read_only = Some((WHOLE, 9));
+    let other = value ^ 1 << 56;
+    bench.program(vm, 0, [Op::StoreBy(at(entry), entry, other)]);
+    settle(&mut bench);
+    assert_eq!(bench.cores[1].read_guest(entry), other);
+    assert_eq!(bench.counts(vm, PagingCounter::Stale), 1);
     // A table that is shadowed is no sample any more.
     assert_eq!(bench.shadow(vm, TABLES), Some(PagingForm::Mirror));
     bench.finish(Call::PagingMode, &[vm, PagingMode::Nested as u64], 1);

@@ -306,11 +306,17 @@ impl Translations for Fake {
     }
     fn complete_accesses(&self) {}
     fn publish_descriptors(&self) {}
-    fn invalidate_leaves(&self, _: u64, _: Ipa, _: Ipa, _: u64) {
-        self.shared.lock().unwrap().flushes += 1;
+    fn invalidate_leaves(&self, _: u64, start: Ipa, end: Ipa, _: u64) {
+        let mut shared = self.shared.lock().unwrap();
+        shared.flushes += 1;
+        let gone = start.raw()..end.raw();
+        let held = shared.held_read_only;
+        shared.held_read_only = held.filter(|(page, _)| !gone.contains(page));
     }
     fn invalidate_vm(&self, _: u64) {
-        self.shared.lock().unwrap().flushes += 1;
+        let mut shared = self.shared.lock().unwrap();
+        shared.flushes += 1;
+        shared.held_read_only = None;
     }
 }
 
