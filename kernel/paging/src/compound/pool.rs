@@ -1,10 +1,10 @@
 //! Frames for mirror tables: 2 MiB blocks of the VM in the window, read-only and execute-never for
 //! the guest. They hold tables and nothing else, so the bookkeeping is a bitmap here.
 
-use penumbra_vmsa::{Ipa, PAGE_SIZE, Pa, Stage2Attrs};
+use penumbra_vmsa::{Ipa, PAGE_SIZE, Pa, Stage2Attrs, TABLE_ENTRIES};
 
 use super::{Access, POOL_BASE, ShadowError};
-use crate::memory::{TableMemory, entry};
+use crate::memory::TableMemory;
 use crate::stage2::Mapping;
 use crate::thin::REGION_BYTES;
 use crate::tlb::TlbSink;
@@ -98,10 +98,7 @@ impl<const BLOCKS: usize> Pool<BLOCKS> {
 
     /// Zeroes a frame and gives it back. No walker may know it any more.
     pub(super) fn give<M: TableMemory + ?Sized>(&mut self, memory: &mut M, frame: PoolFrame) {
-        let pa = self.pa(frame);
-        for index in 0..penumbra_vmsa::TABLE_ENTRIES {
-            memory.store(entry(pa, index), 0);
-        }
+        memory.fill(self.pa(frame), TABLE_ENTRIES, 0, 0);
         self.put_back(frame);
     }
 
