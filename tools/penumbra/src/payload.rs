@@ -60,10 +60,35 @@ pub fn kernel(file: &[u8]) -> Result<ImageHeader, Why> {
     if bytes > image_size {
         return Err("is longer than its arm64 Image header says: it is damaged".into());
     }
+    if let Some(whole) = pe_bytes(file).filter(|&whole| bytes < whole) {
+        return Err(format!(
+            "is cut short: it has {bytes} bytes of at least {whole}; fetch or copy it again"
+        ));
+    }
     Ok(ImageHeader {
         text_offset,
         image_size,
     })
+}
+
+/// Where the last section of a kernel with an EFI stub ends in its file; `None` for a kernel without. The Image header says
+/// only what memory it takes (Microsoft PE Format, "COFF File Header" and "Section Table (Section Headers)").
+fn pe_bytes(file: &[u8]) -> Option<u64> {
+    const HEADER: usize = 24;
+    const SECTION: usize = 40;
+    let at = usize::try_from(number(file, 0x3c, 4)?).ok()?;
+    if !file.starts_with(b"MZ") || slice(file, at, 4)? != b"PE\0\0" {
+        return None;
+    }
+    let sections = usize::try_from(number(file, at.checked_add(6)?, 2)?).ok()?;
+    let optional = usize::try_from(number(file, at.checked_add(20)?, 2)?).ok()?;
+    let table = at.checked_add(HEADER + optional)?;
+    let ends = (0..sections).map_while(|section| {
+        let entry = table.checked_add(SECTION * section)?;
+        let size = number(file, entry.checked_add(16)?, 4)?;
+        Some(size + number(file, entry.checked_add(20)?, 4)?)
+    });
+    ends.max()
 }
 
 /// Checks an initial RAM file system.
@@ -134,10 +159,13 @@ fn slice(file: &[u8], offset: usize, bytes: usize) -> Option<&[u8]> {
 }
 
 fn word(file: &[u8], offset: usize) -> Option<u64> {
-    file.get(offset..)?
-        .first_chunk()
-        .copied()
-        .map(u64::from_le_bytes)
+    number(file, offset, 8)
+}
+
+/// A little-endian number of up to 8 bytes.
+fn number(file: &[u8], offset: usize, bytes: usize) -> Option<u64> {
+    let bytes = slice(file, offset, bytes)?.iter().rev();
+    Some(bytes.fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
 #[cfg(test)]
@@ -203,6 +231,37 @@ mod tests {
         ] {
             let why = kernel(&file).unwrap_err();
             assert!(why.contains(part), "{why:?} should contain {part:?}");
+        }
+    }
+
+    /// As the kernels with an EFI stub are: two sections, the second up to byte 0x3000 of the file.
+    #[test]
+    fn a_kernel_that_is_cut_short_is_refused() {
+        let mut file = image(0, 0x10_0000, 0, 0x3000);
+        file[..2].copy_from_slice(b"MZ");
+        file[0x3c] = 0x40;
+        file[0x40..0x44].copy_from_slice(b"PE\0\0");
+        file[0x46] = 2;
+        file[0x54] = 0xa0;
+        let table = 0x40 + 24 + 0xa0;
+        for (section, (size, start)) in [(0x1000_u32, 0x1000_u32), (0x1000, 0x2000)]
+            .into_iter()
+            .enumerate()
+        {
+            let entry = table + 40 * section;
+            file[entry + 16..entry + 20].copy_from_slice(&size.to_le_bytes());
+            file[entry + 20..entry + 24].copy_from_slice(&start.to_le_bytes());
+        }
+        assert!(kernel(&file).is_ok());
+        file.push(0);
+        assert!(kernel(&file).is_ok(), "a signature may follow");
+        for keep in [0x2fff, 0x2000, table + 80] {
+            let why = kernel(&file[..keep]).unwrap_err();
+            assert!(why.contains("at least 12288"), "{why}");
+        }
+        // A table that is not whole says nothing, but must not be trusted either.
+        for keep in HEADER_BYTES..table + 80 {
+            let _ = kernel(&file[..keep]);
         }
     }
 
