@@ -77,8 +77,9 @@ test: check
 test-full: check (oracle "1000000")
     {{ suites }} full
 
-# Measure: `just bench NAME` with events, floods, boot, reset (the first part of boot), paging (ARGS: churn, trials, gain, reserved, thin, shadow), paging-events, wakeups or walks. Also
-# writes target/bench/NAME.json. More words are for the bench (`just bench paging churn`).
+# More words are for the bench: paging takes churn, trials, gain, reserved, thin, shadow; walks what docs/walkscope.md says.
+# Figures for programs go to target/bench/NAME.json. reset is the first part of boot.
+# Measure: `just bench NAME` with events, floods, boot, reset, paging, paging-events, wakeups or walks.
 bench NAME *ARGS:
     {{ if NAME == "walks" { "cargo run -q --release -p penumbra-walkscope -- bench" } else { suites + " bench-" + NAME } }} {{ ARGS }}
 
