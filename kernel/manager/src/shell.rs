@@ -14,6 +14,7 @@ mod paging;
 mod show;
 mod traps;
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -166,10 +167,24 @@ impl Manager<'_> {
 
     fn usage<H: Hypervisor>(&mut self, hv: &mut H, command: &Command) {
         let (usage, example) = (command.usage, command.example);
-        self.console.print(
-            hv,
-            format_args!("it is written `{usage}`, like `{example}`"),
-        );
+        let like = match usage == example {
+            true => String::new(),
+            false => format!(", like `{example}`"),
+        };
+        self.console
+            .print(hv, format_args!("it is written `{usage}`{like}"));
+        self.show_words(hv, command);
+    }
+
+    /// The words that a command takes, where they are few.
+    fn show_words<H: Hypervisor>(&mut self, hv: &mut H, command: &Command) {
+        let (what, words) = match command.takes {
+            Takes::View => ("COMMAND", VIEWS.join(", ")),
+            Takes::Death => ("HOW", Death::ALL.map(|(word, _)| word).join(", ")),
+            _ => return,
+        };
+        self.console
+            .print(hv, format_args!("  {what} is one of: {words}"));
     }
 
     /// The guest of that name or number.
@@ -283,6 +298,7 @@ impl Manager<'_> {
             if command.takes == Takes::Paging {
                 self.paging_usage(hv);
             }
+            self.show_words(hv, command);
             return self
                 .console
                 .print(hv, format_args!("  for example: {example}"));

@@ -69,7 +69,11 @@ impl Manager<'_> {
             ("trace", Some("off")) => self.paging_trace(hv, index, false),
             ("mode", Some(name)) => match Mode::ALL.iter().find(|(known, _)| *known == name) {
                 Some((_, mode)) => self.paging_mode(hv, index, *mode),
-                None => self.paging_usage(hv),
+                None => {
+                    let modes = Mode::ALL.map(|(known, _)| known).join(", ");
+                    let text = format_args!("there is no mode '{name}'; the modes are {modes}");
+                    self.console.print(hv, text);
+                }
             },
             _ => self.paging_usage(hv),
         }

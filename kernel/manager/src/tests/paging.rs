@@ -343,12 +343,7 @@ fn the_operator_sees_and_changes_the_mode() {
     assert_eq!(fake.vm(1).paging.leaves(), 0);
     let screen = typed(&mut manager, &mut fake, "paging show linux\r");
     shows(&screen, &["guest 'linux': nested\r\n"]);
-    for wrong in [
-        "paging",
-        "paging show",
-        "paging mode linux fast",
-        "paging trace linux",
-    ] {
+    for wrong in ["paging", "paging show", "paging trace linux"] {
         let screen = typed(&mut manager, &mut fake, &format!("{wrong}\r"));
         shows(&screen, &["paging mode GUEST nested|compound|shadow"]);
     }

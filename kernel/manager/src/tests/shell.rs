@@ -67,8 +67,23 @@ fn help_shows_every_command_with_an_example() {
     );
     shows(
         &typed(&mut manager, &mut fake, "list all\r"),
-        &["written `list`"],
+        &["written `list`\r\n"],
     );
+    for (line, words) in [
+        ("watch", "COMMAND is one of: list, stats, traps"),
+        ("watch exit", "COMMAND is one of: list, stats, traps"),
+        ("help watch", "COMMAND is one of: list, stats, traps"),
+        ("manager", "HOW is one of: panic, store"),
+        (
+            "paging mode linux flat",
+            "no mode 'flat'; the modes are nested, ",
+        ),
+    ] {
+        shows(
+            &typed(&mut manager, &mut fake, &format!("{line}\r")),
+            &[words],
+        );
+    }
     shows(
         &typed(&mut manager, &mut fake, "stop\r"),
         &["written `stop GUEST`, like `stop linux`"],
