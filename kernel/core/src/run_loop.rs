@@ -308,7 +308,9 @@ impl RunLoop {
         if self.core.wants_attention() {
             return;
         }
-        self.heartbeat = NEVER;
+        // It stands still meanwhile. If it began anew behind each wait, there would be none on a core that idles now and then:
+        // in a schedule, in each frame.
+        let heartbeat = core::mem::replace(&mut self.heartbeat, NEVER);
         if let Some(resident) = &self.resident {
             // What is taken off its core gets a deadline there.
             let deadline = residency::deadline_off_core(&resident.vcpu);
@@ -323,6 +325,9 @@ impl RunLoop {
             self.note_window(machine);
         }
         machine.idle();
+        let waited = machine.counter().saturating_sub(now);
+        self.heartbeat = heartbeat.saturating_add(waited);
+        self.beat = self.beat.saturating_add(waited);
         let taken = match &mut self.resident {
             Some(resident) => {
                 let taken = exit::interrupt(&mut resident.vcpu, resident.place, machine);

@@ -2,7 +2,7 @@
 
 use penumbra_abi::{
     ABI_VERSION, Call, CrashCause, Error, Events, MANAGER_BUNDLE_IPA, MANAGER_RAM_IPA,
-    MANAGER_TREE_IPA, MANAGER_WINDOW_IPA, StopReason,
+    MANAGER_TREE_IPA, MANAGER_VM, MANAGER_WINDOW_IPA, StopReason,
 };
 use penumbra_vmsa::MIB;
 
@@ -303,6 +303,23 @@ fn a_hang_is_found_behind_a_wait_and_a_change() {
         bench.steps(1);
     }
     assert_eq!(bench.system.manager.restarts(), 1);
+}
+
+/// Its core idles in each frame.
+#[test]
+fn a_hang_is_found_in_the_windows_of_a_schedule() {
+    let mut bench = Bench::new(1);
+    bench.ok(Call::ScheduleSet, &[0, 0, MANAGER_VM, 7000]);
+    bench.ok(Call::ScheduleInstall, &[0, 1, 10_000]);
+    bench.cores[0].program(0, (0..20_000).map(|_| Op::Spin(HZ / 1000)));
+    let began = crate::machine::Core::counter(&bench.cores[0]);
+    let mut took = 0;
+    while bench.system.manager.restarts() == 0 && took < 20 * HZ {
+        bench.steps(1);
+        took = crate::machine::Core::counter(&bench.cores[0]) - began;
+    }
+    // Five to seven seconds of its own, of which it has seven in ten.
+    assert!((7 * HZ..10 * HZ + HZ / 10).contains(&took), "{took}");
 }
 
 #[test]

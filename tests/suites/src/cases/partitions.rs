@@ -96,6 +96,9 @@ fn partitions(w: &Workshop, name: &str, setup: &Setup) -> Result<(), String> {
         ("x", &["penumbra> "]),
         ("paging show linux", &["guest 'linux': compound"]),
         ("audit", &["every frame that a VM sees is its own"]),
+        // In windows beside a guest that sleeps most of the time.
+        ("manager loop", &["the manager was restarted"]),
+        ("\x1ds", &["the operator's shell", "penumbra> "]),
         ("poweroff", &["linux, rt-linux, periodic would lose power"]),
         ("poweroff now", &["the operator switches the board off"]),
     ] {
