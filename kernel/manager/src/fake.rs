@@ -41,6 +41,9 @@ pub(crate) struct Fake {
     /// Bytes that the board's console takes before it takes no more.
     pub(crate) screen_room: usize,
     pub(crate) clock: u64,
+    /// So many looks at it are a tick.
+    pub(crate) pace: u32,
+    looks: u32,
     pub(crate) waits: u32,
     /// Calls that fail, by name.
     pub(crate) failures: BTreeMap<&'static str, Error>,
@@ -86,6 +89,8 @@ impl Fake {
             keys: VecDeque::new(),
             screen_room: usize::MAX,
             clock: 0,
+            pace: 1,
+            looks: 0,
             waits: 0,
             failures: BTreeMap::new(),
             slots: 7,
@@ -474,7 +479,8 @@ impl Hypervisor for Fake {
     }
 
     fn now(&mut self) -> u64 {
-        self.clock += 1;
+        self.looks += 1;
+        self.clock += u64::from(self.looks.is_multiple_of(self.pace));
         self.clock
     }
 

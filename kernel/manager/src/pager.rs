@@ -3,6 +3,7 @@
 //!
 //! A guest that is nested has no deadline here and costs nothing.
 
+mod guests;
 mod seen;
 mod text;
 mod users;
@@ -14,17 +15,16 @@ use alloc::vec::Vec;
 use penumbra_abi::{
     Error, PAGING_SPACES, PagingCounter, PagingMode, PagingRefusal, PagingSurvey, paging_roots,
 };
-use penumbra_bundle::{Backing, Guest, Key, PagingChanges};
+use penumbra_bundle::{Backing, Guest, PagingChanges};
 
 use crate::hypervisor::{Hypervisor, Place, VmId, finish};
-use crate::manager::{Manager, Phase};
 use crate::paging::cost::Machine;
-use crate::paging::policy::{Action, Changes, Config, LOCK_AFTER_MS, Mode, Policy};
+use crate::paging::policy::{Action, Changes, Config, FIRST_EPOCH_MS, LOCK_AFTER_MS, Mode, Policy};
 use crate::paging::sample::{Half, VmSample};
 use crate::paging::trace::Line;
 use seen::{region_sample, space_sample};
 pub(crate) use text::RefusalText;
-use users::{Move, Partners};
+use users::{Move, Partners, Window};
 use work::Batch;
 
 /// Frames of a block of table memory.
@@ -74,6 +74,8 @@ pub(crate) struct Pager {
     partners: Partners,
     /// Space and VA at which the next samples begin.
     sampled: (u8, u64),
+    /// Samples that have just begun.
+    window: Option<Window>,
     /// Counter value at which the policy wants its next pass.
     due: Option<u64>,
     blocks: u64,
@@ -136,6 +138,7 @@ impl Pager {
             queue: VecDeque::new(),
             partners: Partners::new(guest.memory_bytes),
             sampled: (0, 0),
+            window: None,
             due: None,
             blocks: 0,
         }
@@ -246,6 +249,12 @@ impl Pager {
         us.checked_div(self.hz).unwrap_or(0)
     }
 
+    /// Counter ticks in nanoseconds.
+    fn ns(&self, ticks: u64) -> u64 {
+        let ns = ticks.saturating_mul(1_000_000_000);
+        ns.checked_div(self.hz).unwrap_or(0)
+    }
+
     fn counter(&self, ms: u64) -> u64 {
         let ms = ms.saturating_sub(self.offset_ms);
         self.base.saturating_add(ms.saturating_mul(self.hz) / 1000)
@@ -266,6 +275,16 @@ impl Pager {
             return Ok(());
         }
         let now_ms = self.ms(now);
+        let tried = self.policy.traps_roots();
+        if self.close_window(hv, vm, seen) {
+            self.next = if self.is_moving() {
+                Some(now)
+            } else {
+                self.due.map(|due| due.min(self.glance(now)))
+            };
+            self.charge(hv, now);
+            return Ok(());
+        }
         // Moving may take seconds, in which no pass begins.
         if self.is_moving() {
             self.probe(hv, vm, now_ms);
@@ -276,13 +295,48 @@ impl Pager {
             self.next = Some(end.saturating_add(end.saturating_sub(now) / 2));
             return Ok(());
         }
+        let result = self.look(hv, vm, now, seen);
+        // To begin and to end a trial is part of it.
+        if tried || self.policy.traps_roots() {
+            self.charge(hv, now);
+        }
+        result
+    }
+
+    /// Whatever looks cost while roots are trapped is part of what that costs.
+    fn charge<H: Hypervisor>(&mut self, hv: &mut H, began: u64) {
+        let ns = self.ns(hv.now().saturating_sub(began));
+        self.policy.looked(ns);
+    }
+
+    /// Goes on with a pass, or begins one that is due; else looks how busy the guest is.
+    fn look<H: Hypervisor>(
+        &mut self,
+        hv: &mut H,
+        vm: VmId,
+        now: u64,
+        seen: &mut Vec<Line>,
+    ) -> Result<(), Trouble> {
+        let now_ms = self.ms(now);
+        if let Some(action) = self.policy.overspent() {
+            self.apply(hv, vm, now_ms, action);
+            self.survey = None;
+            self.end_pass(hv, vm, now_ms);
+            return Ok(());
+        }
         if self.survey.is_none() && self.due.is_some_and(|due| due > now) {
             self.probe(hv, vm, now_ms);
             let busy_ms = self.busy_ms(hv, vm);
-            if !self.policy.load(now_ms, busy_ms) {
-                self.next = self.due.map(|due| due.min(self.glance(now)));
-                return Ok(());
+            if self.policy.load(now_ms, busy_ms)
+                && let Some(action) = self.policy.trap_roots(now_ms)
+            {
+                // The kernel's half need not be looked at for that.
+                self.apply(hv, vm, now_ms, action);
+                let soon = self.counter(now_ms.saturating_add(FIRST_EPOCH_MS));
+                self.due = self.due.map(|due| due.min(soon));
             }
+            self.next = self.due.map(|due| due.min(self.glance(now)));
+            return Ok(());
         }
         let mut survey = match self.survey.take() {
             Some(survey) => survey,
@@ -317,10 +371,14 @@ impl Pager {
         self.next = Some(end.saturating_add(took.max(least)));
     }
 
+    fn apply<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId, now_ms: u64, action: Action) {
+        let result = self.carry_out(hv, vm, action);
+        let _ = self.policy.done(now_ms, action, result);
+    }
+
     fn end_pass<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId, now_ms: u64) {
         if let Some(action) = self.policy.trap_roots(now_ms) {
-            let result = self.carry_out(hv, vm, action);
-            let _ = self.policy.done(now_ms, action, result);
+            self.apply(hv, vm, now_ms, action);
         }
         self.sample_walks(hv, vm);
         self.due = self.policy.end(now_ms).map(|ms| self.counter(ms));
@@ -331,6 +389,9 @@ impl Pager {
         };
         if self.is_moving() {
             self.next = Some(hv.now());
+        }
+        if self.window.is_some() {
+            self.next = Some(self.window_end(hv.now()));
         }
     }
 
@@ -432,69 +493,5 @@ impl Pager {
         if self.trace {
             seen.push(line);
         }
-    }
-}
-
-impl Manager<'_> {
-    /// Begins to page a guest that has just been started.
-    pub(crate) fn start_paging<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId) {
-        let hz = self.board.counter_hz;
-        let Some(slot) = self.slots.get_mut(index) else {
-            return;
-        };
-        let pager = Pager::start(hv, vm, &slot.guest, hz);
-        let trouble = pager.trouble;
-        slot.pager = Some(pager);
-        if let Some(trouble) = trouble {
-            self.tell_trouble(hv, index, trouble);
-        }
-    }
-
-    /// Goes on to page a guest that another manager started.
-    pub(crate) fn adopt_paging<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId) {
-        let hz = self.board.counter_hz;
-        if let Some(slot) = self.slots.get_mut(index) {
-            slot.pager = Some(Pager::adopt(hv, vm, &slot.guest, hz));
-        }
-    }
-
-    /// Does what is due for the running guests.
-    pub(crate) fn page<H: Hypervisor>(&mut self, hv: &mut H) {
-        for index in 0..self.slots.len() {
-            let Some(slot) = self.slots.get_mut(index) else {
-                continue;
-            };
-            let (Phase::Running, Some(vm), Some(pager)) =
-                (slot.phase, slot.vm, slot.pager.as_mut())
-            else {
-                continue;
-            };
-            let mut seen = Vec::new();
-            let result = pager.tick(hv, vm, &mut seen);
-            if let Err(trouble) = result {
-                pager.fall(trouble);
-            }
-            for line in seen {
-                self.console.say(hv, format_args!("trace {line}"));
-            }
-            if let Err(trouble) = result {
-                self.tell_trouble(hv, index, trouble);
-            }
-        }
-    }
-
-    pub(crate) fn tell_trouble<H: Hypervisor>(
-        &mut self,
-        hv: &mut H,
-        index: usize,
-        trouble: Trouble,
-    ) {
-        let Some(slot) = self.slots.get(index) else {
-            return;
-        };
-        let guest = slot.guest;
-        let line = crate::refusal::Line::of(self.manifest.file, &guest, Key::Paging);
-        let text = format_args!("guest '{}' is paged nested: {trouble} {line}", guest.name);
-        self.tell(hv, index, text);
     }
 }

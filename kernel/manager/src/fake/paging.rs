@@ -337,6 +337,9 @@ impl PagingService for Fake {
         if counter == PagingCounter::UserTicks {
             return Ok(self.paging(vm)?.users.ticks(clock));
         }
+        if counter == PagingCounter::Samples {
+            return Ok(self.paging(vm)?.users.hits());
+        }
         let counters = &self.paging(vm)?.counters;
         Ok(counters.get(&(counter as u64)).copied().unwrap_or(0))
     }

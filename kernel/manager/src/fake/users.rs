@@ -41,6 +41,8 @@ pub(crate) struct FakeUsers {
     wanted: bool,
     pub(super) spaced: bool,
     samples: BTreeSet<u64>,
+    /// Samples that were hit, and those that will be when somebody has looked.
+    hits: (u64, u64),
     moved: u32,
 }
 
@@ -117,6 +119,13 @@ impl FakeUsers {
         ticks + more
     }
 
+    /// How many samples were hit.
+    pub(super) fn hits(&mut self) -> u64 {
+        let (hits, soon) = self.hits;
+        self.hits = (hits + soon, 0);
+        hits
+    }
+
     pub(super) fn want(&mut self) -> bool {
         self.wanted = true;
         self.spaced
@@ -157,6 +166,7 @@ impl FakeUsers {
             self.samples.insert(*va);
             sampled.armed += 1;
         }
+        self.hits.1 += sampled.armed;
         sampled.free = (PAGING_SAMPLES - self.samples.len()) as u64;
         sampled
     }

@@ -3,6 +3,7 @@
 
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
 use penumbra_abi::{
     Error, PAGING_ROOTS, PagingCounter, PagingForm, PagingStatus, paging_epoch, paging_roots,
@@ -12,7 +13,7 @@ use super::Pager;
 use super::seen::{failure, form_of, refused};
 use crate::hypervisor::{Hypervisor, Place, VmId, finish};
 use crate::map::RAM_IPA;
-use crate::paging::cost::PAGES;
+use crate::paging::cost::{PAGES, WINDOW_US};
 use crate::paging::policy::{Action, REGION_BYTES};
 use crate::paging::reason::Failure;
 use crate::paging::sample::{Form, Half, RootSample};
@@ -31,6 +32,15 @@ const MAX_PROBES: u64 = 256;
 const SAMPLE_CALLS: u32 = 16;
 /// Blocks of stage 2 that are merged again at the end of a trial, at most.
 const MAX_SETTLED: usize = 64;
+
+/// Samples that began together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    armed: u64,
+    /// EL2's count of hits, and of time, when they began.
+    hits: u64,
+    began: u64,
+}
 
 /// A re-layout under way.
 #[derive(Clone, Copy, Debug)]
@@ -157,41 +167,95 @@ impl Pager {
         Ok(Form::Nested)
     }
 
-    /// Begins an epoch of walk samples in the user spaces, where the last one ended.
+    /// Begins an epoch of walk samples in the user spaces, where the last one ended, of what could be put in order and is
+    /// not. What is partly mapped gains little, and to look for more costs most where a space is empty.
     pub(super) fn sample_walks<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId) {
-        if !self.policy.traps_roots() {
+        self.window = None;
+        let mut left = self.candidates();
+        if !self.policy.traps_roots() || left.is_empty() {
             return;
         }
-        let spaces = self.policy.spaces().map(|space| space.seen);
-        let users = spaces.filter(|space| space.half == Half::User && space.mirrored);
-        let mut left: Vec<(u8, u64)> = users.map(|space| (space.space, 0)).collect();
         // The one at which the last epoch ended comes first, at its place, and last from its start.
-        if let Some(at) = left.iter().position(|(space, _)| *space == self.sampled.0) {
+        let (space, va) = self.sampled;
+        let within =
+            |(number, run): &(u8, RangeInclusive<u64>)| *number == space && run.contains(&va);
+        if let Some(at) = left.iter().position(within) {
             left.rotate_left(at);
-            left.push((self.sampled.0, 0));
-            if let Some(first) = left.first_mut() {
-                *first = self.sampled;
+            if let Some((space, run)) = left.first().cloned() {
+                left.push((space, run.clone()));
+                let rest = va..=*run.end();
+                left.splice(..1, [(space, rest)]);
             }
         }
+        let count = |hv: &mut H| hv.paging_counter(vm, PagingCounter::Samples).unwrap_or(0);
+        let before = count(hv);
+        let mut armed = 0_u64;
         let mut bits = paging_epoch::SPLIT | paging_epoch::FRESH;
         let mut left = left.into_iter();
         let mut at = left.next();
         for _ in 0..SAMPLE_CALLS {
-            let Some((space, va)) = at else { break };
+            let Some((space, run)) = at else { break };
+            let va = *run.start();
             let Ok(sampled) = hv.paging_epoch(Place { vm, space, va }, bits) else {
                 at = left.next();
                 continue;
             };
             bits &= !paging_epoch::FRESH;
-            at = match sampled.next {
-                Some(va) => Some((space, va)),
+            armed = armed.saturating_add(sampled.armed);
+            at = match sampled.next.filter(|va| run.contains(va)) {
+                Some(va) => Some((space, va..=*run.end())),
                 None => left.next(),
             };
             if sampled.free == 0 {
                 break;
             }
         }
-        self.sampled = at.unwrap_or_default();
+        let hits = count(hv);
+        self.window = Some(Window {
+            armed: armed.saturating_sub(hits.saturating_sub(before)),
+            hits,
+            began: hv.now(),
+        });
+        self.sampled = at.map_or((0, 0), |(space, run)| (space, *run.start()));
+    }
+
+    /// The user spaces, each with the VAs of the first and the last nested region that is full.
+    fn candidates(&self) -> Vec<(u8, RangeInclusive<u64>)> {
+        let mut runs: Vec<(u8, RangeInclusive<u64>)> = Vec::new();
+        for record in self.policy.records() {
+            let seen = &record.seen;
+            if record.half != Half::User || !seen.full || seen.form != Form::Nested {
+                continue;
+            }
+            match runs.last_mut().filter(|(space, _)| *space == seen.space) {
+                Some((_, run)) => *run = *run.start()..=seen.va,
+                None => runs.push((seen.space, seen.va..=seen.va)),
+            }
+        }
+        runs
+    }
+
+    /// When the first hits of the samples that have just begun are to be counted.
+    pub(super) const fn window_end(&self, now: u64) -> u64 {
+        now.saturating_add(WINDOW_US.saturating_mul(self.hz) / 1_000_000)
+    }
+
+    /// Counts the first hits. Whether there was anything to count.
+    pub(super) fn close_window<H: Hypervisor>(
+        &mut self,
+        hv: &mut H,
+        vm: VmId,
+        seen: &mut Vec<Line>,
+    ) -> bool {
+        let Some(window) = self.window.take() else {
+            return false;
+        };
+        let hits = hv.paging_counter(vm, PagingCounter::Samples);
+        let hits = hits.unwrap_or(0).saturating_sub(window.hits);
+        let ns = self.ns(hv.now().saturating_sub(window.began));
+        self.policy.window(window.armed, hits, ns);
+        self.note(seen, Line::Window(window.armed, hits, ns));
+        true
     }
 
     /// Tells the policy whether stage 2 maps the guest's RAM by pages or by blocks. Its backing would not do: thin memory

@@ -5,8 +5,11 @@
 //! [`Policy::done`] told how that went. Passes come at intervals that double while there is nothing to
 //! learn. All times are milliseconds since the VM was first looked at.
 
+mod budget;
+mod gain;
 mod judge;
 mod ledger;
+mod mode;
 mod roots;
 mod spaces;
 
@@ -18,7 +21,9 @@ use super::reason::{Decision, Deed, Failure, Reason};
 use super::record::Stores;
 pub use super::record::{Record, State};
 use super::sample::{Form, Half, RegionSample, VmSample};
+pub use budget::{Budget, MOST_NS};
 pub use ledger::Ledger;
+pub use mode::{Changes, Mode};
 use roots::{Load, Traps};
 pub use roots::{MAX_ROOTS, Root};
 pub use spaces::Space;
@@ -44,49 +49,6 @@ pub const BUSY_EPOCH_MS: u64 = 2_000;
 const BOOT_MS: u64 = 30_000;
 /// How long after its first look the layout of a VM with [`Changes::Lock`] is settled.
 pub const LOCK_AFTER_MS: u64 = 30_000;
-
-/// What may stand for a VM's translation tables.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// The guest's own tables only.
-    #[default]
-    Nested,
-    /// Everything is mirrored, whether it pays or not: for comparisons.
-    Shadow,
-    /// What pays is shadowed.
-    Compound,
-}
-
-impl Mode {
-    /// Every mode with its name.
-    pub const ALL: [(&'static str, Self); 3] = [
-        ("nested", Self::Nested),
-        ("shadow", Self::Shadow),
-        ("compound", Self::Compound),
-    ];
-
-    /// Its name, as in a scenario.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Nested => "nested",
-            Self::Shadow => "shadow",
-            Self::Compound => "compound",
-        }
-    }
-}
-
-/// When the layout of a VM's tables may change.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Changes {
-    /// At any time.
-    #[default]
-    Free,
-    /// Within [`LOCK_AFTER_MS`] of its start, then no more: no rendezvous and no flush comes from here.
-    Lock,
-    /// Never: it stays nested.
-    Never,
-}
 
 /// The limits of one VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,8 +131,6 @@ impl News {
 #[derive(Debug)]
 pub struct Policy {
     config: Config,
-    /// What user spaces are priced by: the scenario's word.
-    users: Machine,
     /// By space and VA.
     records: Vec<Record>,
     spaces: Vec<Space>,
@@ -190,6 +150,9 @@ pub struct Policy {
     elapsed_ms: u64,
     traps: Traps,
     load: Load,
+    budget: Budget,
+    /// Walks a second of the regions whose samples were hit, where that was measured.
+    walk_rate: Option<u64>,
     roots: Vec<Root>,
     log: VecDeque<Decision>,
     ledger: Ledger,
@@ -202,7 +165,6 @@ impl Policy {
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self {
-            users: config.machine,
             config,
             records: Vec::new(),
             spaces: Vec::new(),
@@ -218,6 +180,8 @@ impl Policy {
             elapsed_ms: 0,
             traps: Traps::default(),
             load: Load::default(),
+            budget: Budget::new(),
+            walk_rate: None,
             roots: Vec::new(),
             log: VecDeque::new(),
             ledger: Ledger::default(),
@@ -289,8 +253,9 @@ impl Policy {
         let before = core::mem::replace(&mut self.counters, *counters);
         if self.pass > 0 {
             self.ledger.count(&before, counters, &self.config.machine);
-            self.traps.measure(&before, counters, elapsed);
+            self.measure_traps(now_ms, &before, counters);
         }
+        self.count_walked();
         let rate = self.config.copy_pages_per_s;
         let earned = rate.saturating_mul(elapsed) / 1000;
         // A region at least, and what four seconds may move at most.
@@ -319,13 +284,12 @@ impl Policy {
     pub fn region(&mut self, now_ms: u64, sample: &RegionSample) -> Option<Action> {
         self.ledger.survey = self.ledger.survey.saturating_add(cost::SURVEY);
         let half = self.half_of(sample.space)?;
-        self.traps.survey(half);
-        let pass = self.pass;
+        let (pass, rate) = (self.pass, self.walk_rate());
         let key = (sample.space, sample.va);
         match self.records.binary_search_by_key(&key, Record::key) {
             Ok(at) => {
                 let record = self.records.get_mut(at)?;
-                match record.update(sample, pass) {
+                match record.update(sample, pass, rate) {
                     Stores::None => self.is_quiet(at, now_ms),
                     stores => self.was_written(at, stores, now_ms),
                 }
@@ -485,6 +449,12 @@ impl Policy {
     #[must_use]
     pub const fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// What experiments may cost.
+    #[must_use]
+    pub const fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Whether roots are trapped.

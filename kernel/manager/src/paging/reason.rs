@@ -60,6 +60,11 @@ pub enum Reason {
         /// Writes a second, as measured last.
         rate: u64,
     },
+    /// Trials have used up what they may cost.
+    Spent {
+        /// What all of them have cost so far, in ms.
+        ms: u64,
+    },
     /// Trapped roots cost more than they save, cycles a second.
     Taxed {
         /// What the traps cost.
@@ -117,6 +122,7 @@ impl fmt::Display for Reason {
             Self::Waited { lost } => write!(f, "its mirror was given up {lost} times so far"),
             Self::Trial => f.write_str("the guest is busy: a trial, to see what traps would save"),
             Self::Storm { rate } => write!(f, "a storm of root writes: {rate}/s"),
+            Self::Spent { ms } => write!(f, "trials may cost no more for now: {ms} ms so far"),
             Self::Taxed { tax, gain } => {
                 write!(f, "traps cost {tax} cycles/s, shadows save {gain}")
             }

@@ -1,6 +1,6 @@
 //! What the policy remembers of one region.
 
-use super::cost::{SAMPLED_WALKS, UNSAMPLED_KERNEL_WALKS};
+use super::cost::UNSAMPLED_KERNEL_WALKS;
 use super::reason::Reason;
 use super::sample::{Form, Half, RegionSample};
 
@@ -89,8 +89,8 @@ impl Record {
         self.walks.unwrap_or(assumed).max(assumed)
     }
 
-    /// Takes a new sample in. What it says of stores.
-    pub(super) fn update(&mut self, sample: &RegionSample, pass: u32) -> Stores {
+    /// Takes a new sample in, in which a walk stands for so many a second. What it says of stores.
+    pub(super) fn update(&mut self, sample: &RegionSample, pass: u32, rate: u64) -> Stores {
         let before = self.seen;
         let lost = match before.form {
             Form::Leaf | Form::Relaid => !matches!(sample.form, Form::Leaf | Form::Relaid),
@@ -102,7 +102,7 @@ impl Record {
             != (sample.table, sample.valid, sample.runs)
             || (before.uniform, before.full) != (sample.uniform, sample.full);
         if let Some(walked) = sample.walked {
-            let now = if walked { SAMPLED_WALKS } else { 0 };
+            let now = if walked { rate } else { 0 };
             // Half of what was, half of what is.
             self.walks = Some(self.walks.unwrap_or(now).saturating_add(now) / 2);
         }

@@ -8,6 +8,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::fmt;
 
+use super::cost;
 use super::policy::{Action, Config, MAX_REGIONS, Policy};
 use super::reason::{Failure, Reason};
 use super::sample::{Form, Half, RegionSample, RootSample, SpaceSample, VmSample};
@@ -152,6 +153,7 @@ impl Replay {
                     let (pages, blocks) = (u64::from(machine.thin), u64::from(!machine.thin));
                     replay.policy.mapped(pages, blocks);
                 }
+                Line::Window(armed, hits, ns) => replay.policy.window(armed, hits, ns),
                 Line::Pass(at_ms, counters) => {
                     if let Some(then) = now.replace(at_ms) {
                         due = replay.end(then);
@@ -216,6 +218,10 @@ impl Replay {
 
     fn region(&mut self, now_ms: u64, region: RegionSample) {
         let sample = self.model.see(region, &mut self.taken_back);
+        if self.policy.traps_roots() {
+            // A core of 10^9 instructions a second.
+            self.policy.looked(cost::SURVEY);
+        }
         let mut action = self.policy.region(now_ms, &sample);
         while let Some(next) = action {
             action = self.carry_out(now_ms, next, &sample);

@@ -1,13 +1,15 @@
 //! A text form of what a policy is told, so that it can be replayed.
 //!
 //! A line is a word and its fields, separated by blanks. Numbers are decimal, addresses hexadecimal
-//! with `0x`. Order: `machine`, then for each pass `pass` and what was found in it, `machine` again where that has changed.
+//! with `0x`. Order: `machine`, then for each pass `pass` and what was found in it, `machine` again where that has changed,
+//! and behind it `window`: samples that began, and how many of them were hit within a time.
 //!
 //! ```text
 //! machine reserved|thin VCPUS
 //! pass MS TRAPS SAMPLES MIRRORED DEMOTED FRAMES_USED FRAMES BUSY_MS
 //! root ROOT WRITES
 //! space NUMBER user|kernel ROOT mirrored|lost
+//! window ARMED HITS NS
 //! region SPACE VA TABLE VALID RUNS uniform|full|partial nested|mirror|leaf|relaid WRITES -|0|1
 //! ```
 //!
@@ -37,6 +39,8 @@ pub enum Line {
     Space(SpaceSample),
     /// A region.
     Region(RegionSample),
+    /// Samples that began, those that were hit soon, and how soon in ns.
+    Window(u64, u64, u64),
 }
 
 const FORMS: [(&str, Form); 4] = [
@@ -78,6 +82,7 @@ impl fmt::Display for Line {
                 let state = if space.mirrored { "mirrored" } else { "lost" };
                 write!(f, "space {} {half} {:#x} {state}", space.space, space.root)
             }
+            Self::Window(armed, hits, ns) => write!(f, "window {armed} {hits} {ns}"),
             Self::Region(region) => {
                 let shape = match (region.uniform, region.full) {
                     (true, _) => "uniform",
@@ -163,6 +168,11 @@ fn read(line: &str) -> Option<Line> {
             mirrored: one_of(&mut words, &[("mirrored", true), ("lost", false)])?,
         }),
         "region" => Line::Region(region(&mut words)?),
+        "window" => Line::Window(
+            number(&mut words)?,
+            number(&mut words)?,
+            number(&mut words)?,
+        ),
         _ => return None,
     };
     words.next().is_none().then_some(read)
@@ -255,6 +265,7 @@ mod tests {
             }),
             Line::Region(region),
             Line::Region(RegionSample::default()),
+            Line::Window(64, 12, 100_016),
         ];
         let bare: String = lines.iter().map(|line| format!("{line}\n")).collect();
         let read: Result<Vec<Line>, _> = parse(&bare).collect();
@@ -277,6 +288,7 @@ mod tests {
             "machine fat 1",
             "space 256 user 0x0 lost",
             "space 1 user 0x0",
+            "window 64 12",
             "region 0 0x0 0x0 512 32 round leaf 0 -",
             "something",
         ] {

@@ -271,16 +271,26 @@ impl core::fmt::Display for Seconds {
 /// Whether user roots are trapped, and which of them have a space.
 fn show_roots(lines: &mut Vec<String>, policy: &Policy, now_ms: u64) {
     let (on, at_ms, rate, why) = policy.trap_state();
+    let (spent_us, busy_ms) = (
+        policy.budget().spent_ns() / 1_000,
+        policy.budget().busy_ms(),
+    );
+    if spent_us > 0 {
+        let cost = format!("{}.{:03} ms", spent_us / 1_000, spent_us % 1_000);
+        let busy = Seconds(busy_ms);
+        lines.push(format!(
+            "  trials of user spaces have cost {cost} of {busy} in user mode"
+        ));
+    }
     if !on {
         let when = if policy.may_trap(now_ms) {
             format!(
-                "tried when the guest is busy, not before {}",
-                Seconds(at_ms)
+                "tried when the guest is busy, not before {} and {} more in user mode",
+                Seconds(at_ms),
+                Seconds(policy.budget().wait_ms())
             )
         } else {
-            String::from(
-                "never tried: `paging_copy` is 0, the layout is fixed, or stage 2 has blocks, over which it pays nothing",
-            )
+            String::from("never tried: `paging_copy` is 0, or the layout is fixed")
         };
         let why = match why {
             Reason::New => String::new(),

@@ -7,22 +7,6 @@ use super::super::sample::{Form, Half, RegionSample};
 use super::{Action, Mode, Policy, QUIET_PASSES, REGION_BYTES};
 
 impl Policy {
-    /// Hears what stage 2 maps the VM's RAM by: bytes by pages, and by blocks. Whether that changes what is expected of
-    /// walks.
-    pub const fn mapped(&mut self, pages: u64, blocks: u64) -> bool {
-        let machine = &mut self.config.machine;
-        let before = machine.thin;
-        if pages == 0 && blocks == 0 {
-            return false;
-        }
-        // Between a quarter and a half nothing changes, so that it does not go to and fro.
-        machine.thin = match before {
-            true => pages.saturating_mul(3) > blocks,
-            false => pages > blocks,
-        };
-        machine.thin != before
-    }
-
     /// A region whose table was written since the last pass.
     pub(super) fn was_written(&mut self, at: usize, stores: Stores, now_ms: u64) -> Option<Action> {
         let locked = self.is_locked(now_ms);
@@ -75,19 +59,19 @@ impl Policy {
                 Half::User => self.news.users |= record.seen.full,
             }
         } else {
-            return self.judge(at);
+            return self.judge(at, now_ms);
         }
         None
     }
 
     /// Whether a stable region that is nested or mirrored is worth a better form.
-    fn judge(&mut self, at: usize) -> Option<Action> {
+    fn judge(&mut self, at: usize, now_ms: u64) -> Option<Action> {
         let record = *self.records.get(at)?;
         let seen = record.seen;
         let (action, why) = if self.config.mode == Mode::Shadow {
             (Self::eager(&record), Reason::Mode)
         } else {
-            self.weigh(&record)
+            self.weigh(&record, now_ms)
         };
         let mirrors = matches!(action, Some(Action::Shadow { .. })) && !seen.uniform;
         let copies = matches!(action, Some(Action::Relayout { .. }));
@@ -124,14 +108,11 @@ impl Policy {
     }
 
     /// What pays best for a region, and the figures.
-    fn weigh(&self, record: &Record) -> (Option<Action>, Reason) {
+    fn weigh(&self, record: &Record, now_ms: u64) -> (Option<Action>, Reason) {
         let seen = &record.seen;
         let (space, va) = record.key();
-        let walks = record.walks_per_s();
-        let machine = match record.half {
-            Half::Kernel => &self.config.machine,
-            Half::User => &self.users,
-        };
+        let (walks, machine) = (self.walks_of(record), &self.config.machine);
+        let life_ms = self.life_ms(record, now_ms);
         let sharers = self.sharers(seen.table);
         let shadow = Some(Action::Shadow { space, va });
         let refused = |balance| (None, Reason::Unprofitable(balance));
@@ -141,7 +122,7 @@ impl Policy {
         }
         let Some(obstacle) = shape(seen) else {
             let leaf = machine.leaf(walks, sharers);
-            return if leaf.pays() {
+            return if leaf.pays_within(life_ms) {
                 (shadow, Reason::Pays(leaf))
             } else {
                 refused(leaf)
@@ -154,7 +135,7 @@ impl Policy {
         } else {
             Balance::default()
         };
-        if relaid.pays() && relaid.worth() > mirror.worth() {
+        if relaid.pays_within(life_ms) && relaid.worth() > mirror.worth() {
             return (Some(Action::Relayout { space, va }), Reason::Pays(relaid));
         }
         match seen.form {
@@ -163,7 +144,7 @@ impl Policy {
                 Some(Action::Demote { space, va }),
                 Reason::Unprofitable(mirror),
             ),
-            Form::Nested if mirror.pays() => (shadow, Reason::Pays(mirror)),
+            Form::Nested if mirror.pays_within(life_ms) => (shadow, Reason::Pays(mirror)),
             _ if movable => refused(relaid),
             _ => (None, obstacle),
         }

@@ -2,13 +2,13 @@
 //! of them have a space.
 //!
 //! What a user space would gain shows only in samples of its walks, and those need a space, and that a
-//! trap. So a guest that is busy is given a *trial*. One that does not earn its tax waits twice as
-//! long for the next.
+//! trap. So a guest that is busy is given a *trial*, as far as its account (`budget`) allows.
 
-use super::super::cost::{self, HORIZON_S};
+use super::super::cost;
 use super::super::reason::{Deed, Failure, Reason};
 use super::super::sample::{Half, RootSample, VmSample};
-use super::{Action, Mode, Policy};
+use super::budget::counted;
+use super::{Action, FIRST_EPOCH_MS, Mode, Policy};
 
 /// Roots that are remembered of a VM at most.
 pub const MAX_ROOTS: usize = 16;
@@ -21,21 +21,18 @@ const STORM: u64 = 20_000;
 const PROBE_MS: u64 = 50;
 /// How long it is young.
 const PROBED_MS: u64 = 1_000;
-/// How long a trial has to run before it is judged: two passes until a root has a space, and some
-/// epochs of samples.
+/// How long a space has before it is judged, and a wish before it is taken back: some epochs of samples.
 const TRIAL_MS: u64 = 6_000;
-/// A trial goes on until its traps and surveys have cost so many cycles: the root of a process that computes
-/// without a pause is seldom written, and a region has to be seen in some passes.
-const TRIAL_COST: u64 = 10_000 * cost::TRAP;
-/// And so long at most.
-const LONG_TRIAL_MS: u64 = 60_000;
-/// Traps a second below which a root gets its space at first sight, for the same reason.
-const FEW_TRAPS: u64 = 1_000;
+/// A trial that has shown no gain by then ends, whatever its budget has left: a root has to live for
+/// [`LIVES_MS`] and its regions have to be seen in some passes.
+const LONG_TRIAL_MS: u64 = 10_000;
+/// For how long a root has to be seen before it gets a space: most processes do not live so long.
+const LIVES_MS: u64 = FIRST_EPOCH_MS;
 /// How long after its first look a guest is left to boot.
 const TRIAL_AFTER_MS: u64 = 15_000;
-/// How long after a failure the next trial may begin, at first.
+/// How long after a trial the next one may begin, and at first, after a failure, another wish for a root's space.
 const RETRY_MS: u64 = 10_000;
-/// Retries double so often at most: to three hours.
+/// Waits for spaces double so often at most: to three hours.
 const MAX_PENALTY: u8 = 10;
 /// Share of one core in user mode, in permille, from which a guest counts as busy: one vCPU that computes
 /// without a pause. What a kernel does for itself is for the kernel's root.
@@ -51,15 +48,19 @@ const GLANCE_MS: u64 = 1_000;
 pub(super) struct Traps {
     pub(super) on: bool,
     since_ms: u64,
-    /// Cycles that traps and surveys of user regions have cost since then.
-    spent: u64,
-    /// Those of the surveys since the last pass began, and what they came to each second before.
-    surveys: u64,
-    survey_rate: u64,
+    /// They pay: what they cost is charged to what they gain.
+    pays: bool,
+    /// When they did so last.
+    paid_ms: Option<u64>,
+    /// Time that looks at user spaces have taken since the last pass began, and what they came to each second before, in
+    /// ns.
+    looks: u64,
+    look_rate: u64,
     /// EL2's counter at the last look between passes, and when that was.
     probed: (u64, u64),
+    /// EL2's counter as far as it is paid for.
+    charged: u64,
     retry_ms: u64,
-    penalty: u8,
     /// Traps a second as measured last.
     rate: Option<u64>,
     /// Why it is as it is going to be.
@@ -97,8 +98,8 @@ pub struct Root {
     pub rate: u64,
     /// Why it has its space, or not.
     pub why: Reason,
-    /// Passes in which it was seen.
-    passes: u8,
+    /// When it was seen first.
+    pub(super) first_ms: u64,
     spaced_ms: Option<u64>,
     /// Since when it has been waiting for its space.
     wanted_ms: Option<u64>,
@@ -108,12 +109,12 @@ pub struct Root {
 }
 
 impl Root {
-    const fn new(sample: &RootSample, pass: u32) -> Self {
+    const fn new(sample: &RootSample, now_ms: u64, pass: u32) -> Self {
         Self {
             seen: *sample,
             rate: 0,
             why: Reason::New,
-            passes: 0,
+            first_ms: now_ms,
             spaced_ms: None,
             wanted_ms: None,
             retry_ms: 0,
@@ -133,39 +134,16 @@ impl Traps {
         self.why
     }
 
-    /// Takes in what EL2 counted in `elapsed_ms`.
-    pub(super) fn measure(&mut self, before: &VmSample, now: &VmSample, elapsed_ms: u64) {
-        if self.on {
-            let traps = now.traps.saturating_sub(before.traps);
-            let spent = traps
-                .saturating_mul(cost::TRAP)
-                .saturating_add(self.surveys);
-            self.spent = self.spent.saturating_add(spent);
-            let rate = traps.saturating_mul(1000).checked_div(elapsed_ms);
-            self.rate = rate.or(self.rate);
-            let surveys = core::mem::take(&mut self.surveys).saturating_mul(1000);
-            self.survey_rate = surveys.checked_div(elapsed_ms).unwrap_or(0);
-        }
-    }
-
-    /// A region was surveyed.
-    pub(super) const fn survey(&mut self, half: Half) {
-        if self.on && matches!(half, Half::User) {
-            self.surveys = self.surveys.saturating_add(cost::SURVEY);
-        }
-    }
-
-    /// Cycles a second that it costs to have roots trapped.
+    /// Cycles a second that it costs to have roots trapped, a ns of looks being taken for one.
     fn tax(&self) -> u64 {
         let traps = self.rate.unwrap_or(0).saturating_mul(cost::TRAP);
-        traps.saturating_add(self.survey_rate)
+        traps.saturating_add(self.look_rate)
     }
 
     fn end(&mut self, now_ms: u64) {
         self.on = false;
         self.rate = None;
-        self.retry_ms = now_ms.saturating_add(RETRY_MS << self.penalty);
-        self.penalty = self.penalty.saturating_add(1).min(MAX_PENALTY);
+        self.retry_ms = now_ms.saturating_add(RETRY_MS);
     }
 }
 
@@ -174,7 +152,7 @@ impl Policy {
     /// showed, there is none.
     #[must_use]
     pub fn may_trap(&self, now_ms: u64) -> bool {
-        let gains = self.config.may_trap && self.users.moving_pays();
+        let gains = self.config.may_trap && self.config.machine.moving_pays();
         let wanted = gains || self.config.mode == Mode::Shadow;
         wanted && self.is_active(now_ms)
     }
@@ -182,7 +160,67 @@ impl Policy {
     /// Hears for how many ms the guest's vCPUs were in user mode. Whether a trial is due.
     pub fn load(&mut self, now_ms: u64, busy_ms: u64) -> bool {
         self.load.look(now_ms, busy_ms);
+        self.budget.earn(busy_ms);
         self.trial_is_due(now_ms)
+    }
+
+    /// Takes in what EL2 counted since the last pass.
+    pub(super) fn measure_traps(&mut self, now_ms: u64, before: &VmSample, now: &VmSample) {
+        if !self.traps.on {
+            return;
+        }
+        let since = |now: u64, before: u64| now.saturating_sub(before);
+        let traps = since(now.traps, before.traps);
+        let elapsed = self.elapsed_ms_of(now_ms);
+        let rate = traps.saturating_mul(1000).checked_div(elapsed);
+        self.traps.rate = rate.or(self.traps.rate);
+        let looks = core::mem::take(&mut self.traps.looks).saturating_mul(1000);
+        self.traps.look_rate = looks.checked_div(elapsed).unwrap_or(0);
+        let samples = since(now.samples, before.samples);
+        let stores = since(now.mirrored, before.mirrored);
+        self.charge(now.traps, counted(samples, stores));
+    }
+
+    /// Charges what EL2 has done since the last time: it has trapped so many writes so far.
+    const fn charge(&mut self, traps: u64, others: u64) {
+        let since = traps.saturating_sub(self.traps.charged);
+        self.traps.charged = traps;
+        if !self.traps.pays {
+            let cycles = since.saturating_mul(cost::TRAP).saturating_add(others);
+            self.budget.spend_cycles(cycles);
+        }
+    }
+
+    /// Time since the last pass began, or roots were trapped.
+    const fn elapsed_ms_of(&self, now_ms: u64) -> u64 {
+        let since = if self.began_ms > self.traps.since_ms {
+            self.began_ms
+        } else {
+            self.traps.since_ms
+        };
+        now_ms.saturating_sub(since)
+    }
+
+    /// Hears how long a look has taken in which roots were trapped, or no longer.
+    pub const fn looked(&mut self, ns: u64) {
+        self.traps.looks = self.traps.looks.saturating_add(ns);
+        if !self.traps.pays {
+            self.budget.spend(ns);
+        }
+    }
+
+    /// Whether a trial has to end before its pass does: it has spent what it had.
+    pub fn overspent(&mut self) -> Option<Action> {
+        let over = self.traps.on && self.budget.is_spent() && !self.traps.pays;
+        if !over || self.config.mode == Mode::Shadow {
+            return None;
+        }
+        // Nothing of this pass is known any more to be complete.
+        self.whole = false;
+        self.traps.why = Reason::Spent {
+            ms: self.budget.spent_ns() / 1_000_000,
+        };
+        Some(Action::Trap(false))
     }
 
     /// Hears between two passes how many writes EL2 has trapped so far. Whether that is to end at once.
@@ -193,6 +231,7 @@ impl Policy {
             return None;
         }
         self.traps.probed = (now_ms, traps);
+        self.charge(traps, 0);
         let writes = traps.saturating_sub(before).saturating_mul(1000);
         let rate = writes.checked_div(elapsed)?;
         (rate > STORM).then(|| {
@@ -221,22 +260,21 @@ impl Policy {
         if self.traps.on || !self.may_trap(now_ms) || now_ms < self.traps.retry_ms {
             return false;
         }
-        let busy = self.load.busy && now_ms >= TRIAL_AFTER_MS;
+        let busy = self.load.busy && now_ms >= TRIAL_AFTER_MS && self.budget.suffices();
         busy || self.config.mode == Mode::Shadow
     }
 
     /// Takes in a root of the lower half. What is to be done about it.
     pub fn root(&mut self, now_ms: u64, sample: &RootSample) -> Option<Action> {
         let (pass, elapsed) = (self.pass, self.elapsed_ms);
-        let gain = self.gain_of(|root| root == sample.root);
+        let gain = self.gain_of(now_ms, |root| root == sample.root);
         let eager = self.config.mode == Mode::Shadow;
         let spaces = self.roots.iter().filter(|r| r.seen.space || r.seen.wanted);
         let room = spaces.count() < MAX_USER_SPACES;
         let known = self.roots.iter().any(|root| root.seen.root == sample.root);
         if !known && self.roots.len() < MAX_ROOTS {
-            self.roots.push(Root::new(sample, pass));
+            self.roots.push(Root::new(sample, now_ms, pass));
         }
-        let few = self.traps.rate.is_some_and(|rate| rate < FEW_TRAPS);
         let mut roots = self.roots.iter_mut();
         let root = roots.find(|root| root.seen.root == sample.root)?;
         let writes = sample.writes.saturating_sub(root.seen.writes);
@@ -246,7 +284,6 @@ impl Policy {
             .unwrap_or(0);
         let asked = root.seen.wanted;
         (root.seen, root.pass) = (*sample, pass);
-        root.passes = root.passes.saturating_add(1);
         if !self.traps.on {
             return None;
         }
@@ -266,7 +303,7 @@ impl Policy {
                 return waits.then_some(Action::DropSpace { root: number });
             }
             root.wanted_ms = None;
-            let lives = few || root.passes >= 2;
+            let lives = eager || now_ms.saturating_sub(root.first_ms) >= LIVES_MS;
             let due = lives && now_ms >= root.retry_ms;
             if due && !room {
                 root.why = Reason::Budget;
@@ -295,17 +332,20 @@ impl Policy {
             return Some(Action::Trap(true));
         }
         let rate = self.traps.rate.unwrap_or(0);
-        let (tax, gain) = (self.traps.tax(), self.gain_of(|_| true));
+        let (tax, gain) = (self.traps.tax(), self.gain_of(now_ms, |_| true));
         if rate > STORM {
             self.traps.why = Reason::Storm { rate };
             return Some(Action::Trap(false));
         }
         self.traps.why = Reason::Taxed { tax, gain };
-        let since = now_ms.saturating_sub(self.traps.since_ms);
-        let dear = self.traps.spent >= TRIAL_COST || since >= LONG_TRIAL_MS;
-        let tried = since >= TRIAL_MS && dear;
-        let loses = tried && self.config.mode != Mode::Shadow && tax >= gain;
-        loses.then_some(Action::Trap(false))
+        self.traps.pays = gain > tax || self.config.mode == Mode::Shadow;
+        if self.traps.pays {
+            self.traps.paid_ms = Some(now_ms);
+            return None;
+        }
+        let began_ms = self.traps.paid_ms.unwrap_or(self.traps.since_ms);
+        let long = now_ms.saturating_sub(began_ms) >= LONG_TRIAL_MS;
+        (long || self.budget.is_spent()).then_some(Action::Trap(false))
     }
 
     /// EL2 took the permission to trap back by itself.
@@ -317,32 +357,6 @@ impl Policy {
         }
     }
 
-    /// What the user regions of the chosen roots would save each second if they were shadowed as well
-    /// as it pays.
-    fn gain_of(&self, chosen: impl Fn(u64) -> bool) -> u64 {
-        let machine = &self.users;
-        let may_move = self.config.copy_pages_per_s > 0;
-        let mut gain = 0_u64;
-        for record in self.records.iter().filter(|r| r.half == Half::User) {
-            let mut spaces = self.spaces.iter().map(|space| &space.seen);
-            let root = spaces.find(|space| space.space == record.seen.space);
-            if !root.is_some_and(|space| chosen(space.root)) {
-                continue;
-            }
-            let walks = record.walks_per_s();
-            let balance = if record.seen.uniform {
-                machine.leaf(walks, 0)
-            } else if record.seen.full && may_move {
-                machine.relayout(walks, 0)
-            } else {
-                machine.mirror(walks, 0)
-            };
-            let net = balance.worth().saturating_sub(balance.once / HORIZON_S);
-            gain = gain.saturating_add(net);
-        }
-        gain
-    }
-
     pub(super) fn trapped(&mut self, now_ms: u64, on: bool, ok: bool) {
         let why = self.traps.why;
         if ok {
@@ -352,10 +366,13 @@ impl Policy {
         }
         if on && ok {
             let traps = &mut self.traps;
-            (traps.on, traps.since_ms, traps.spent) = (true, now_ms, 0);
-            (traps.surveys, traps.survey_rate) = (0, 0);
-            traps.probed = (now_ms, self.counters.traps);
+            (traps.on, traps.since_ms) = (true, now_ms);
+            (traps.pays, traps.paid_ms) = (false, None);
+            self.walk_rate = None;
+            (traps.looks, traps.look_rate) = (0, 0);
+            (traps.probed, traps.charged) = ((now_ms, self.counters.traps), self.counters.traps);
         } else {
+            self.budget.end(self.traps.paid_ms.take().is_some());
             self.traps.end(now_ms);
             self.roots.clear();
         }
@@ -383,6 +400,10 @@ impl Policy {
             (true, Ok(())) => {
                 root.seen.wanted = true;
                 self.news.users = true;
+                if !self.traps.pays {
+                    // As much as a region, and a flush.
+                    self.budget.spend_cycles(cost::SHADOW + cost::FLUSH);
+                }
             }
             (false, Ok(())) => {
                 (root.seen.space, root.seen.wanted) = (false, false);

@@ -21,6 +21,8 @@ pub struct Space {
     pub retry_ms: u64,
     /// Why EL2 would not make it anew the last time.
     pub refused: Option<Failure>,
+    /// Regions of it that are walked.
+    pub(super) walked: u64,
     /// Since when it has been as it is.
     since_ms: u64,
     penalty: u8,
@@ -34,6 +36,7 @@ impl Space {
             lost: 0,
             retry_ms: 0,
             refused: None,
+            walked: 0,
             since_ms: now_ms,
             penalty: 0,
             pass,
