@@ -354,11 +354,14 @@ pub enum PagingCounter {
     /// Counter ticks that vCPUs have spent at EL0, added up, as far as a look at each running vCPU once a
     /// second tells: what passed since the last look counts if this one finds it there.
     UserTicks = 19,
+    /// Counter values at which walks were sampled, added up; it wraps. With [`Self::Samples`] it tells how long a sample waits
+    /// for its walk, whenever somebody looks.
+    SampleTicks = 20,
 }
 
 impl PagingCounter {
     /// All, by number.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Mirrored,
         Self::Structural,
         Self::Shadowed,
@@ -379,6 +382,7 @@ impl PagingCounter {
         Self::RootTraps,
         Self::Samples,
         Self::UserTicks,
+        Self::SampleTicks,
     ];
 
     /// Reads a number.
@@ -407,7 +411,7 @@ mod tests {
             assert_eq!(u64::from(refusal as u8), number);
             assert_eq!(PagingRefusal::from_bits(number), Some(refusal));
         }
-        assert_eq!(PagingCounter::from_bits(20), None);
+        assert_eq!(PagingCounter::from_bits(21), None);
     }
 
     #[test]

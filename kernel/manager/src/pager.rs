@@ -277,7 +277,9 @@ impl Pager {
         let now_ms = self.ms(now);
         let tried = self.policy.traps_roots();
         if self.close_window(hv, vm, seen) {
-            self.next = if self.is_moving() {
+            self.next = if self.window.is_some() {
+                Some(self.window_end(now))
+            } else if self.is_moving() {
                 Some(now)
             } else {
                 self.due.map(|due| due.min(self.glance(now)))

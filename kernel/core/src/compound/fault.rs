@@ -308,7 +308,13 @@ pub(crate) fn on_access_flag<M: Machine>(
     }
     place.vm.with_tables(machine, From::Spare, |state, access| {
         match state.tables.access_fault(access, ipa, by_walk) {
-            Accessed::Touched | Accessed::Walked(..) => Faulted::Again,
+            Accessed::Touched => Faulted::Again,
+            Accessed::Walked(..) => {
+                // Under the lock, so that both counters go together.
+                let paging = &place.vm.paging;
+                paging.count(PagingCounter::SampleTicks, machine.counter());
+                Faulted::Again
+            }
             // Another core has just given the flag back, or ended the sample.
             Accessed::Stranger => match access.stage2.lookup(access.memory, ipa) {
                 Ok(leaf) if leaf.attrs.accessed => Faulted::Again,

@@ -9,6 +9,7 @@ use penumbra_vmsa::MIB;
 use super::Bench;
 use super::compound::{KERNEL, PARTLY, ROOT, TABLE, TABLES, WHOLE, at, planted, settle};
 use super::fake::{Op, RAM};
+use crate::machine::Core;
 
 const ACCESS_FLAG: u64 = 0b00_1011;
 const FREE: u64 = PAGING_SAMPLES as u64;
@@ -56,8 +57,11 @@ fn a_walk_that_fetches_from_a_sampled_table_is_seen_once() {
     let region = bench.region(vm, KERNEL);
     assert!(region.walks_known && region.walks == 0 && !region.writes_known);
     let pc = bench.cores[1].sysregs.pc;
+    let before = bench.cores[1].counter();
     bench.program(vm, 0, [Op::WalkFault(WHOLE, ACCESS_FLAG)]);
     settle(&mut bench);
+    let hit = bench.counts(vm, PagingCounter::SampleTicks);
+    assert!((before..=bench.cores[1].counter()).contains(&hit), "{hit}");
     assert_eq!(bench.cores[1].sysregs.pc, pc, "done again");
     assert!(bench.is_accessed(WHOLE) && !bench.is_accessed(PARTLY));
     assert_eq!(bench.region(vm, KERNEL).walks, 1);
@@ -67,6 +71,7 @@ fn a_walk_that_fetches_from_a_sampled_table_is_seen_once() {
     bench.program(vm, 0, [Op::WalkFault(WHOLE, ACCESS_FLAG)]);
     settle(&mut bench);
     assert_eq!(bench.counts(vm, PagingCounter::Samples), 1);
+    assert_eq!(bench.counts(vm, PagingCounter::SampleTicks), hit);
     assert_eq!(bench.cores[1].sysregs.pc, pc);
     // Next epoch, in one call without interrupts; then none.
     bench.set_quiet(true);

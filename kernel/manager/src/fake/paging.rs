@@ -186,11 +186,12 @@ impl PagingService for Fake {
     }
 
     fn paging_epoch(&mut self, from: Place, bits: u64) -> Result<Sampled> {
+        let clock = self.clock;
         let paging = self.compound(from.vm)?;
         if from.space != USER_SPACE || !paging.users.spaced {
             return Err(Error::NoSuchObject);
         }
-        Ok(paging.users.sample(from.va, bits))
+        Ok(paging.users.sample(clock, from.va, bits))
     }
 
     fn paging_pool(&mut self, vm: VmId) -> Result<bool> {
@@ -338,7 +339,10 @@ impl PagingService for Fake {
             return Ok(self.paging(vm)?.users.ticks(clock));
         }
         if counter == PagingCounter::Samples {
-            return Ok(self.paging(vm)?.users.hits());
+            return Ok(self.paging(vm)?.users.hits(clock).0);
+        }
+        if counter == PagingCounter::SampleTicks {
+            return Ok(self.paging(vm)?.users.hits(clock).1);
         }
         let counters = &self.paging(vm)?.counters;
         Ok(counters.get(&(counter as u64)).copied().unwrap_or(0))

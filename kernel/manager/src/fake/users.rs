@@ -41,8 +41,10 @@ pub(crate) struct FakeUsers {
     wanted: bool,
     pub(super) spaced: bool,
     samples: BTreeSet<u64>,
-    /// Samples that were hit, and those that will be when somebody has looked.
+    /// Samples that were hit, and the clock at that, added up.
     hits: (u64, u64),
+    /// Those that will be once time has passed, and when they began.
+    soon: (u64, u64),
     moved: u32,
 }
 
@@ -119,11 +121,15 @@ impl FakeUsers {
         ticks + more
     }
 
-    /// How many samples were hit.
-    pub(super) fn hits(&mut self) -> u64 {
-        let (hits, soon) = self.hits;
-        self.hits = (hits + soon, 0);
-        hits
+    /// How many samples were hit, and the clock at that, added up.
+    pub(super) fn hits(&mut self, clock: u64) -> (u64, u64) {
+        let (soon, began) = self.soon;
+        if clock > began {
+            let (hits, ticks) = self.hits;
+            self.hits = (hits + soon, ticks + soon * began);
+            self.soon = (0, clock);
+        }
+        self.hits
     }
 
     pub(super) fn want(&mut self) -> bool {
@@ -149,7 +155,7 @@ impl FakeUsers {
         }
     }
 
-    pub(super) fn sample(&mut self, from: u64, bits: u64) -> Sampled {
+    pub(super) fn sample(&mut self, clock: u64, from: u64, bits: u64) -> Sampled {
         if bits & paging_epoch::FRESH != 0 {
             self.samples.clear();
         }
@@ -166,7 +172,7 @@ impl FakeUsers {
             self.samples.insert(*va);
             sampled.armed += 1;
         }
-        self.hits.1 += sampled.armed;
+        self.soon = (self.soon.0 + sampled.armed, clock);
         sampled.free = (PAGING_SAMPLES - self.samples.len()) as u64;
         sampled
     }

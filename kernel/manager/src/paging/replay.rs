@@ -153,7 +153,7 @@ impl Replay {
                     let (pages, blocks) = (u64::from(machine.thin), u64::from(!machine.thin));
                     replay.policy.mapped(pages, blocks);
                 }
-                Line::Window(armed, hits, ns) => replay.policy.window(armed, hits, ns),
+                Line::Window(_, hits, ns) => replay.policy.window(hits, ns),
                 Line::Pass(at_ms, counters) => {
                     if let Some(then) = now.replace(at_ms) {
                         due = replay.end(then);

@@ -2,7 +2,8 @@
 //!
 //! A line is a word and its fields, separated by blanks. Numbers are decimal, addresses hexadecimal
 //! with `0x`. Order: `machine`, then for each pass `pass` and what was found in it, `machine` again where that has changed,
-//! and behind it `window`: samples that began, and how many of them were hit within a time.
+//! and behind it `window`: samples that began, how many of them were hit within a moment, and for how many ns they waited for that,
+//! added up.
 //!
 //! ```text
 //! machine reserved|thin VCPUS
@@ -39,7 +40,7 @@ pub enum Line {
     Space(SpaceSample),
     /// A region.
     Region(RegionSample),
-    /// Samples that began, those that were hit soon, and how soon in ns.
+    /// Samples that began, those that were hit soon, and for how many ns all of them waited, added up.
     Window(u64, u64, u64),
 }
 

@@ -15,9 +15,6 @@ pub const MOST_NS: i64 = 40_000_000;
 const TRIAL_NS: i64 = MOST_NS / 2;
 /// The share is halved so often at most: a trial for each half an hour in user mode.
 const MAX_PENALTY: u8 = 8;
-/// What a cycle of `cost.rs` is taken for: traps and faults are counted, not timed. A core of 125 million instructions a
-/// second takes 456 ns for a trapped write of a root, without its exception.
-const NS_PER_CYCLE: u64 = 4;
 
 /// The account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +50,7 @@ impl Budget {
     }
 
     pub(super) const fn spend_cycles(&mut self, cycles: u64) {
-        self.spend(cycles.saturating_mul(NS_PER_CYCLE));
+        self.spend(cycles.saturating_mul(cost::NS_PER_CYCLE));
     }
 
     /// A trial is over. What is left of its money is gone if it did not pay, so that the next one waits for the account to

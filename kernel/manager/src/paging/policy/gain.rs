@@ -1,6 +1,6 @@
 //! What user spaces would gain: how often their regions are walked, and for how long they will be there.
 
-use super::super::cost::{Balance, HORIZON_S, SAMPLED_WALKS};
+use super::super::cost::{Balance, HORIZON_S, MOST_WALKS, SAMPLED_WALKS};
 use super::super::record::Record;
 use super::super::sample::{Form, Half};
 use super::Policy;
@@ -26,22 +26,21 @@ impl Policy {
         machine.thin != before
     }
 
-    /// Hears how many of the tables whose samples began together were walked within `ns`.
+    /// Hears how many of the samples that began together were hit, and for how long all of them waited for that or did so in
+    /// vain, in ns, added up.
     ///
     /// A sample is one bit, so a region that is walked without a pause looks like one that is walked now and then. How soon
-    /// the bits come tells: of `armed` regions that are walked at random `rate` times a second the first comes after
-    /// 1 / (`rate` * `armed`), the next one after 1 / (`rate` * (`armed` - 1)), and so on. Whatever comes between, a guest that does
-    /// not run or a look that is late, makes that too low, so the highest of the last looks is taken.
-    pub fn window(&mut self, armed: u64, hits: u64, ns: u64) {
-        let mut sum = 0_u64;
-        for number in 0..hits.min(armed) {
-            let left = armed.saturating_sub(number);
-            sum = sum.saturating_add(1_000_000_000 / left.max(1));
+    /// the bits come tells: where walks come at random, hits by the time that was waited are their rate (the most likely one,
+    /// with what was not hit cut off at the end). Whatever comes between, a host that has others to run, makes that too
+    /// low, so the highest of the last looks is taken.
+    pub fn window(&mut self, hits: u64, waited_ns: u64) {
+        if hits == 0 && waited_ns == 0 {
+            return;
         }
-        if let Some(rate) = sum.checked_div(ns) {
-            let before = self.walk_rate.unwrap_or(0);
-            self.walk_rate = Some(rate.max(before.saturating_sub(before / 8)));
-        }
+        let rate = hits.saturating_mul(1_000_000_000) / waited_ns.max(1);
+        let before = self.walk_rate.unwrap_or(0);
+        let before = before.saturating_sub(before / 8);
+        self.walk_rate = Some(rate.min(MOST_WALKS).max(before));
     }
 
     /// Walks a second that a hit sample stands for.
@@ -143,7 +142,31 @@ fn expected_life_ms(age_ms: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Changes, Config, Machine, Mode};
     use super::*;
+
+    #[test]
+    fn the_highest_of_the_last_looks_is_taken() {
+        let mut policy = Policy::new(Config {
+            mode: Mode::Compound,
+            changes: Changes::Free,
+            pool_frames: 512,
+            copy_pages_per_s: 512,
+            may_trap: true,
+            machine: Machine {
+                thin: true,
+                vcpus: 1,
+            },
+        });
+        policy.window(0, 0);
+        assert_eq!(policy.walk_rate(), SAMPLED_WALKS, "nothing was learned");
+        policy.window(8, 400_000);
+        assert_eq!(policy.walk_rate(), 20_000);
+        policy.window(0, 800_000);
+        assert_eq!(policy.walk_rate(), 17_500);
+        policy.window(8, 0);
+        assert_eq!(policy.walk_rate(), MOST_WALKS);
+    }
 
     #[test]
     fn the_old_are_expected_to_live_on() {

@@ -134,10 +134,10 @@ impl Traps {
         self.why
     }
 
-    /// Cycles a second that it costs to have roots trapped, a ns of looks being taken for one.
+    /// Cycles a second that it costs to have roots trapped.
     fn tax(&self) -> u64 {
         let traps = self.rate.unwrap_or(0).saturating_mul(cost::TRAP);
-        traps.saturating_add(self.look_rate)
+        traps.saturating_add(self.look_rate / cost::NS_PER_CYCLE)
     }
 
     fn end(&mut self, now_ms: u64) {

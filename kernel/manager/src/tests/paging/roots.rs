@@ -104,7 +104,7 @@ fn a_busy_reader_of_scattered_pages_ends_under_leaves_by_trapped_roots() {
     assert_eq!(fake.misuse, Vec::<String>::new());
     // The process switches so often now that it does not pay: its root is nested again, and
     // then nothing is trapped.
-    fake.vm(1).paging.users.switches = 100_000;
+    fake.vm(1).paging.users.switches = 250_000;
     work(&mut manager, &mut fake, 50_000);
     let screen = typed(&mut manager, &mut fake, "paging show linux\r");
     // Because it paid, it is tried again at the full rate.
