@@ -7,6 +7,7 @@ mod guests;
 mod seen;
 mod text;
 mod users;
+mod window;
 mod work;
 
 use alloc::collections::VecDeque;
@@ -18,13 +19,14 @@ use penumbra_abi::{
 use penumbra_bundle::{Backing, Guest, PagingChanges};
 
 use crate::hypervisor::{Hypervisor, Place, VmId, finish};
-use crate::paging::cost::Machine;
+use crate::paging::cost::{Machine, QUERY_MOST, SURVEY_MOST};
 use crate::paging::policy::{Action, Changes, Config, FIRST_EPOCH_MS, LOCK_AFTER_MS, Mode, Policy};
 use crate::paging::sample::{Half, VmSample};
 use crate::paging::trace::Line;
 use seen::{region_sample, space_sample};
 pub(crate) use text::RefusalText;
-use users::{Move, Partners, Window};
+use users::{Move, Partners};
+use window::Window;
 use work::Batch;
 
 /// Frames of a block of table memory.
@@ -78,6 +80,8 @@ pub(crate) struct Pager {
     window: Option<Window>,
     /// Counter value at which the policy wants its next pass.
     due: Option<u64>,
+    /// Instructions that the calls of this look take at most.
+    called: u64,
     blocks: u64,
 }
 
@@ -140,6 +144,7 @@ impl Pager {
             sampled: (0, 0),
             window: None,
             due: None,
+            called: 0,
             blocks: 0,
         }
     }
@@ -276,6 +281,7 @@ impl Pager {
         }
         let now_ms = self.ms(now);
         let tried = self.policy.traps_roots();
+        self.called = 0;
         if self.close_window(hv, vm, seen) {
             self.next = if self.window.is_some() {
                 Some(self.window_end(now))
@@ -303,12 +309,6 @@ impl Pager {
             self.charge(hv, now);
         }
         result
-    }
-
-    /// Whatever looks cost while roots are trapped is part of what that costs.
-    fn charge<H: Hypervisor>(&mut self, hv: &mut H, began: u64) {
-        let ns = self.ns(hv.now().saturating_sub(began));
-        self.policy.looked(ns);
     }
 
     /// Goes on with a pass, or begins one that is due; else looks how busy the guest is.
@@ -397,19 +397,6 @@ impl Pager {
         }
     }
 
-    /// When to see how busy the guest is, or how often its roots are written, counted from a time.
-    fn glance(&self, from: u64) -> u64 {
-        let ms = self.policy.glance_ms(self.ms(from));
-        from.saturating_add(ms.saturating_mul(self.hz) / 1000)
-    }
-
-    /// For how many ms the guest's vCPUs were in user mode, added up. How long they ran says nothing: one that has
-    /// its core for itself waits in the guest.
-    fn busy_ms<H: Hypervisor>(&self, hv: &mut H, vm: VmId) -> u64 {
-        let ticks = hv.paging_counter(vm, PagingCounter::UserTicks);
-        self.us(ticks.unwrap_or(0)) / 1000
-    }
-
     fn begin<H: Hypervisor>(
         &mut self,
         hv: &mut H,
@@ -434,6 +421,8 @@ impl Pager {
             frames: u64::from(status.frames),
             busy_ms,
         };
+        // Status, six counters, leaves.
+        self.calls(8, QUERY_MOST);
         self.policy.begin(now_ms, &counters);
         self.note(seen, Line::Pass(now_ms, counters));
         if self.policy.surveys(Half::Kernel) {
@@ -442,6 +431,7 @@ impl Pager {
         self.look_at_roots(hv, vm, (now_ms, &status), seen);
         let mut survey = Survey::default();
         for space in (0..=u8::MAX).take(PAGING_SPACES) {
+            self.calls(1, QUERY_MOST);
             let found = hv.paging_space(vm, space).unwrap_or_default();
             if !found.exists {
                 continue;
@@ -470,6 +460,7 @@ impl Pager {
         now_ms: u64,
         seen: &mut Vec<Line>,
     ) -> (Option<u64>, bool) {
+        self.calls(1, SURVEY_MOST);
         let (region, on) = match hv.paging_survey(from) {
             // An error means that the space or the VM is gone.
             Err(_) | Ok(PagingSurvey::End) => return (None, false),

@@ -6,6 +6,7 @@ use penumbra_abi::{Error, PAGING_RANGE, PagingRefusal, PagingSurvey, paging_root
 use super::Pager;
 use super::seen::{failure, form_of};
 use crate::hypervisor::{Hypervisor, Place, Shadowed, VmId, finish};
+use crate::paging::cost::EDIT_MOST;
 use crate::paging::policy::{Action, REGION_BYTES};
 use crate::paging::reason::Failure;
 use crate::paging::sample::{Form, RegionSample};
@@ -108,6 +109,7 @@ impl Pager {
             self.carry_through(hv, vm, now_ms, Action::Shadow { space, va });
             return true;
         }
+        self.calls(batch.count, EDIT_MOST);
         let made = hv.paging_shadow_range(Place { vm, space, va }, batch.count);
         let whole = made.is_ok_and(|made| batch.is_done(&made));
         let mut short = made.is_ok_and(|made| made.full);
@@ -169,6 +171,7 @@ impl Pager {
         vm: VmId,
         action: Action,
     ) -> Result<Form, Failure> {
+        self.calls(1, EDIT_MOST);
         match action {
             Action::Shadow { space, va } => {
                 let place = Place { vm, space, va };

@@ -46,6 +46,16 @@ pub const MOST_WALKS: u64 = 50_000;
 /// What a cycle is taken for where something is counted, not timed. A core of 125 million instructions a second takes 456 ns
 /// for a trapped write of a root, without its exception.
 pub const NS_PER_CYCLE: u64 = 4;
+/// An instruction of EL2 at most: on a core of 125 million a second.
+pub const MOST_NS_PER_INSTRUCTION: u64 = 8;
+/// A call of the manager's that only asks, at most, with what the manager does for it. Assumed.
+pub const QUERY_MOST: u64 = 1_000;
+/// `PagingSurvey` at most: its 99th percentile, as measured.
+pub const SURVEY_MOST: u64 = 18_233;
+/// `PagingEpoch` at most: as measured, where it ends the samples of the epoch before.
+pub const EPOCH_MOST: u64 = 61_950;
+/// A structural edit of one region at most: what shadowing one as a leaf has taken at worst.
+pub const EDIT_MOST: u64 = 21_738;
 /// A walk that is sampled: the exception and 200 instructions. Assumed.
 pub const SAMPLE: u64 = EXCEPTION + 200;
 /// What a 2 MiB of guest RAM costs each second when stage 2 no longer maps it by one block: an

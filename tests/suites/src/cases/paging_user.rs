@@ -74,7 +74,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Processes of a second, then two that take turns: nothing pays, and what the policy's trials cost stays within their
-/// account: 40 ms and 0.5 % of the time in user mode, and one look more.
+/// account: 25 ms and 0.5 % of the time in user mode, and one look more.
 fn trials(w: &Workshop, name: &str) -> Result<(), String> {
     const LOADS: &str = "walkload 0 jobs 10 4194304 9000000; walkload 0 turns 14000 4194304 3000";
     const LOOK_US: u64 = 10_000;
@@ -97,7 +97,7 @@ fn trials(w: &Workshop, name: &str) -> Result<(), String> {
         .map_err(|error| format!("cannot write what was shown: {error}"))?;
     let (spent_us, busy_ms) =
         account(&shown).ok_or_else(|| format!("no trial was made:\n{shown}"))?;
-    let most_us = 40_000 + busy_ms * 5 + LOOK_US;
+    let most_us = 25_000 + busy_ms * 5 + LOOK_US;
     if busy_ms < 10_000 || spent_us > most_us {
         return Err(format!(
             "trials cost {spent_us} us in {busy_ms} ms of user mode, {most_us} us at most:\n{shown}"

@@ -9,11 +9,11 @@ use super::super::cost;
 
 /// What each ms in user mode, of all vCPUs together, adds: 0.5 %.
 const SHARE_NS: u64 = 5_000;
-/// What is saved up at most, and there at first: within ten seconds, with what they add, experiments take 0.9 %.
-pub const MOST_NS: i64 = 40_000_000;
+/// What is saved up at most, and there at first: within ten seconds, with what they add, experiments take 0.75 %.
+pub const MOST_NS: i64 = 25_000_000;
 /// What a trial begins with at least.
 const TRIAL_NS: i64 = MOST_NS / 2;
-/// The share is halved so often at most: a trial for each half an hour in user mode.
+/// The share is halved so often at most: a trial for each ten minutes in user mode.
 const MAX_PENALTY: u8 = 8;
 
 /// The account.
@@ -127,8 +127,8 @@ mod tests {
             let most = u64::try_from(MOST_NS).unwrap() + 3_000_000 + second * 1_000 * SHARE_NS;
             assert!(budget.spent_ns() <= most, "{second} s");
         }
-        // At once, then after 9, 18, 37 s and so on, in the end one in twenty minutes.
-        assert!((80..95).contains(&trials), "{trials}");
+        // At once, then after 6, 12, 24 s and so on, in the end one in thirteen minutes.
+        assert!((110..125).contains(&trials), "{trials}");
         assert!(
             budget.spent_ns() < 86_400 * 1_000_000_000 / 10_000,
             "0.01 % of it"
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_of_ten_seconds_holds_nine_permille_and_one_look_at_most() {
+    fn a_window_of_ten_seconds_holds_three_quarters_of_a_percent_and_one_look_at_most() {
         let mut budget = Budget::new();
         let mut spent = 0;
         for ms in (0..10_000).step_by(100) {
@@ -146,7 +146,7 @@ mod tests {
                 spent += 5_000_000;
             }
         }
-        assert!(spent <= 95_000_000, "{spent}");
+        assert!(spent <= 80_000_000, "{spent}");
     }
 
     #[test]
@@ -155,15 +155,15 @@ mod tests {
         for _ in 0..5 {
             budget.end(false);
         }
-        assert_eq!(budget.wait_ms(), 4_000 << 5);
+        assert_eq!(budget.wait_ms(), 2_500 << 5);
         budget.end(true);
-        assert_eq!(budget.wait_ms(), 4_000);
-        budget.earn(3_999);
+        assert_eq!(budget.wait_ms(), 2_500);
+        budget.earn(2_499);
         assert!(!budget.suffices());
-        budget.earn(4_000);
+        budget.earn(2_500);
         assert!(budget.suffices());
         budget.earn(80_000);
-        budget.spend(40_000_000);
+        budget.spend(25_000_000);
         assert!(budget.is_spent(), "no more than that is saved up");
     }
 }

@@ -97,7 +97,7 @@ fn shell_pipelines_pay_for_short_trials_that_become_rare() {
         let replay = pipelines(thin).run(free);
         let on = replay.done(|action| action == Action::Trap(true));
         // Behind each trial twice as long has to be earned for.
-        assert_eq!((on, replay.done(traps)), (4, 8), "in two minutes");
+        assert_eq!((on, replay.done(traps)), (5, 10), "in two minutes");
         assert!(!replay.policy.traps_roots());
         assert_eq!(replay.done(relays), 0);
         let users = replay
@@ -145,8 +145,8 @@ fn a_servers_data_is_put_in_order_over_pages_and_left_alone_over_blocks() {
     let mut blocks = config(false);
     (blocks.may_trap, blocks.copy_pages_per_s) = (true, 4_096);
     let replay = server(false).run(blocks);
-    // Two trials of ten seconds: so many walks as are assumed do not pay for moving pages.
-    assert_eq!((replay.done(relays), replay.done(traps)), (0, 4));
+    // Three trials: so many walks as are assumed do not pay for moving pages.
+    assert_eq!((replay.done(relays), replay.done(traps)), (0, 6));
 }
 
 #[test]
@@ -275,18 +275,18 @@ fn a_trial_ends_with_what_it_may_cost() {
     let mut policy = Policy::new(free);
     let mut now = 0;
     trial(&mut policy, &mut now);
-    policy.looked(30_000_000);
+    policy.looked(15_000_000);
     assert_eq!(policy.overspent(), None);
     policy.looked(11_000_000);
     let end = Action::Trap(false);
     assert_eq!(policy.overspent(), Some(end));
-    assert_eq!(policy.why(end), Reason::Spent { ms: 41 });
+    assert_eq!(policy.why(end), Reason::Spent { ms: 26 });
     let _ = policy.done(now, end, Ok(Form::Nested));
     assert_eq!(policy.overspent(), None);
-    // 1 ms over, and half of 40 for the next one, at half of 0.5 % of the time in user mode.
-    assert_eq!(policy.budget().wait_ms(), 8_400);
+    // 1 ms over, and half of 25 for the next one, at half of 0.5 % of the time in user mode.
+    assert_eq!(policy.budget().wait_ms(), 5_400);
     policy.looked(1_000_000);
-    assert_eq!(policy.budget().wait_ms(), 8_800, "what its end took");
+    assert_eq!(policy.budget().wait_ms(), 5_800, "what its end took");
 }
 
 /// What is asked of a policy that traps roots, pass by pass.

@@ -114,6 +114,23 @@ fn a_busy_reader_of_scattered_pages_ends_under_leaves_by_trapped_roots() {
 }
 
 #[test]
+fn on_a_busy_host_a_look_costs_no_more_than_its_calls() {
+    // Each look at the clock takes a millisecond, and a look at the guest takes some of those.
+    let mut fake = Fake::new();
+    let mut spec = compound("linux");
+    (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
+    spec.paging.copy_bytes = 64 << 20;
+    let bundle = bundle(vec![spec]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(20);
+    fake.vm(1).paging.random_reader(10);
+    work(&mut manager, &mut fake, 35_000);
+    let regions = fake.vm(1).paging.users.regions.values();
+    let leaves = regions.filter(|region| region.form == PagingForm::Leaf);
+    assert_eq!(leaves.count(), 10);
+}
+
+#[test]
 fn a_storm_that_ended_traps_is_not_the_kernel_roots() {
     let mut fake = Fake::new();
     fake.pace = 64;
