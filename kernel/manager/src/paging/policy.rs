@@ -24,7 +24,7 @@ use super::sample::{Form, Half, RegionSample, VmSample};
 pub use budget::{Budget, MOST_NS};
 pub use ledger::Ledger;
 pub use mode::{Changes, Mode};
-use roots::{Load, Traps};
+use roots::{Acquaintance, Load, Traps};
 pub use roots::{MAX_ROOTS, Root};
 pub use spaces::Space;
 
@@ -154,6 +154,7 @@ pub struct Policy {
     /// Walks a second of the regions whose samples were hit, where that was measured.
     walk_rate: Option<u64>,
     roots: Vec<Root>,
+    acquaintances: Vec<Acquaintance>,
     log: VecDeque<Decision>,
     ledger: Ledger,
     missed: u32,
@@ -183,6 +184,7 @@ impl Policy {
             budget: Budget::new(),
             walk_rate: None,
             roots: Vec::new(),
+            acquaintances: Vec::new(),
             log: VecDeque::new(),
             ledger: Ledger::default(),
             missed: 0,
@@ -300,6 +302,9 @@ impl Policy {
             }
             Err(at) => {
                 self.records.insert(at, Record::new(sample, half, pass));
+                if half == Half::User {
+                    self.recognize(sample);
+                }
                 self.news.kernel |= sample.uniform && half == Half::Kernel;
                 if self.config.mode == Mode::Shadow {
                     return self.is_quiet(at, now_ms);

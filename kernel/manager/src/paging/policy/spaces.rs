@@ -81,7 +81,7 @@ impl Policy {
     pub fn space(&mut self, now_ms: u64, sample: &SpaceSample) -> Option<Action> {
         let pass = self.pass;
         let active = self.is_active(now_ms);
-        if sample.half == Half::User && active && self.is_gone(sample) {
+        if sample.half == Half::User && active && self.is_gone(now_ms, sample) {
             return Some(Action::DropSpace { root: sample.root });
         }
         let mut known = self.spaces.iter_mut();
@@ -121,7 +121,7 @@ impl Policy {
 
     /// Whether the process of a user space seems to be gone: EL2 gave its mirror up, as it does when a root
     /// page is used for something else, or has seen its root no more.
-    fn is_gone(&mut self, sample: &SpaceSample) -> bool {
+    fn is_gone(&mut self, now_ms: u64, sample: &SpaceSample) -> bool {
         let pass = self.pass;
         let mut roots = self.roots.iter_mut();
         let known = roots.find(|root| root.seen.root == sample.root);
@@ -129,6 +129,8 @@ impl Policy {
         let gone = !seen || !sample.mirrored;
         if let Some(root) = known.filter(|_| gone) {
             root.why = Reason::Gone;
+            // Whose root the page is next has just begun.
+            root.first_ms = now_ms;
         }
         gone
     }

@@ -220,6 +220,32 @@ fn how_soon_walks_come_decides_over_blocks() {
 }
 
 #[test]
+fn a_process_is_as_old_as_its_first_sight_in_an_earlier_trial() {
+    let mut free = config(false);
+    (free.may_trap, free.copy_pages_per_s) = (true, 65_536);
+    // 9,000 walks a second pay within 23 s, which a process of 13 s may be expected to have. A trial lasts ten.
+    for (moved, relaid) in [(0, 128), (0x10_0000, 0)] {
+        let mut script = Script::new(false);
+        for pass in 0..100 {
+            script.traps += 50;
+            script.pass(500);
+            script.user(1, 0x4900_0000, pass * 12);
+            // Another process, whose root is the same page, in the second half.
+            let tables = 0x5000_0000 + if pass < 56 { 0 } else { moved };
+            for n in 0..128 {
+                let (va, table) = (USER + n * REGION_BYTES, tables + n * 4096);
+                let rest = "512 2 full nested 0 1";
+                writeln!(script.text, "region 1 {va:#x} {table:#x} {rest}").unwrap();
+            }
+            script.text.push_str("window 64 64 7111111\n");
+        }
+        let replay = script.run(free);
+        let on = replay.done(|action| action == Action::Trap(true));
+        assert_eq!((on, replay.count(Form::Relaid)), (2, relaid));
+    }
+}
+
+#[test]
 fn what_a_tlb_holds_gains_nothing() {
     let mut free = config(true);
     (free.may_trap, free.copy_pages_per_s) = (true, 65_536);
