@@ -12,6 +12,7 @@ mod work;
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
 use penumbra_abi::{
     Error, PAGING_SPACES, PagingCounter, PagingMode, PagingRefusal, PagingSurvey, paging_roots,
@@ -76,6 +77,8 @@ pub(crate) struct Pager {
     partners: Partners,
     /// Space and VA at which the next samples begin.
     sampled: (u8, u64),
+    /// What of the epoch is not sampled yet.
+    unsampled: Vec<(u8, RangeInclusive<u64>)>,
     /// Samples that have just begun.
     window: Option<Window>,
     /// Counter value at which the policy wants its next pass.
@@ -142,6 +145,7 @@ impl Pager {
             queue: VecDeque::new(),
             partners: Partners::new(guest.memory_bytes),
             sampled: (0, 0),
+            unsampled: Vec::new(),
             window: None,
             due: None,
             called: 0,
@@ -283,6 +287,9 @@ impl Pager {
         let tried = self.policy.traps_roots();
         self.called = 0;
         if self.close_window(hv, vm, seen) {
+            if self.window.is_none() {
+                self.sample_rest(hv, vm);
+            }
             self.next = if self.window.is_some() {
                 Some(self.window_end(now))
             } else if self.is_moving() {

@@ -30,6 +30,8 @@ const MAX_DONORS: u8 = OWN_FRAMES + 4;
 const MAX_PROBES: u64 = 256;
 /// Calls that begin samples in one pass: what EL2 can hold, and one more for each space.
 const SAMPLE_CALLS: u32 = 16;
+/// Samples whose first hits are counted: few, because EL2 is busy for longer with each than a walk takes to come.
+const WINDOW_SAMPLES: u64 = 8;
 /// Blocks of stage 2 that are merged again at the end of a trial, at most.
 const MAX_SETTLED: usize = 64;
 
@@ -198,6 +200,7 @@ impl Pager {
     /// not. What is partly mapped gains little, and to look for more costs most where a space is empty.
     pub(super) fn sample_walks<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId) {
         self.window = None;
+        self.unsampled.clear();
         let mut left = self.candidates();
         if !self.policy.traps_roots() || left.is_empty() {
             return;
@@ -215,12 +218,32 @@ impl Pager {
             }
         }
         let before = hv.paging_counter(vm, PagingCounter::Samples).unwrap_or(0);
+        self.unsampled = left;
+        let bits = paging_epoch::SPLIT | paging_epoch::FRESH;
+        let armed = self.arm(hv, vm, bits, WINDOW_SAMPLES);
+        self.window = self.open_window(hv, vm, (armed, before));
+        if self.window.is_none() {
+            self.sample_rest(hv, vm);
+        }
+    }
+
+    /// Begins the other samples of an epoch, once the first have told how soon they are hit: each that is hit at the same
+    /// time has to wait for EL2 to be done with the others.
+    pub(super) fn sample_rest<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId) {
+        if self.policy.traps_roots() {
+            self.arm(hv, vm, paging_epoch::SPLIT, u64::MAX);
+        }
+    }
+
+    /// Begins samples of what is left of the epoch until they are enough. How many.
+    fn arm<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId, mut bits: u64, enough: u64) -> u64 {
         let mut armed = 0_u64;
-        let mut bits = paging_epoch::SPLIT | paging_epoch::FRESH;
-        let mut left = left.into_iter();
-        let mut at = left.next();
+        let mut left = core::mem::take(&mut self.unsampled).into_iter();
+        let (mut at, mut room) = (left.next(), true);
         for _ in 0..SAMPLE_CALLS {
-            let Some((space, run)) = at else { break };
+            let Some((space, run)) = at.clone().filter(|_| room && armed < enough) else {
+                break;
+            };
             let va = *run.start();
             self.calls(1, EPOCH_MOST);
             let Ok(sampled) = hv.paging_epoch(Place { vm, space, va }, bits) else {
@@ -229,16 +252,18 @@ impl Pager {
             };
             bits &= !paging_epoch::FRESH;
             armed = armed.saturating_add(sampled.armed);
+            room = sampled.free != 0;
             at = match sampled.next.filter(|va| run.contains(va)) {
                 Some(va) => Some((space, va..=*run.end())),
                 None => left.next(),
             };
-            if sampled.free == 0 {
-                break;
-            }
         }
-        self.window = self.open_window(hv, vm, (armed, before));
-        self.sampled = at.map_or((0, 0), |(space, run)| (space, *run.start()));
+        let next = at.as_ref();
+        self.sampled = next.map_or((0, 0), |(space, run)| (*space, *run.start()));
+        if room {
+            self.unsampled = at.into_iter().chain(left).collect();
+        }
+        armed
     }
 
     /// The user spaces, each with the VAs of the first and the last nested region that is full.

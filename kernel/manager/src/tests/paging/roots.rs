@@ -131,6 +131,26 @@ fn on_a_busy_host_a_look_costs_no_more_than_its_calls() {
 }
 
 #[test]
+fn the_first_samples_of_an_epoch_tell_how_soon_walks_come() {
+    let mut fake = Fake::new();
+    fake.pace = 64;
+    let mut spec = compound("linux");
+    (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
+    spec.paging.copy_bytes = 4096;
+    let bundle = bundle(vec![spec]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(20);
+    fake.vm(1).paging.random_reader(60);
+    typed(&mut manager, &mut fake, "\x1dspaging trace linux on\r");
+    work(&mut manager, &mut fake, 22_000);
+    // All 60 are sampled in each epoch, but for the moment in which hits are counted there are 16.
+    shows(&fake.screen, &["trace window 16 16 "]);
+    assert!(!fake.screen.contains("trace window 60 "));
+    let walked = fake.screen.matches(" full nested 0 1\r").count();
+    assert!(walked > 60, "{walked}");
+}
+
+#[test]
 fn a_storm_that_ended_traps_is_not_the_kernel_roots() {
     let mut fake = Fake::new();
     fake.pace = 64;
