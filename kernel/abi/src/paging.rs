@@ -357,11 +357,13 @@ pub enum PagingCounter {
     /// Counter values at which walks were sampled, added up; it wraps. With [`Self::Samples`] it tells how long a sample waits
     /// for its walk, whenever somebody looks.
     SampleTicks = 20,
+    /// Counter value at the first walk that was sampled since [`paging_epoch::FRESH`]; 0: there was none yet.
+    FirstSample = 21,
 }
 
 impl PagingCounter {
     /// All, by number.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Mirrored,
         Self::Structural,
         Self::Shadowed,
@@ -383,6 +385,7 @@ impl PagingCounter {
         Self::Samples,
         Self::UserTicks,
         Self::SampleTicks,
+        Self::FirstSample,
     ];
 
     /// Reads a number.
@@ -411,7 +414,7 @@ mod tests {
             assert_eq!(u64::from(refusal as u8), number);
             assert_eq!(PagingRefusal::from_bits(number), Some(refusal));
         }
-        assert_eq!(PagingCounter::from_bits(21), None);
+        assert_eq!(PagingCounter::from_bits(22), None);
     }
 
     #[test]

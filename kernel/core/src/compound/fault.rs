@@ -310,9 +310,7 @@ pub(crate) fn on_access_flag<M: Machine>(
         match state.tables.access_fault(access, ipa, by_walk) {
             Accessed::Touched => Faulted::Again,
             Accessed::Walked(..) => {
-                // Under the lock, so that both counters go together.
-                let paging = &place.vm.paging;
-                paging.count(PagingCounter::SampleTicks, machine.counter());
+                place.vm.paging.sampled(machine.counter());
                 Faulted::Again
             }
             // Another core has just given the flag back, or ended the sample.

@@ -188,16 +188,36 @@ impl Paging {
 
     /// Counts an event of the service's own.
     pub(crate) fn count(&self, counter: PagingCounter, by: u64) {
-        let index = (counter as usize).wrapping_sub(FIRST_EVENT);
-        if let Some(event) = self.events.get(index) {
+        if let Some(event) = self.event(counter) {
             event.fetch_add(by, Ordering::Relaxed);
         }
     }
 
+    /// Samples of walks begin anew.
+    pub(crate) fn begin_samples(&self) {
+        if let Some(first) = self.event(PagingCounter::FirstSample) {
+            first.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// A walk was sampled. Under the VM's lock, so that its counters go together.
+    pub(crate) fn sampled(&self, now: u64) {
+        self.count(PagingCounter::SampleTicks, now);
+        if let Some(first) = self.event(PagingCounter::FirstSample)
+            && first.load(Ordering::Relaxed) == 0
+        {
+            first.store(now, Ordering::Relaxed);
+        }
+    }
+
+    fn event(&self, counter: PagingCounter) -> Option<&AtomicU64> {
+        let index = (counter as usize).wrapping_sub(FIRST_EVENT);
+        self.events.get(index)
+    }
+
     /// Reads a counter.
     pub(crate) fn counter(&self, counter: PagingCounter) -> u64 {
-        let index = (counter as usize).wrapping_sub(FIRST_EVENT);
-        let own = self.events.get(index);
+        let own = self.event(counter);
         if let Some(event) = own.filter(|_| counter != PagingCounter::Samples) {
             return event.load(Ordering::Relaxed);
         }

@@ -31,6 +31,7 @@ pub(super) fn epoch(
     vm.with_tables(machine, From::Pool, |state, access| {
         if flags & (paging_epoch::FRESH | paging_epoch::END) != 0 {
             state.tables.end_samples(access, |_| {});
+            vm.paging.begin_samples();
         }
         if flags & paging_epoch::END != 0 {
             return Ok([0, 0, 0, free(state), 0, 0]);

@@ -62,6 +62,7 @@ fn a_walk_that_fetches_from_a_sampled_table_is_seen_once() {
     settle(&mut bench);
     let hit = bench.counts(vm, PagingCounter::SampleTicks);
     assert!((before..=bench.cores[1].counter()).contains(&hit), "{hit}");
+    assert_eq!(bench.counts(vm, PagingCounter::FirstSample), hit);
     assert_eq!(bench.cores[1].sysregs.pc, pc, "done again");
     assert!(bench.is_accessed(WHOLE) && !bench.is_accessed(PARTLY));
     assert_eq!(bench.region(vm, KERNEL).walks, 1);

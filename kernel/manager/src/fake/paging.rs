@@ -344,6 +344,9 @@ impl PagingService for Fake {
         if counter == PagingCounter::SampleTicks {
             return Ok(self.paging(vm)?.users.hits(clock).1);
         }
+        if counter == PagingCounter::FirstSample {
+            return Ok(self.paging(vm)?.users.first);
+        }
         let counters = &self.paging(vm)?.counters;
         Ok(counters.get(&(counter as u64)).copied().unwrap_or(0))
     }

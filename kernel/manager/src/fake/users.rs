@@ -43,6 +43,8 @@ pub(crate) struct FakeUsers {
     samples: BTreeSet<u64>,
     /// Samples that were hit, and the clock at that, added up.
     hits: (u64, u64),
+    /// Clock at the first of an epoch.
+    pub(super) first: u64,
     /// Those that will be once time has passed, and when they began.
     soon: (u64, u64),
     moved: u32,
@@ -128,6 +130,9 @@ impl FakeUsers {
             let (hits, ticks) = self.hits;
             self.hits = (hits + soon, ticks + soon * began);
             self.soon = (0, clock);
+            if soon > 0 && self.first == 0 {
+                self.first = began;
+            }
         }
         self.hits
     }
@@ -158,6 +163,7 @@ impl FakeUsers {
     pub(super) fn sample(&mut self, clock: u64, from: u64, bits: u64) -> Sampled {
         if bits & paging_epoch::FRESH != 0 {
             self.samples.clear();
+            self.first = 0;
         }
         let mut sampled = Sampled::default();
         let nested = self

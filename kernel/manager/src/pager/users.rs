@@ -11,6 +11,7 @@ use penumbra_abi::{
 
 use super::Pager;
 use super::seen::{failure, form_of, refused};
+use super::window::Hits;
 use crate::hypervisor::{Hypervisor, Place, VmId, finish};
 use crate::map::RAM_IPA;
 use crate::paging::cost::{EDIT_MOST, EPOCH_MOST, MOST_NS_PER_INSTRUCTION, PAGES, QUERY_MOST};
@@ -217,13 +218,13 @@ impl Pager {
                 left.splice(..1, [(space, rest)]);
             }
         }
-        let before = hv.paging_counter(vm, PagingCounter::Samples).unwrap_or(0);
         self.unsampled = left;
+        let before = Hits::read(hv, vm);
         let bits = paging_epoch::SPLIT | paging_epoch::FRESH;
         let armed = self.arm(hv, vm, bits, WINDOW_SAMPLES);
-        self.window = self.open_window(hv, vm, (armed, before));
-        if self.window.is_none() {
-            self.sample_rest(hv, vm);
+        match before {
+            Some(before) => self.window = Some(self.open_window(hv, vm, (armed, before))),
+            None => self.sample_rest(hv, vm),
         }
     }
 

@@ -15,7 +15,7 @@ const WINDOW_MOST_US: u64 = 10_000;
 /// Looks at both counters of hits until they belong together: while vCPUs hit samples they may not.
 const HITS_TRIES: u32 = 64;
 /// Calls that such a look takes.
-const HITS_CALLS: u64 = 3;
+const HITS_CALLS: u64 = 4;
 
 /// What a hit takes EL2 at most: on a slow core.
 const SAMPLE_NS: u64 = SAMPLE * NS_PER_CYCLE;
@@ -24,8 +24,8 @@ const SAMPLE_NS: u64 = SAMPLE * NS_PER_CYCLE;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
     armed: u64,
-    /// What EL2 counted until then.
-    hits: Hits,
+    /// What EL2 counted before they began.
+    before: Hits,
     began: u64,
     /// For how long the guest had run.
     ran: u64,
@@ -33,22 +33,28 @@ pub(super) struct Window {
     exit: u64,
 }
 
-/// EL2's count of hits, and the counter at each of them, added up.
+/// EL2's count of hits, the counter at each of them, added up, and at the first since samples began anew.
 #[derive(Clone, Copy, Debug)]
-struct Hits {
+pub(super) struct Hits {
     number: u64,
     ticks: u64,
+    first: u64,
 }
 
 impl Hits {
-    fn read<H: Hypervisor>(hv: &mut H, vm: VmId) -> Option<Self> {
+    pub(super) fn read<H: Hypervisor>(hv: &mut H, vm: VmId) -> Option<Self> {
         let mut count = |counter| hv.paging_counter(vm, counter).unwrap_or(0);
         let mut number = count(PagingCounter::Samples);
         for _ in 0..HITS_TRIES {
             let ticks = count(PagingCounter::SampleTicks);
+            let first = count(PagingCounter::FirstSample);
             let again = count(PagingCounter::Samples);
             if again == number {
-                return Some(Self { number, ticks });
+                return Some(Self {
+                    number,
+                    ticks,
+                    first,
+                });
             }
             number = again;
         }
@@ -57,42 +63,52 @@ impl Hits {
 }
 
 impl Window {
-    /// For how long the samples waited until they were hit, or did so in vain, in ticks, added up, when so much time has passed and
-    /// the guest was `idle` for so much of it.
-    fn waited(&self, now: &Hits, elapsed: u64, idle: u64) -> u64 {
-        let hits = now.number.saturating_sub(self.hits.number);
-        let armed = self.armed.max(hits);
-        // Both wrap, and their difference is small.
-        let ticks = now.ticks.wrapping_sub(self.hits.ticks);
-        let ticks = ticks.wrapping_sub(self.began.wrapping_mul(hits));
+    /// How many samples were hit behind the first, and for how long all of them waited for that or did so in vain, in ticks, added
+    /// up, if this is what EL2 counts at `now` and the guest has run for `ran` since they began.
+    ///
+    /// What was before the first hit says when the process got a core, not how often it walks.
+    fn waited(&self, hits: &Hits, now: u64, ran: u64) -> (u64, u64) {
+        let number = hits.number.saturating_sub(self.before.number);
+        let others = number.saturating_sub(1);
+        if number == 0 {
+            return (0, self.armed.saturating_mul(ran));
+        }
+        let missed = self.armed.saturating_sub(number);
         // Where nearly all are hit, the others are not walked so often: what they waited says nothing of those.
-        let most = hits.saturating_mul(8) >= armed.saturating_mul(7);
-        let counted = if most { hits } else { armed };
-        let missed = counted.saturating_sub(hits).saturating_mul(elapsed);
-        let idle = idle.saturating_mul(counted);
-        ticks.saturating_add(missed).saturating_sub(idle)
+        let counted = if missed.saturating_mul(8) <= self.armed {
+            0
+        } else {
+            missed
+        };
+        // The sums wrap, and their difference is small.
+        let ticks = hits.ticks.wrapping_sub(self.before.ticks);
+        let ticks = ticks.wrapping_sub(hits.first.wrapping_mul(number));
+        let vain = counted.saturating_mul(now.saturating_sub(hits.first).min(ran));
+        // Each waited for the exits of those before it.
+        let exits = self.exit.saturating_mul(number.saturating_mul(others) / 2);
+        (others, ticks.saturating_add(vain).saturating_sub(exits))
     }
 }
 
 impl Pager {
-    /// Begins to count the hits of samples, of which so many were armed since EL2's count was `before`.
+    /// Begins to count the hits of samples, of which so many are armed and EL2 had counted `before`.
     pub(super) fn open_window<H: Hypervisor>(
         &mut self,
         hv: &mut H,
         vm: VmId,
-        (armed, before): (u64, u64),
-    ) -> Option<Window> {
-        let ran = self.ran(hv, vm);
-        let asked = hv.now();
-        let hits = Hits::read(hv, vm)?;
+        (armed, before): (u64, Hits),
+    ) -> Window {
         let began = hv.now();
-        Some(Window {
-            armed: armed.saturating_sub(hits.number.saturating_sub(before)),
-            hits,
+        let ran = self.ran(hv, vm);
+        let exit = hv.now().saturating_sub(began);
+        let most = SAMPLE_NS.saturating_mul(self.hz) / 1_000_000_000;
+        Window {
+            armed,
+            before,
             began,
             ran,
-            exit: began.saturating_sub(asked) / HITS_CALLS,
-        })
+            exit: exit.checked_div(self.vcpus()).unwrap_or(0).min(most),
+        }
     }
 
     /// When the first hits of the samples that have just begun are to be counted.
@@ -100,9 +116,13 @@ impl Pager {
         now.saturating_add(WINDOW_US.saturating_mul(self.hz) / 1_000_000)
     }
 
+    const fn vcpus(&self) -> u64 {
+        self.policy.config().machine.vcpus
+    }
+
     /// For how long the guest has run, in ticks: the vCPU that ran longest.
     fn ran<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId) -> u64 {
-        let vcpus = 0..self.policy.config().machine.vcpus;
+        let vcpus = 0..self.vcpus();
         // The counters of hits go with it.
         self.calls(HITS_CALLS.saturating_add(vcpus.end), QUERY_MOST);
         let times = vcpus.filter_map(|vcpu| hv.vcpu_time(vm, vcpu).ok());
@@ -128,18 +148,13 @@ impl Pager {
             self.window = Some(window);
             return true;
         }
-        let Some(now) = Hits::read(hv, vm) else {
+        let Some(hits) = Hits::read(hv, vm) else {
             return true;
         };
-        let hits = now.number.saturating_sub(window.hits.number);
-        let armed = window.armed.max(hits);
-        let waited = window.waited(&now, elapsed, elapsed.saturating_sub(ran));
-        // Each waited for the exits of those before it.
-        let pairs = hits.saturating_mul(hits.saturating_sub(1)) / 2;
-        let exits = self.ns(window.exit).min(SAMPLE_NS).saturating_mul(pairs);
-        let ns = self.ns(waited).saturating_sub(exits);
-        self.policy.window(hits, ns);
-        self.note(seen, Line::Window(armed, hits, ns));
+        let (others, waited) = window.waited(&hits, hv.now(), ran);
+        let ns = self.ns(waited);
+        self.policy.window(others, ns);
+        self.note(seen, Line::Window(window.armed, others, ns));
         true
     }
 }
@@ -151,37 +166,58 @@ mod tests {
     /// Samples that began at 5,000, after others whose sum is about to wrap.
     const WINDOW: Window = Window {
         armed: 8,
-        hits: Hits {
+        before: Hits {
             number: 3,
             ticks: u64::MAX - 100,
+            first: 0,
         },
         began: 5_000,
         ran: 0,
         exit: 0,
     };
+    /// When the process got its core.
+    const FIRST: u64 = 90_000;
 
-    fn hits(number: u64, after: u64) -> Hits {
-        let ticks = WINDOW.hits.ticks.wrapping_add(number * (5_000 + after));
-        let number = WINDOW.hits.number + number;
-        Hits { number, ticks }
+    /// The first hit, and so many so long after it.
+    fn hits(others: u64, after: u64) -> Hits {
+        let sum = (1 + others) * FIRST + others * after;
+        Hits {
+            number: WINDOW.before.number + 1 + others,
+            ticks: WINDOW.before.ticks.wrapping_add(sum),
+            first: FIRST,
+        }
     }
 
     #[test]
-    fn a_late_look_finds_the_same_as_one_in_time() {
-        for elapsed in [100, 100_000] {
-            assert_eq!(WINDOW.waited(&hits(8, 20), elapsed, 0), 8 * 20);
+    fn neither_a_late_look_nor_a_late_start_changes_what_is_found() {
+        for late in [100, 100_000] {
+            let waited = |hits| WINDOW.waited(&hits, FIRST + late, late);
+            assert_eq!(waited(hits(7, 20)), (7, 7 * 20));
             // One of eight is of another kind.
-            assert_eq!(WINDOW.waited(&hits(7, 20), elapsed, 0), 7 * 20);
-            let half = WINDOW.waited(&hits(4, 20), elapsed, 0);
-            assert_eq!(half, 4 * 20 + 4 * elapsed);
+            assert_eq!(waited(hits(6, 20)), (6, 6 * 20));
+            assert_eq!(waited(hits(3, 20)), (3, 3 * 20 + 4 * late));
         }
     }
 
     #[test]
     fn what_the_guest_did_not_run_nobody_waited() {
-        // The manager had the core for 70 ticks, then the guest for 30.
-        assert_eq!(WINDOW.waited(&hits(8, 90), 100, 70), 8 * 20);
-        assert_eq!(WINDOW.waited(&hits(0, 0), 100, 70), 8 * 30);
-        assert_eq!(WINDOW.waited(&hits(0, 0), 100, 100), 0);
+        // The manager had the core for 70 ticks of 100.
+        let waited = |hits| WINDOW.waited(&hits, FIRST + 100, 30);
+        assert_eq!(waited(hits(3, 20)), (3, 3 * 20 + 4 * 30));
+        assert_eq!(waited(WINDOW.before), (0, 8 * 30));
+    }
+
+    #[test]
+    fn the_exits_of_those_before_are_no_wait() {
+        let window = Window { exit: 3, ..WINDOW };
+        assert_eq!(window.waited(&hits(7, 20), FIRST, 100), (7, 140 - 28 * 3));
+        let window = Window { exit: 30, ..WINDOW };
+        assert_eq!(window.waited(&hits(7, 20), FIRST, 100), (7, 0));
+    }
+
+    #[test]
+    fn a_single_sample_says_nothing() {
+        let window = Window { armed: 1, ..WINDOW };
+        assert_eq!(window.waited(&hits(0, 0), FIRST + 100, 100), (0, 0));
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A line is a word and its fields, separated by blanks. Numbers are decimal, addresses hexadecimal
 //! with `0x`. Order: `machine`, then for each pass `pass` and what was found in it, `machine` again where that has changed,
-//! and behind it `window`: samples that began, how many of them were hit within a moment, and for how many ns they waited for that,
-//! added up.
+//! and behind it `window`: samples that began, how many of them were hit within a moment behind the first, and for how many ns they
+//! waited for that since, added up.
 //!
 //! ```text
 //! machine reserved|thin VCPUS

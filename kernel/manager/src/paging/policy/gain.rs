@@ -26,19 +26,25 @@ impl Policy {
         machine.thin != before
     }
 
-    /// Hears how many of the samples that began together were hit, and for how long all of them waited for that or did so in
-    /// vain, in ns, added up.
+    /// Hears how many of the samples that began together were hit behind the first, and for how long all of them waited
+    /// for that or did so in vain, in ns, added up.
     ///
     /// A sample is one bit, so a region that is walked without a pause looks like one that is walked now and then. How soon
     /// the bits come tells: where walks come at random, hits by the time that was waited are their rate (the most likely one,
     /// with what was not hit cut off at the end). Whatever comes between, a host that has others to run, makes that too
-    /// low, so the highest of the last looks is taken.
+    /// low, so the highest of the last looks is taken. Where nothing was hit, the process did not run: half of the time, if that is what
+    /// every second look finds.
     pub fn window(&mut self, hits: u64, waited_ns: u64) {
         if hits == 0 && waited_ns == 0 {
             return;
         }
+        let before = self.walk_rate;
+        if hits == 0 {
+            self.walk_rate = Some(before.unwrap_or(SAMPLED_WALKS) / 2);
+            return;
+        }
         let rate = hits.saturating_mul(1_000_000_000) / waited_ns.max(1);
-        let before = self.walk_rate.unwrap_or(0);
+        let before = before.unwrap_or(0);
         let before = before.saturating_sub(before / 8);
         self.walk_rate = Some(rate.min(MOST_WALKS).max(before));
     }
@@ -162,8 +168,10 @@ mod tests {
         assert_eq!(policy.walk_rate(), SAMPLED_WALKS, "nothing was learned");
         policy.window(8, 400_000);
         assert_eq!(policy.walk_rate(), 20_000);
-        policy.window(0, 800_000);
+        policy.window(1, 800_000);
         assert_eq!(policy.walk_rate(), 17_500);
+        policy.window(0, 800_000);
+        assert_eq!(policy.walk_rate(), 8_750, "it has not run");
         policy.window(8, 0);
         assert_eq!(policy.walk_rate(), MOST_WALKS);
     }

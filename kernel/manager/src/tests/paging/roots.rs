@@ -144,7 +144,7 @@ fn the_first_samples_of_an_epoch_tell_how_soon_walks_come() {
     typed(&mut manager, &mut fake, "\x1dspaging trace linux on\r");
     work(&mut manager, &mut fake, 22_000);
     // All 60 are sampled in each epoch, but for the moment in which hits are counted there are 16.
-    shows(&fake.screen, &["trace window 16 16 "]);
+    shows(&fake.screen, &["trace window 16 15 "]);
     assert!(!fake.screen.contains("trace window 60 "));
     let walked = fake.screen.matches(" full nested 0 1\r").count();
     assert!(walked > 60, "{walked}");
