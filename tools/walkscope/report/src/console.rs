@@ -28,8 +28,6 @@ pub(crate) const DONE: &str = "walkscope: done";
 pub(crate) struct Watch<'a> {
     /// QEMU is asked to end after this time.
     pub(crate) limit: Duration,
-    /// Called once the guest prints: QEMU and the plugin have opened their files.
-    pub(crate) started: &'a dyn Fn(),
     /// Called with each line of QEMU's standard error.
     pub(crate) line: &'a (dyn Fn(&str) + Sync),
 }
@@ -70,7 +68,7 @@ pub(crate) fn run(command: Command, steps: &[Step], watch: &Watch<'_>) -> Result
             let lines = errors.into_iter().flat_map(|e| BufReader::new(e).lines());
             lines.map_while(Result::ok).for_each(|text| line(&text));
         });
-        let printed = talk(input, output, steps, watch.started);
+        let printed = talk(input, output, steps);
         drop(ended);
         printed
     });
@@ -84,21 +82,13 @@ pub(crate) fn run(command: Command, steps: &[Step], watch: &Watch<'_>) -> Result
 }
 
 /// Holds the conversation until the console ends.
-fn talk(
-    mut input: impl Write,
-    mut output: impl Read,
-    steps: &[Step],
-    started: &dyn Fn(),
-) -> std::io::Result<String> {
+fn talk(mut input: impl Write, mut output: impl Read, steps: &[Step]) -> std::io::Result<String> {
     let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
     let mut talk = Talk { steps, seen: 0 };
     loop {
         let count = output.read(&mut buffer)?;
         if count == 0 {
             return Ok(String::from_utf8_lossy(&bytes).into_owned());
-        }
-        if bytes.is_empty() {
-            started();
         }
         bytes.extend(buffer.get(..count).unwrap_or_default());
         while let Some(answer) = talk.next(&bytes) {
@@ -144,7 +134,6 @@ impl Talk<'_> {
 mod tests {
     use super::*;
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Instant;
 
     #[test]
@@ -163,35 +152,31 @@ mod tests {
     }
 
     /// A shell in QEMU's place.
-    fn shell(script: &str, steps: &[Step], limit: Duration) -> (Ended, u32, Vec<String>) {
-        let (started, lines) = (AtomicU32::new(0), Mutex::new(Vec::new()));
+    fn shell(script: &str, steps: &[Step], limit: Duration) -> (Ended, Vec<String>) {
+        let lines = Mutex::new(Vec::new());
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         let watch = Watch {
             limit,
-            started: &|| {
-                started.fetch_add(1, Ordering::Relaxed);
-            },
             line: &|line| lines.lock().unwrap().push(line.to_owned()),
         };
         let ended = run(command, steps, &watch).unwrap();
-        (ended, started.into_inner(), lines.into_inner().unwrap())
+        (ended, lines.into_inner().unwrap())
     }
 
     #[test]
     fn the_console_is_answered_and_errors_are_passed_on() {
         let script = "echo error >&2; printf 'name> '; read name; echo hello $name";
-        let (ended, started, lines) =
-            shell(script, &[("name> ", "you\n")], Duration::from_secs(60));
+        let (ended, lines) = shell(script, &[("name> ", "you\n")], Duration::from_secs(60));
         assert_eq!(ended.printed, "name> hello you\n");
-        assert_eq!((started, lines), (1, vec!["error".to_owned()]));
+        assert_eq!(lines, ["error"]);
     }
 
     #[test]
     fn what_takes_too_long_is_ended_in_an_orderly_way() {
         let start = Instant::now();
         let script = "trap 'echo written; exit' TERM; echo here; while :; do :; done";
-        let (ended, ..) = shell(script, &[], Duration::from_secs(1));
+        let (ended, _) = shell(script, &[], Duration::from_secs(1));
         assert_eq!(ended.printed, "here\nwritten\n");
         assert!(start.elapsed() < Duration::from_secs(60));
         // It was busy all the time, as far as the host let it.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -246,11 +247,8 @@ impl Tree {
         watch: (Duration, &(dyn Fn(&str) + Sync)),
     ) -> Result<Ended, String> {
         let bundle = self.bundle(load, files, short)?;
-        let ram = scratch.join(format!("{}-{}.ram", name(load), std::process::id()));
-        let failed = |error: std::io::Error| format!("{}: {error}", ram.display());
-        let file = fs::File::create(&ram).map_err(failed)?;
-        file.set_len(load.system.ram_mib() << 20).map_err(failed)?;
-        let words = systems::arguments(load, files, short, &bundle, &ram.to_string_lossy(), plugin);
+        let (_file, ram) = ram(scratch, load)?;
+        let words = systems::arguments(load, files, short, &bundle, &ram, plugin);
         let mut qemu = Command::new(penumbra::qemu::program());
         qemu.args(words);
         let steps: &[console::Step] = match load.system {
@@ -258,19 +256,8 @@ impl Tree {
             system if system.compound() && load.guest.linux() => &console::SHOW_PAGING,
             _ => &[],
         };
-        // Whoever has opened the file keeps it; nothing is left behind where the benchmark is stopped.
-        let forget = || {
-            let _ = fs::remove_file(&ram);
-        };
         let (limit, line) = watch;
-        let watch = Watch {
-            limit,
-            started: &forget,
-            line,
-        };
-        let ended = console::run(qemu, steps, &watch);
-        forget();
-        ended
+        console::run(qemu, steps, &Watch { limit, line })
     }
 
     /// One run of one system with one guest.
@@ -376,6 +363,18 @@ fn stamp(commit: &str, args: &BenchArgs, cpu: Duration) -> String {
     )
 }
 
+/// A file for a guest's RAM, and where QEMU and the plugin find it as long as it is open here. It has no name by then: however this
+/// program ends, nothing is left behind.
+fn ram(scratch: &Path, load: Load) -> Result<(fs::File, String), String> {
+    let path = scratch.join(format!("{}-{}.ram", name(load), std::process::id()));
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let file = fs::File::create(&path).map_err(failed)?;
+    fs::remove_file(&path).map_err(failed)?;
+    file.set_len(load.system.ram_mib() << 20).map_err(failed)?;
+    let open = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    Ok((file, open))
+}
+
 fn name(load: Load) -> String {
     format!("walks-{}", load.name())
 }
@@ -412,4 +411,25 @@ pub(crate) fn first_line(command: &mut Command) -> String {
         .next()
         .unwrap_or("unknown")
         .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ram_has_no_name_and_can_be_opened_all_the_same() {
+        let load = Load {
+            system: System::Bare,
+            guest: Guest::Static,
+            layout: 0,
+        };
+        let folder = std::env::temp_dir().join(format!("walkscope-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (_file, path) = ram(&folder, load).unwrap();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        let again = fs::OpenOptions::new().read(true).write(true).open(&path);
+        assert_eq!(again.unwrap().metadata().unwrap().len(), 1 << 30);
+        fs::remove_dir(&folder).unwrap();
+    }
 }
