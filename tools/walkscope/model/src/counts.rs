@@ -4,17 +4,18 @@ use crate::mmu::Miss;
 use crate::path::Path;
 use crate::regime::Regime;
 
-/// Where an access goes. User memory is told apart by its descriptor, because addresses do not tell.
+/// Where an access goes. The kernel's memory is told apart by its address; the user's as Linux marks it in the leaf, because a
+/// frame of a file can be written only through a shared mapping: what a process writes to otherwise is a copy of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Region {
     /// Lower half of the upper VA range: Linux's linear map of RAM.
     KernelLinear,
     /// Upper half of the upper VA range: image, modules, vmalloc, fixmap.
     KernelOther,
-    /// Lower VA range, read-only or executable: mostly files.
-    UserReadOnly,
-    /// Lower VA range, writable: mostly anonymous memory.
-    UserWritable,
+    /// Lower VA range: frames of the page cache, and pages that the kernel shows to all processes.
+    UserFile,
+    /// Lower VA range: frames of one process and its children, and the page of zeroes.
+    UserAnonymous,
     /// Stage 1 is off.
     Flat,
 }
@@ -23,15 +24,20 @@ pub enum Region {
 pub const REGIONS: [Region; 5] = [
     Region::KernelLinear,
     Region::KernelOther,
-    Region::UserReadOnly,
-    Region::UserWritable,
+    Region::UserFile,
+    Region::UserAnonymous,
     Region::Flat,
 ];
 
+/// What Linux notes in software bits 58:55 of a leaf (arch/arm64/include/asm/pgtable-prot.h): PTE_DIRTY, it was written to;
+/// PTE_SPECIAL, its frame belongs to nobody, as the page of zeroes does.
+const DIRTY: u8 = 1 << 0;
+const SPECIAL: u8 = 1 << 1;
+
 impl Region {
-    /// The region of an address, by the path of its walk.
+    /// The region of an address, by the path of its walk; `shared` if a writable shared mapping of a file is known to be there.
     #[must_use]
-    pub fn of(regime: &Regime, va: u64, path: &Path) -> Self {
+    pub fn of(regime: &Regime, va: u64, path: &Path, shared: bool) -> Self {
         if !regime.stage1() {
             Self::Flat
         } else if va >> 55 & 1 != 0 {
@@ -41,10 +47,11 @@ impl Region {
             } else {
                 Self::KernelOther
             }
-        } else if path.leaf.writable && !path.leaf.user_execute {
-            Self::UserWritable
+        } else if !shared && (path.leaf.writable || path.leaf.software & (DIRTY | SPECIAL) != 0) {
+            // A fork takes the right to write away and leaves the mark.
+            Self::UserAnonymous
         } else {
-            Self::UserReadOnly
+            Self::UserFile
         }
     }
 
@@ -54,8 +61,8 @@ impl Region {
         match self {
             Self::KernelLinear => "kernel_linear",
             Self::KernelOther => "kernel_other",
-            Self::UserReadOnly => "user_read_only",
-            Self::UserWritable => "user_writable",
+            Self::UserFile => "user_file",
+            Self::UserAnonymous => "user_anonymous",
             Self::Flat => "flat",
         }
     }

@@ -67,8 +67,8 @@ pub struct Leaf {
     pub global: bool,
     /// EL0 or EL1 may write (AP\[2\] = 0).
     pub writable: bool,
-    /// EL0 may execute (UXN = 0).
-    pub user_execute: bool,
+    /// Bits 58:55, which hardware ignores.
+    pub software: u8,
 }
 
 /// A walk of both stages.
@@ -230,7 +230,7 @@ fn leaf(desc: u64, level: u8, address: u64) -> Leaf {
         mergeable: false,
         global: desc & 1 << 11 == 0,
         writable: desc & 1 << 7 == 0,
-        user_execute: desc & 1 << 54 == 0,
+        software: u8::try_from(desc >> 55 & 0xf).unwrap_or(0),
     }
 }
 

@@ -9,6 +9,7 @@
 //! among those few entries.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::blocks::{BlockKey, BlockTally, Shape, shape};
 use crate::core::Core;
@@ -70,6 +71,8 @@ pub struct Scope {
     spaces: BTreeMap<AddressSpace, Vec<Tally>>,
     /// For each 2 MiB that misses took through stage 2, what each column with the tables as they are found.
     blocks: BTreeMap<BlockKey, Vec<BlockTally>>,
+    /// VAs of files that are mapped shared and writable, with the VMID of who said so.
+    file_maps: Vec<(u16, Range<u64>)>,
     /// Accesses that no walk could explain: it should stay at zero.
     pub faults: u64,
     /// Accesses that passed the filter.
@@ -99,6 +102,7 @@ impl Scope {
             partitions: Vec::new(),
             spaces: BTreeMap::new(),
             blocks: BTreeMap::new(),
+            file_maps: Vec::new(),
             faults: 0,
             events: 0,
             verify: false,
@@ -190,7 +194,9 @@ impl Scope {
                 continue;
             }
             let miss = mmu.walk(va, space, fetch, &path);
-            counts.miss(Region::of(&regime, va, &path), fetch, miss);
+            let mut maps = self.file_maps.iter();
+            let shared = maps.any(|(vmid, range)| *vmid == space.vmid && range.contains(&va));
+            counts.miss(Region::of(&regime, va, &path, shared), fetch, miss);
             let empty = || vec![Tally::default(); self.columns.len()];
             let tallies = self.spaces.entry(key).or_insert_with(empty);
             if let Some(tally) = tallies.get_mut(column) {
@@ -223,6 +229,21 @@ impl Scope {
                     mmu.invalidate(&invalidation);
                 }
             }
+        }
+    }
+
+    /// The program that a core runs says that it has mapped a file there, shared and writable.
+    pub fn file_map(&mut self, core: usize, va: u64, bytes: u64) {
+        if let Some(seat) = self.seats.get(core) {
+            let range = va..va.saturating_add(bytes);
+            self.file_maps.push((seat.space.vmid, range));
+        }
+    }
+
+    /// What the programs of a core's VM said of their mappings holds no longer.
+    pub fn forget_file_maps(&mut self, core: usize) {
+        if let Some(seat) = self.seats.get(core) {
+            self.file_maps.retain(|(vmid, _)| *vmid != seat.space.vmid);
         }
     }
 

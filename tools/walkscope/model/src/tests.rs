@@ -4,6 +4,7 @@ mod arithmetic;
 mod invalidation;
 mod published;
 mod reference;
+mod regions;
 pub(crate) mod space;
 mod spaces;
 mod sweep;

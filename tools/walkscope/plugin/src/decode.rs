@@ -11,6 +11,10 @@ pub(crate) enum Kind {
     Tlbi(u32),
     /// Opens (`true`) or closes the window of a test.
     Marker(usize, bool),
+    /// The program has mapped X1 bytes of a file at X0, shared and writable.
+    FileMap,
+    /// SVC #0, by which Linux's programs call it.
+    Call,
 }
 
 /// A system register that is written.
@@ -28,9 +32,26 @@ pub(crate) enum Written {
     Stage2,
 }
 
+/// Whether a call of Linux's maps a file so that its pages can be written to: `mmap` with these X8, X2 and X3.
+pub(crate) fn maps_file_writable(number: u64, protection: u64, flags: u64) -> bool {
+    const MMAP: u64 = 222;
+    const WRITE: u64 = 2;
+    // MAP_SHARED, and MAP_SHARED_VALIDATE with one bit more; MAP_ANONYMOUS.
+    const SHARED: u64 = 1;
+    const ANONYMOUS: u64 = 0x20;
+    number == MMAP && protection & WRITE != 0 && flags & (SHARED | ANONYMOUS) == SHARED
+}
+
 /// Classifies an instruction.
 pub(crate) fn kind(opcode: u32) -> Option<Kind> {
     const HINT: u32 = 0xd503_201f;
+    const FILE_MAP: u32 = HINT | 95 << 5;
+    const SVC: u32 = 0xd400_0001;
+    match opcode {
+        FILE_MAP => return Some(Kind::FileMap),
+        SVC => return Some(Kind::Call),
+        _ => {}
+    }
     let number = opcode >> 5 & 0x7f;
     if opcode & !(0x7f << 5) == HINT && number >= 64 {
         return Some(Kind::Marker((number & 31) as usize, number < 96));
@@ -73,5 +94,18 @@ mod tests {
         assert_eq!(kind(0xd503_201f), None);
         assert_eq!(kind(0xd503_201f | 64 << 5), Some(Kind::Marker(0, true)));
         assert_eq!(kind(0xd503_201f | 97 << 5), Some(Kind::Marker(1, false)));
+        // hint #95; svc #0; svc #1; hvc #0.
+        assert_eq!(kind(0xd503_201f | 95 << 5), Some(Kind::FileMap));
+        assert_eq!(kind(0xd400_0001), Some(Kind::Call));
+        assert_eq!((kind(0xd400_0021), kind(0xd400_0002)), (None, None));
+    }
+
+    #[test]
+    fn only_a_shared_writable_file_is_one() {
+        let shared = |protection, flags| maps_file_writable(222, protection, flags);
+        assert!(shared(3, 1) && shared(2, 3));
+        // Read-only; private; anonymous; `munmap`.
+        assert!(!shared(1, 1) && !shared(3, 2) && !shared(3, 0x21));
+        assert!(!maps_file_writable(215, 3, 1));
     }
 }

@@ -7,10 +7,10 @@ use penumbra_walkscope_model::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::state::{INTERRUPT, Space, Totals, Window};
+use crate::state::{FileMaps, INTERRUPT, Space, Totals, Window};
 
 /// One document: the columns with their parameters, the windows in the order in which they closed, and the run.
-pub(crate) fn json(scope: &Scope, windows: &[Window], run: &Totals) -> String {
+pub(crate) fn json(scope: &Scope, windows: &[Window], run: &Totals, file_maps: FileMaps) -> String {
     let columns: Vec<Value> = scope
         .columns()
         .iter()
@@ -50,6 +50,7 @@ pub(crate) fn json(scope: &Scope, windows: &[Window], run: &Totals) -> String {
         "run": totals(run, None),
         "faults": scope.faults,
         "events": scope.events,
+        "file_maps": {"made": file_maps.made, "told": file_maps.told},
         "verified": scope.verify,
     });
     format!("{document:#}\n")

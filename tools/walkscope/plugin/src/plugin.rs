@@ -10,7 +10,7 @@ use penumbra_walkscope_model::{Access, BlockKey, Operation, Scope};
 
 use crate::decode::{self, Kind, Written};
 use crate::ram::Ram;
-use crate::state::{CORES, INTERRUPT, Totals, Window};
+use crate::state::{CORES, FileMaps, INTERRUPT, Totals, Window};
 use crate::{options, output, registers};
 
 /// The interface version, read by QEMU before it installs the plugin.
@@ -30,6 +30,7 @@ struct State {
     vmids: [u16; CORES],
     open: Vec<Option<Totals>>,
     windows: Vec<Window>,
+    file_maps: FileMaps,
     out: String,
     progress: bool,
 }
@@ -141,6 +142,7 @@ fn prepare(words: &[String]) -> Result<(), String> {
         vmids: [0; CORES],
         open,
         windows: Vec::new(),
+        file_maps: FileMaps::default(),
         out: options.out,
         progress: options.progress,
     });
@@ -323,6 +325,7 @@ impl State {
             let totals = now.since(&before);
             let shape = |key: &BlockKey| self.scope.shape(core, *key, &self.ram);
             let shapes = totals.blocks.keys().map(shape).collect();
+            self.scope.forget_file_maps(core);
             self.windows.push(Window {
                 test,
                 core,
@@ -388,6 +391,16 @@ extern "C" fn executed(core: c_uint, data: *mut c_void) {
             state.totals.tlbi += u64::from(at_el1);
         }
         Kind::Marker(test, opens) => state.mark(core, test, opens),
+        Kind::FileMap => {
+            let [va, bytes] = [0, 1].map(|number| registers::general(core, number));
+            state.scope.file_map(core, va, bytes);
+            state.file_maps.told += 1;
+        }
+        Kind::Call => {
+            let [number, protection, flags] = [8, 2, 3].map(|n| registers::general(core, n));
+            state.file_maps.made +=
+                u64::from(decode::maps_file_writable(number, protection, flags));
+        }
     }
 }
 
@@ -396,7 +409,7 @@ extern "C" fn finished(_id: u64, _data: *mut c_void) {
     let Some(mut guard) = state() else { return };
     let Some(state) = guard.as_mut() else { return };
     let run = state.now();
-    let text = output::json(&state.scope, &state.windows, &run);
+    let text = output::json(&state.scope, &state.windows, &run, state.file_maps);
     if let Err(error) = fs::write(&state.out, text) {
         eprintln!("walkscope: cannot write {}: {error}", state.out);
     }

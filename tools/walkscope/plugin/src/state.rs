@@ -15,6 +15,16 @@ pub(crate) const REASONS: usize = 66;
 /// Index of interrupts among the reasons.
 pub(crate) const INTERRUPT: usize = 64;
 
+#[cfg(not(test))]
+/// Files that programs mapped shared and writable: only where they tell is such memory known not to be anonymous.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FileMaps {
+    /// Calls of `mmap` for one.
+    pub(crate) made: u64,
+    /// Those that a marker told of.
+    pub(crate) told: u64,
+}
+
 /// Instructions of a VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Instructions {

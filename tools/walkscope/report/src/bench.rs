@@ -202,6 +202,13 @@ fn measure(
             measured.run.faults
         );
     }
+    if measured.run.untold_maps > 0 {
+        eprintln!(
+            "walkscope: {}: {} writable shared mappings of files that no load told of count as anonymous",
+            load.name(),
+            measured.run.untold_maps
+        );
+    }
     for number in 1..args.repeat {
         compare(number, &measure()?.run, &measured.run)?;
     }

@@ -177,6 +177,8 @@ pub(crate) struct Run {
     pub(crate) faults: u64,
     /// Accesses that the models saw.
     pub(crate) events: u64,
+    /// Writable shared mappings of files that no marker told of: their misses count as anonymous.
+    pub(crate) untold_maps: u64,
 }
 
 impl Run {
@@ -199,6 +201,7 @@ impl Run {
         }
         self.faults += other.faults;
         self.events += other.events;
+        self.untold_maps += other.untold_maps;
         Ok(())
     }
 
@@ -244,11 +247,18 @@ fn add_others(test: &mut Test, own: &str, guests: &Map<String, Value>) -> Option
     Some(())
 }
 
+/// What results of before this was counted do not have.
+fn untold_maps(json: &Value) -> Option<u64> {
+    let maps = |which: &str| json.get("file_maps")?.get(which)?.as_u64();
+    Some(maps("made")?.saturating_sub(maps("told")?))
+}
+
 fn parse(system: &str, json: &Value) -> Option<Run> {
     let mut run = Run {
         system: system.to_owned(),
         faults: json.get("faults")?.as_u64()?,
         events: json.get("events")?.as_u64()?,
+        untold_maps: untold_maps(json).unwrap_or(0),
         ..Run::default()
     };
     for column in json.get("columns")?.as_array()? {
@@ -330,7 +340,7 @@ pub(crate) mod tests {
                 {"vmid": 0, "root": "0x2000", "asid": null, "instructions": 1000, "columns": [tally(4)]}],
             "guests": {"0": {"el0": 400, "el1": 600, "columns": [column]},
                 "1": {"el0": 0, "el1": 3, "columns": [column]}}});
-        json!({"faults": 0, "events": 9, "windows": [window, window],
+        json!({"faults": 0, "events": 9, "file_maps": {"made": 3, "told": 2}, "windows": [window, window],
             "run": {"guests": {"0": {"el0": 400, "el1": 800, "columns": [tally(12)]},
                 "1": {"el0": 0, "el1": 6, "columns": [tally(0)]}}},
             "columns": [{"core": "cortex-a72", "mode": "as-is"}]})
@@ -390,6 +400,7 @@ pub(crate) mod tests {
         run.merge(second.clone(), 18).unwrap();
         assert_eq!((&run.tests[&3], &run.tests[&18]), (&test, &test));
         assert_eq!((run.partitions[&0].instructions, run.events), (2400, 18));
+        assert_eq!(run.untold_maps, 2);
         second.columns.clear();
         assert!(run.merge(second, 18).is_err());
     }

@@ -113,12 +113,12 @@ fn regions(runs: &[Run], core: &str) -> String {
     let names = [
         "kernel_linear",
         "kernel_other",
-        "user_read_only",
-        "user_writable",
+        "user_file",
+        "user_anonymous",
     ];
     let mut text = format!(
         "\nWhere the misses fall ({core}, {}), in %:\n\n\
-         | workload | misses | reads per miss | kernel, linear map | kernel, other | user, read-only | user, writable | main-TLB entries in use at the end | reach, MiB |\n\
+         | workload | misses | reads per miss | kernel, linear map | kernel, other | user, file | user, anonymous | main-TLB entries in use at the end | reach, MiB |\n\
          |---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
         run.system
     );
@@ -254,8 +254,8 @@ fn reason_name(reason: &str) -> &str {
 /// Everything about one file.
 pub(crate) fn details(run: &Run, cost: &CostArgs) -> String {
     let mut text = format!(
-        "{} events, {} accesses without a walk\n",
-        run.events, run.faults
+        "{} events, {} accesses without a walk, {} writable shared mappings of files that nobody told of\n",
+        run.events, run.faults, run.untold_maps
     );
     for (number, test) in &run.tests {
         let _ = writeln!(
