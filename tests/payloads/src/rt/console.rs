@@ -3,12 +3,12 @@
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use super::{io, layout, psci};
+use super::{elsewhere, io, layout, psci};
 
-const DATA: usize = layout::UART;
-const FLAGS: usize = layout::UART + 0x18;
-const LINE_CONTROL: usize = layout::UART + 0x2c;
-const CONTROL: usize = layout::UART + 0x30;
+const DATA: usize = 0;
+const FLAGS: usize = 0x18;
+const LINE_CONTROL: usize = 0x2c;
+const CONTROL: usize = 0x30;
 const TRANSMIT_FULL: u32 = 1 << 5;
 const RECEIVE_EMPTY: u32 = 1 << 4;
 
@@ -26,22 +26,28 @@ impl Write for Uart {
 }
 
 fn put(byte: u8) {
-    while io::read32(FLAGS) & TRANSMIT_FULL != 0 {
+    let uart = elsewhere::uart();
+    while io::read32(uart + FLAGS) & TRANSMIT_FULL != 0 {
         core::hint::spin_loop();
     }
-    io::write32(DATA, u32::from(byte));
+    io::write32(uart + DATA, u32::from(byte));
 }
 
-/// Sets the UART up: 8 bits, FIFO, transmitter and receiver on.
+/// Sets the UART up: 8 bits, FIFO, transmitter and receiver on. A Generic UART (Arm DEN0029, "SBSA Generic UART") is ready as
+/// it is and has no such registers.
 pub fn init() {
-    io::write32(LINE_CONTROL, 0x70);
-    io::write32(CONTROL, 0x301);
+    let uart = elsewhere::uart();
+    if uart == layout::UART {
+        io::write32(uart + LINE_CONTROL, 0x70);
+        io::write32(uart + CONTROL, 0x301);
+    }
 }
 
 /// A received byte, if there is one.
 #[must_use]
 pub fn get() -> Option<u8> {
-    (io::read32(FLAGS) & RECEIVE_EMPTY == 0).then(|| io::read32(DATA) as u8)
+    let uart = elsewhere::uart();
+    (io::read32(uart + FLAGS) & RECEIVE_EMPTY == 0).then(|| io::read32(uart + DATA) as u8)
 }
 
 /// Writes formatted text; used by [`print!`](crate::print) and [`println!`](crate::println).

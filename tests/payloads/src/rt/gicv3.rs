@@ -1,6 +1,6 @@
 //! GICv3: distributor, redistributors and the system-register interface (IHI 0069 H).
 
-use super::{cpu, io, layout};
+use super::{cpu, elsewhere, io, layout};
 use crate::{mrs, msr};
 
 /// GICR_WAKER, offset in the first frame.
@@ -20,12 +20,12 @@ const ASLEEP: u32 = 1 << 2;
 
 /// Redistributor of vCPU `index`: its frames lie in vCPU order.
 #[must_use]
-pub const fn redistributor(index: usize) -> usize {
-    layout::GICR + index * 0x2_0000
+pub fn redistributor(index: usize) -> usize {
+    elsewhere::gicr() + index * 0x2_0000
 }
 
 pub(super) fn init() {
-    io::write32(layout::GICD, GICD_CTLR_ENABLE);
+    io::write32(elsewhere::gicd(), GICD_CTLR_ENABLE);
 }
 
 pub(super) fn init_cpu() {

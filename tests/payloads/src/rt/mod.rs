@@ -3,6 +3,7 @@
 pub mod check;
 pub mod console;
 pub mod cpu;
+mod elsewhere;
 pub mod fault;
 pub mod fdt;
 pub mod gic;

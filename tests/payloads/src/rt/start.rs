@@ -1,6 +1,6 @@
 //! Entry, page tables and vectors (`start.S`), and the hand-over to the payload's `main`.
 
-use super::{console, cpu, fdt, gic};
+use super::{console, cpu, elsewhere, fdt, gic};
 
 core::arch::global_asm!(include_str!("start.S"));
 
@@ -34,8 +34,9 @@ pub fn secondary_entry() -> u64 {
 #[unsafe(no_mangle)]
 extern "C" fn payload_first(device_tree: usize) -> ! {
     cpu::enter(0);
-    console::init();
     fdt::init(device_tree);
+    elsewhere::init();
+    console::init();
     gic::init();
     payload_main();
     console::power_off()

@@ -178,12 +178,19 @@ impl Tree {
             let found = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()));
             found.map(|found| found.len())
         };
+        let mut cmdline = guest.cmdline(false, short, load.layout);
+        if !guest.linux() {
+            cmdline.push_str(&xen::devices());
+        }
         let tree = xen::tree(
             &board,
             &xen::Domain {
                 kernel_bytes: bytes(&files.kernel(guest))?,
-                initramfs_bytes: bytes(&files.initramfs)?,
-                cmdline: &guest.cmdline(false, short, load.layout),
+                initramfs_bytes: match guest.linux() {
+                    true => Some(bytes(&files.initramfs)?),
+                    false => None,
+                },
+                cmdline: &cmdline,
             },
         )?;
         fs::write(to, tree).map_err(failed)
@@ -197,11 +204,13 @@ impl Tree {
         let more = format!(",its=off,dumpdtb={}", tree.display());
         qemu.args(systems::board(System::Bare, &more));
         qemu.arg("-kernel").arg(files.kernel(load.guest));
-        qemu.arg("-initrd").arg(&files.initramfs);
+        if load.guest.linux() {
+            qemu.arg("-initrd").arg(&files.initramfs);
+        }
         qemu.args(["-append", &load.guest.cmdline(false, short, load.layout)]);
         succeed(qemu.stdout(Stdio::null()))?;
         let script = to.with_extension("sh");
-        fs::write(&script, kvm::SCRIPT)
+        fs::write(&script, kvm::script(load.guest))
             .map_err(|error| format!("{}: {error}", script.display()))?;
         self.initramfs(&script, &kvm::files(files, load.guest, tree), to)
     }

@@ -19,11 +19,21 @@ const END_NODE: u32 = 2;
 const PROPERTY: u32 = 3;
 const NOP: u32 = 4;
 
+/// Where a guest without an operating system finds its devices (Xen, xen/include/public/arch-arm.h: GUEST_PL011_BASE,
+/// GUEST_GICV3_GICD_BASE, GUEST_GICV3_GICR0_BASE); it reads decimals.
+pub(crate) fn devices() -> String {
+    format!(
+        " sbsa_uart={} gicd={} gicr={}",
+        0x2200_0000, 0x0300_1000, 0x0302_0000
+    )
+}
+
 /// Sizes of the guest's files, and its command line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Domain<'a> {
     pub(crate) kernel_bytes: u64,
-    pub(crate) initramfs_bytes: u64,
+    /// `None`: it has none.
+    pub(crate) initramfs_bytes: Option<u64>,
     pub(crate) cmdline: &'a str,
 }
 
@@ -99,7 +109,9 @@ impl Writer {
         self.numbers("memory", &[MEMORY_KIB]);
         self.property("vpl011", &[]);
         self.module("kernel", KERNEL, domain.kernel_bytes, Some(domain.cmdline));
-        self.module("ramdisk", INITRAMFS, domain.initramfs_bytes, None);
+        if let Some(bytes) = domain.initramfs_bytes {
+            self.module("ramdisk", INITRAMFS, bytes, None);
+        }
         self.end();
     }
 }
@@ -214,7 +226,7 @@ mod tests {
 
     const DOMAIN: Domain<'_> = Domain {
         kernel_bytes: 0x123,
-        initramfs_bytes: 0x456,
+        initramfs_bytes: Some(0x456),
         cmdline: "quiet",
     };
 
@@ -284,6 +296,12 @@ mod tests {
         ] {
             assert!(domain.iter().any(|found| found == line), "{line} {after:?}");
         }
+        let none = Domain {
+            initramfs_bytes: None,
+            ..DOMAIN
+        };
+        let without = lines(&tree(&board(), &none).unwrap());
+        assert!(!without.iter().any(|line| line.starts_with("module@5800")));
         // `chosen`, the root and what comes between close as before.
         let end = &before[before.len() - 4..];
         assert_eq!(after[after.len() - 4..], *end);
