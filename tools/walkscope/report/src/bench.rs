@@ -152,7 +152,7 @@ fn results_of(
         None
     } else {
         room(args)?;
-        Some(tree.build(&left, args.short)?)
+        Some(tree.build(&left, &systems::script(args.short))?)
     };
     let progress = Progress::new(left.into_iter(), args.short);
     Ok(jobs::each(&last, args.jobs, |(load, last)| {

@@ -1,7 +1,7 @@
 //! `walkscope`: runs guests under QEMU with the plugin that models their MMU, and reports what walks cost.
 //!
 //! - [`mod@bench`]: the systems and workloads of `just bench walks`, as initramfs and QEMU command lines.
-//! - [`speed`]: what the plugin costs.
+//! - [`speed`]: what the plugin costs. [`regions`]: whether misses are told apart as they should.
 //! - [`guest`]: the guests that they are measured with. [`xen`]: how Xen is given one.
 //! - [`tree`]: what is built and run. [`jobs`]: several at a time. [`console`]: a run of QEMU. [`progress`]: what is said meanwhile.
 //! - [`figures`]: the plugin's results, and the linear model that turns reads into a share of time.
@@ -18,6 +18,7 @@ mod kvm;
 mod plot;
 mod programs;
 mod progress;
+mod regions;
 mod spaces;
 mod speed;
 mod spread;
@@ -48,6 +49,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Measure how much the plugin slows QEMU.
     Speed(speed::SpeedArgs),
+    /// Check on Debian's kernel that misses of files and of anonymous memory are told apart.
+    Regions(regions::RegionsArgs),
     /// Print a file of the plugin as a table.
     Report(ReportArgs),
     /// Print the modelled cores: parameters and their sources.
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Bench(args) => bench::run(&args),
         Command::Speed(args) => speed::run(&args),
+        Command::Regions(args) => regions::run(&args),
         Command::Report(args) => report(&args),
         Command::Cores => {
             cores();

@@ -12,7 +12,7 @@ use penumbra::toolchain::Project;
 
 use crate::figures::{self, float};
 use crate::guest::Guest;
-use crate::systems::{Load, System};
+use crate::systems::{self, Load, System};
 use crate::tree::{Tree, first_line};
 
 /// `speed`
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &SpeedArgs) -> Result<(), String> {
         guest: Guest::Linux,
         layout: 0,
     };
-    let files = tree.build(&[load], true)?;
+    let files = tree.build(&[load], &systems::script(true))?;
     let out = tree.output("speed.plugin.json");
     // On bare metal the bench has all columns: both cores in five modes each.
     let options = format!("out={},cores={}", out.display(), args.cores);

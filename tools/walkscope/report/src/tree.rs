@@ -85,8 +85,8 @@ impl Tree {
         succeed(fetch.args(wanted.iter().map(|(what, _)| what)))
     }
 
-    /// Builds the plugin, the guests' loads and Penumbra, and fetches what is missing.
-    pub(crate) fn build(&self, loads: &[Load], short: bool) -> Result<Files, String> {
+    /// Builds the plugin, Penumbra and the guests' loads, which a script runs, and fetches what is missing.
+    pub(crate) fn build(&self, loads: &[Load], script: &str) -> Result<Files, String> {
         const TARGET: &str = penumbra::toolchain::TARGET;
         let cache = self.root.join(".cache/arm64");
         self.fetch(loads)?;
@@ -116,12 +116,10 @@ impl Tree {
             xen: cache.join("xen/xen"),
             payload: self.out.join("static_tables.img"),
         };
-        let script = self.out.join("walks.sh");
-        fs::write(&script, systems::script(short))
-            .map_err(|error| format!("{}: {error}", script.display()))?;
+        self.save("walks.sh", script)?;
         let mut added = programs::files(&cache.join("programs"))?;
         added.push((files.load.clone(), "opt/walkload".into()));
-        self.initramfs(&script, &added, &files.initramfs)?;
+        self.initramfs(&self.out.join("walks.sh"), &added, &files.initramfs)?;
         if loads.iter().any(|load| load.guest == Guest::Static) {
             self.flatten("static_tables", &files.payload)?;
         }

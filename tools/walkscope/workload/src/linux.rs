@@ -21,6 +21,7 @@ const GETPID: usize = 172;
 const CLONE: usize = 220;
 const EXECVE: usize = 221;
 const MMAP: usize = 222;
+const MPROTECT: usize = 226;
 const MLOCKALL: usize = 230;
 const MADVISE: usize = 233;
 const WAIT4: usize = 260;
@@ -100,10 +101,20 @@ pub(crate) fn map_file(path: &CStr, bytes: usize) -> usize {
 
 /// Maps an open file like that, and tells `walkscope` where: such pages look like anonymous ones.
 pub(crate) fn map_shared(file: usize, bytes: usize) -> usize {
-    let base = syscall(MMAP, [0, bytes, 3, 1, file, 0]);
+    let base = map(file, bytes, 3, 1);
     // SAFETY: a hint without a meaning does nothing.
     unsafe { core::arch::asm!("hint #95", in("x0") base, in("x1") bytes) };
     base
+}
+
+/// Maps an open file from its start on.
+pub(crate) fn map(file: usize, bytes: usize, protection: usize, flags: usize) -> usize {
+    syscall(MMAP, [0, bytes, protection, flags, file, 0])
+}
+
+/// Changes what may be done with mapped memory.
+pub(crate) fn protect(base: usize, bytes: usize, protection: usize) {
+    syscall(MPROTECT, [base, bytes, protection, 0, 0, 0]);
 }
 
 /// Makes a request of a device.

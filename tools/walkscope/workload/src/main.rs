@@ -11,6 +11,8 @@
 //!   there is a file STOP;
 //! - `storm STOP`: everything that a process does to its address space, at random from the seed TEST, with its content
 //!   checked, until there is a file STOP; no window;
+//! - `shown KIND BYTES PATH`: a look at each page of memory of a kind: `zeroes`, `written`, `inherited` and `protected` of
+//!   anonymous memory, `private`, `copied`, `seen` and `shared` of the file;
 //! - `exec COUNT`: fork, exec of this program, wait;
 //! - `churn COUNT`: map 64 KiB, touch each page, unmap;
 //! - `pipes COUNT`: a byte to and fro between two processes;
@@ -39,6 +41,7 @@ mod check;
 mod kvm;
 mod linux;
 mod processes;
+mod shown;
 mod storm;
 
 use linux::{exit, syscall};
@@ -131,6 +134,7 @@ extern "C" fn main(stack: *const usize) -> ! {
         b"chase" => chase(test, &mut arguments),
         b"check" => check::run(test, &mut arguments),
         b"storm" => storm::run(test, &mut arguments),
+        b"shown" => shown::run(test, &mut arguments),
         b"exec" => exec(test, name, arguments.number()),
         b"kvm" => kvm::run(test, &mut arguments),
         b"churn" => churn(test, arguments.number()),

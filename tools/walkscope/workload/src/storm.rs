@@ -23,7 +23,6 @@ const WORDS: [usize; 6] = [0, 8, 1000, 2048, 4000, 4088];
 static TAGS: [AtomicU32; PAGES] = [const { AtomicU32::new(0) }; PAGES];
 
 const MREMAP: usize = 216;
-const MPROTECT: usize = 226;
 const MMAP: usize = 222;
 const MADVISE: usize = 233;
 /// Advice by its number (Linux, include/uapi/asm-generic/mman-common.h).
@@ -129,7 +128,7 @@ impl Storm {
     }
 
     fn protect(&self, run: Run, what: usize) {
-        syscall(MPROTECT, [self.at(run), run.count * PAGE, what, 0, 0, 0]);
+        linux::protect(self.at(run), run.count * PAGE, what);
     }
 
     fn unmap_and_map(&self, run: Run) {
