@@ -7,4 +7,5 @@ mod reference;
 mod regions;
 pub(crate) mod space;
 mod spaces;
+mod streams;
 mod sweep;

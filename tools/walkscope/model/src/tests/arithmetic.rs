@@ -57,24 +57,20 @@ fn chase(core: &str, mode: Mode, machine: &Machine, pages: u64, passes: u64) -> 
 fn a_chase_within_the_main_tlb_never_misses_and_beyond_it_always_does() {
     let mut machine = Machine::new(None);
     scatter(&mut machine, 2048);
-    for (core, entries) in [("a53", 512), ("a72", 1024), ("a76", 1280)] {
+    for (core, entries, sets) in [("a53", 512, 128), ("a72", 1024, 256), ("a76", 1280, 256)] {
         // In order, pages spread evenly over the sets, so all ways are used.
-        assert_eq!(
-            chase(core, Mode::Native, &machine, entries, 3).misses,
-            0,
-            "{core}"
-        );
+        for pages in [entries / 4, entries / 2, entries - 1, entries] {
+            let found = chase(core, Mode::Native, &machine, pages, 3);
+            assert_eq!(found.misses, 0, "{core} {pages}");
+        }
         // LRU over a cyclic stream that is a set too large: the sets with one page more than ways
         // always miss, the others never.
-        let sets = match core {
-            "a53" => 128,
-            _ => 256,
-        };
-        let (ways, extra) = (entries / sets, 64);
-        let found = chase(core, Mode::Native, &machine, entries + extra, 3);
-        assert_eq!(found.misses, 2 * extra * (ways + 1), "{core}");
-        let found = chase(core, Mode::Native, &machine, entries + sets, 3);
-        assert_eq!(found.misses, 2 * (entries + sets), "{core}");
+        let ways = entries / sets;
+        for extra in (1..=8).map(|eighths| eighths * sets / 8) {
+            let found = chase(core, Mode::Native, &machine, entries + extra, 3);
+            let expected = 2 * extra * (ways + 1);
+            assert_eq!(found.misses, expected, "{core} {extra}");
+        }
     }
 }
 

@@ -61,7 +61,7 @@ impl Table {
     }
 }
 
-struct Reference<'a> {
+pub(super) struct Reference<'a> {
     core: Core,
     mode: Mode,
     ram: &'a Ram,
@@ -74,7 +74,7 @@ struct Reference<'a> {
 }
 
 impl<'a> Reference<'a> {
-    fn new(core: &Core, mode: Mode, ram: &'a Ram) -> Self {
+    pub(super) fn new(core: &Core, mode: Mode, ram: &'a Ram) -> Self {
         Self {
             micro: [
                 Table::new(core.micro_data, core.micro_data),
@@ -138,7 +138,7 @@ impl<'a> Reference<'a> {
     }
 
     /// One access: whether it missed both TLBs, and the descriptors read.
-    fn access(&mut self, regime: &Regime, va: u64, fetch: bool) -> (bool, u32) {
+    pub(super) fn access(&mut self, regime: &Regime, va: u64, fetch: bool) -> (bool, u32) {
         self.reads = 0;
         self.now += 1;
         let (vmid, asid) = (regime.space().vmid, regime.space().asid);
