@@ -149,7 +149,7 @@ impl Mmu {
         let offset = va & ((1 << log2) - 1);
         let entry = Entry {
             tag: Tag::around(va, log2, space, global),
-            output: path.leaf.pa.wrapping_sub(offset),
+            output: self.output(path).wrapping_sub(offset),
         };
         self.main.insert(entry);
         self.fill_micro(va, entry, fetch);
@@ -188,6 +188,15 @@ impl Mmu {
                     output: 0,
                 });
             }
+        }
+    }
+
+    /// Where a path leads by the tables that it prices: what has no stage 2, or one that maps one to one, ends at the IPA.
+    pub(crate) fn output(&self, path: &Path) -> u64 {
+        if self.is_as_is() {
+            path.leaf.pa
+        } else {
+            path.leaf.ipa
         }
     }
 

@@ -190,7 +190,7 @@ impl Scope {
             };
             if let Some(entry) = hit {
                 let start = va & !((1 << entry.tag.log2) - 1);
-                counts.stale += u64::from(entry.output + (va - start) != path.leaf.pa);
+                counts.stale += u64::from(entry.output + (va - start) != mmu.output(&path));
                 continue;
             }
             let miss = mmu.walk(va, space, fetch, &path);

@@ -202,6 +202,13 @@ fn measure(
             measured.run.faults
         );
     }
+    if args.verify {
+        eprintln!(
+            "walkscope: {}: {} hits of a main TLB that a fresh walk contradicts",
+            load.name(),
+            measured.run.stale
+        );
+    }
     if measured.run.untold_maps > 0 {
         eprintln!(
             "walkscope: {}: {} writable shared mappings of files that no load told of count as anonymous",

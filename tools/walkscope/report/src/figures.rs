@@ -177,6 +177,8 @@ pub(crate) struct Run {
     pub(crate) faults: u64,
     /// Accesses that the models saw.
     pub(crate) events: u64,
+    /// Hits of a main TLB, in any column, that a fresh walk contradicted; counted where that was asked for.
+    pub(crate) stale: u64,
     /// Writable shared mappings of files that no marker told of: their misses count as anonymous.
     pub(crate) untold_maps: u64,
 }
@@ -201,6 +203,7 @@ impl Run {
         }
         self.faults += other.faults;
         self.events += other.events;
+        self.stale += other.stale;
         self.untold_maps += other.untold_maps;
         Ok(())
     }
@@ -309,7 +312,12 @@ fn parse(system: &str, json: &Value) -> Option<Run> {
     for (vmid, guest) in json.get("run")?.get("guests")?.as_object()? {
         let instructions = guest.get("el0")?.as_u64()? + guest.get("el1")?.as_u64()?;
         let part = run.partitions.entry(vmid.parse().ok()?).or_default();
-        part.add(instructions, guest.get("columns")?.as_array()?)?;
+        let columns = guest.get("columns")?.as_array()?;
+        part.add(instructions, columns)?;
+        let stale = columns
+            .iter()
+            .filter_map(|column| column.get("stale")?.as_u64());
+        run.stale += stale.sum::<u64>();
     }
     Some(run)
 }
@@ -341,7 +349,7 @@ pub(crate) mod tests {
             "guests": {"0": {"el0": 400, "el1": 600, "columns": [column]},
                 "1": {"el0": 0, "el1": 3, "columns": [column]}}});
         json!({"faults": 0, "events": 9, "file_maps": {"made": 3, "told": 2}, "windows": [window, window],
-            "run": {"guests": {"0": {"el0": 400, "el1": 800, "columns": [tally(12)]},
+            "run": {"guests": {"0": {"el0": 400, "el1": 800, "columns": [{"misses": 12, "stage1_reads": 24, "stage2_reads": 36, "stale": 5}]},
                 "1": {"el0": 0, "el1": 6, "columns": [tally(0)]}}},
             "columns": [{"core": "cortex-a72", "mode": "as-is"}]})
     }
@@ -400,7 +408,7 @@ pub(crate) mod tests {
         run.merge(second.clone(), 18).unwrap();
         assert_eq!((&run.tests[&3], &run.tests[&18]), (&test, &test));
         assert_eq!((run.partitions[&0].instructions, run.events), (2400, 18));
-        assert_eq!(run.untold_maps, 2);
+        assert_eq!((run.untold_maps, run.stale), (2, 10));
         second.columns.clear();
         assert!(run.merge(second, 18).is_err());
     }

@@ -362,11 +362,12 @@ fn stamp(commit: &str, args: &BenchArgs, cpu: Duration) -> String {
     let mut loads = DefaultHasher::new();
     systems::script(args.short).hash(&mut loads);
     format!(
-        "{commit} cpu_ms={} short={} cores={} loads={:x}\n",
+        "{commit} cpu_ms={} short={} cores={} loads={:x}{}\n",
         cpu.as_millis(),
         args.short,
         args.cores,
-        loads.finish()
+        loads.finish(),
+        if args.verify { " verified" } else { "" }
     )
 }
 

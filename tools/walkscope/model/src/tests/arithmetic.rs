@@ -269,3 +269,21 @@ fn verification_finds_an_entry_that_should_have_gone() {
     pass(&mut scope, &machine);
     assert_eq!(scope.partitions()[0].1[0].stale, 1);
 }
+
+#[test]
+fn verification_follows_the_tables_of_each_column() {
+    // 2 MiB of stage 1 over pages of stage 2, of which two have changed places.
+    let mut machine = Machine::new(Some(12));
+    machine.map(BASE, 0x1_0000_0000, 21, 0);
+    machine.map_stage2(0x1_0000_3000, 0x1_0000_5000, 12);
+    machine.map_stage2(0x1_0000_5000, 0x1_0000_3000, 12);
+    for mode in [Mode::AsIs, Mode::Native, Mode::Synthetic(21)] {
+        let mut scope = scope("a72", mode, &machine);
+        scope.verify = true;
+        for page in (3..512).chain(0..512) {
+            scope.access(0, BASE + page * 0x1000, Access::Data, &machine.ram);
+        }
+        let counts = scope.partitions()[0].1[0];
+        assert_eq!((counts.stale, counts.main_hits > 0), (0, true), "{mode:?}");
+    }
+}
