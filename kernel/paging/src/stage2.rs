@@ -14,6 +14,7 @@ mod audit;
 mod edit;
 mod inspect;
 mod map;
+mod runs;
 #[cfg(test)]
 mod tests;
 
@@ -185,7 +186,7 @@ impl Stage2 {
         self.changes = self.changes.wrapping_add(1);
     }
 
-    /// Leaves by size.
+    /// Leaves by size, and runs of blocks.
     #[must_use]
     pub const fn counts(&self) -> LeafCounts {
         self.counts

@@ -86,6 +86,13 @@ impl Level {
         1 << self.shift()
     }
 
+    /// Bytes of a contiguous run of leaves of this level, 4 KiB granule: 64 KiB of pages, 32 MiB of
+    /// blocks of 2 MiB. What is mapped is aligned to that, and so is where it lies.
+    #[must_use]
+    pub const fn run_bytes(self) -> u64 {
+        CONTIGUOUS_ENTRIES << self.shift()
+    }
+
     /// Index of `address` in a table of this level, 4 KiB granule: 0 to 511.
     #[must_use]
     pub const fn index(self, address: u64) -> u64 {
@@ -154,6 +161,8 @@ mod tests {
             );
         }
         assert_eq!(Level::new(4), None);
+        assert_eq!(Level::L3.run_bytes(), CONTIGUOUS_BYTES);
+        assert_eq!(Level::L2.run_bytes(), 32 << 20);
         assert_eq!(
             Level::L2.index(0x1234_5678_9abc),
             (0x1234_5678_9abc >> 21) & 511

@@ -26,12 +26,13 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use penumbra_paging::{IPA_SPACE_BYTES, TlbScope, WINDOW_BIT};
-use penumbra_vmsa::{Level, PAGE_SIZE, Stage2Desc};
+use penumbra_vmsa::{CONTIGUOUS_ENTRIES, Level, PAGE_SIZE, Stage2Desc, bits};
 
 use machine::Machine;
 pub use machine::Outcome;
 use memory::Memory;
 pub use mutation::Mutation;
+use pages::Held;
 
 /// First IPA of the guest's RAM.
 pub const RAM_IPA: u64 = 0x4000_0000;
@@ -258,32 +259,60 @@ impl World {
         Self::ram(page).filter(|_| !self.absent.contains(&page))
     }
 
-    /// Walks the real stage 2 for a page: PA and whether stores are allowed.
-    fn walk_stage2(&mut self, page: u64) -> Option<(u64, bool)> {
+    /// Walks the real stage 2 for a page: PAs, and whether stores are allowed. There are several only where runs are
+    /// not what they should be.
+    fn walk_stage2(&mut self, page: u64) -> Held {
+        let mut held = Held::default();
         if page >= IPA_SPACE_BYTES {
-            return None;
+            return held;
         }
         let mut at = STAGE2_ROOT + (page >> Level::L1.shift()) * 8;
         let mut level = Level::L1;
         loop {
+            if level > Level::L1 {
+                self.walk_run(page, level, at, &mut held);
+            }
             match Stage2Desc::decode(level, self.memory.walk(at)) {
                 Stage2Desc::Table { next } => {
-                    level = level.below()?;
+                    let Some(below) = level.below() else { break };
+                    level = below;
                     let table = (next.raw(), level);
                     if !self.ours.stage2_tables.contains(&table) {
                         self.ours.stage2_tables.push(table);
                     }
                     at = next.raw() + level.index(page) * 8;
+                    continue;
                 }
                 Stage2Desc::Leaf { pa, attrs, .. } if attrs.access.reads() => {
-                    if !attrs.accessed {
+                    if attrs.accessed {
+                        let offset = page & (level.entry_bytes() - 1);
+                        held.add((pa.raw() + offset, attrs.access.writes()));
+                    } else {
                         self.hits.insert(page);
-                        return None;
                     }
-                    let offset = page & (level.entry_bytes() - 1);
-                    return Some((pa.raw() + offset, attrs.access.writes()));
                 }
-                _ => return None,
+                _ => {}
+            }
+            break;
+        }
+        held
+    }
+
+    /// Each descriptor of a contiguous run may speak for all of it, for an access elsewhere in it.
+    fn walk_run(&mut self, page: u64, level: Level, at: u64, held: &mut Held) {
+        let first = at & !(CONTIGUOUS_ENTRIES * 8 - 1);
+        for other in 0..CONTIGUOUS_ENTRIES {
+            let raw = self.memory.walk(first + other * 8);
+            if raw & bits::CONTIGUOUS == 0 {
+                continue;
+            }
+            if let Stage2Desc::Leaf { pa, attrs, .. } = Stage2Desc::decode(level, raw)
+                && attrs.accessed
+                && attrs.access.reads()
+            {
+                let start = pa.raw().wrapping_sub(other << level.shift());
+                let offset = page & (level.run_bytes() - 1);
+                held.add((start.wrapping_add(offset), attrs.access.writes()));
             }
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! The model sees every single store and every flush. For a number of IPAs, the *probes*, it keeps
 //! all that hardware could hold: each leaf, and each table in a walk cache, that a walk could have
-//! read at any moment since a flush covered it. Walks start at the root and at every table held. What
+//! read at any moment since a flush covered it; of a contiguous run each of the sixteen descriptors may speak for all
+//! of it, and yet a flush has to name the leaf itself. Walks start at the root and at every table held. What
 //! must never happen is recorded: two leaves held for one IPA that differ in more than permissions
 //! (a missing break-before-make), a table freed while held, a load from or store to a freed table.
 
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
 use penumbra_paging::{Flushed, TableMemory, TlbScope, TlbSink, TlbWork};
-use penumbra_vmsa::{CONTIGUOUS_BYTES, Level, PAGE_SIZE, Pa, Stage2Attrs, Stage2Desc};
+use penumbra_vmsa::{CONTIGUOUS_ENTRIES, Level, PAGE_SIZE, Pa, Stage2Attrs, Stage2Desc, bits};
 
 const FIRST_TABLE: u64 = 0x1000_0000;
 
@@ -22,6 +23,8 @@ pub struct Held {
     pub pa: u64,
     /// Bytes that the entry covers; a contiguous run counts as one.
     pub bytes: u64,
+    /// Bytes of the leaf: a TLB that does not heed the hint holds that.
+    pub leaf_bytes: u64,
     /// Attribute bits.
     pub attrs: u64,
 }
@@ -59,6 +62,10 @@ pub enum Mutation {
     ShortFlush,
     /// The invalid descriptor of break-before-make is not written.
     SkipBreak,
+    /// Of a run of blocks only the first is broken and made again.
+    BreakFirstOfRun,
+    /// Each block gets the contiguous hint.
+    InventRuns,
 }
 
 /// The machine.
@@ -177,22 +184,51 @@ impl World {
                 self.watched.insert(next.raw());
             }
             // A leaf without its access flag faults, and what faults is not held.
-            Stage2Desc::Leaf { attrs, .. } if !attrs.accessed => {}
             Stage2Desc::Leaf {
                 pa,
                 attrs,
-                contiguous,
-            } => {
+                contiguous: false,
+            } if attrs.accessed => {
                 let offset = probe.ipa & (level.entry_bytes() - 1) & !(PAGE_SIZE - 1);
-                let bytes = if contiguous {
-                    CONTIGUOUS_BYTES
-                } else {
-                    level.entry_bytes()
-                };
-                let pa = pa.raw() + offset;
                 probe.leaves.insert(Held {
-                    pa,
-                    bytes,
+                    pa: pa.raw() + offset,
+                    bytes: level.entry_bytes(),
+                    leaf_bytes: level.entry_bytes(),
+                    attrs: attrs.encode(),
+                });
+            }
+            Stage2Desc::Leaf { .. } => {}
+        }
+        self.step_run(probe, level, at);
+    }
+
+    /// Any descriptor of a run may have been read for an access elsewhere in it.
+    fn step_run(&self, probe: &mut Probe, level: Level, at: u64) {
+        let Some(frame) = self.frames.get(&(at & !(PAGE_SIZE - 1))) else {
+            return;
+        };
+        let index = (at & (PAGE_SIZE - 1)) / 8;
+        let first = (index - index % CONTIGUOUS_ENTRIES) as usize;
+        let run = &frame[first..first + CONTIGUOUS_ENTRIES as usize];
+        for (other, &raw) in (0_u64..).zip(run) {
+            if raw & bits::CONTIGUOUS == 0 {
+                continue;
+            }
+            let Stage2Desc::Leaf {
+                pa,
+                attrs,
+                contiguous: true,
+            } = Stage2Desc::decode(level, raw)
+            else {
+                continue;
+            };
+            if attrs.accessed {
+                let start = pa.raw().wrapping_sub(other << level.shift());
+                let offset = probe.ipa & (level.run_bytes() - 1) & !(PAGE_SIZE - 1);
+                probe.leaves.insert(Held {
+                    pa: start.wrapping_add(offset),
+                    bytes: level.run_bytes(),
+                    leaf_bytes: level.entry_bytes(),
                     attrs: attrs.encode(),
                 });
             }
@@ -205,6 +241,20 @@ impl World {
             return;
         }
         let table = at.raw() & !(PAGE_SIZE - 1);
+        let block = |raw: u64| raw & bits::TABLE == bits::VALID && !self.is_root(table);
+        let old = self.word(at.raw());
+        let in_run = block(old) && old & bits::CONTIGUOUS != 0;
+        let raw = match self.mutation {
+            Mutation::BreakFirstOfRun
+                if in_run
+                    && raw & bits::TABLE != bits::TABLE
+                    && at.raw() / 8 % CONTIGUOUS_ENTRIES != 0 =>
+            {
+                return;
+            }
+            Mutation::InventRuns if block(raw) => raw | bits::CONTIGUOUS,
+            _ => raw,
+        };
         let frame = self.frames.entry(table).or_insert_with(|| vec![0; 512]);
         frame[(at.raw() & (PAGE_SIZE - 1)) as usize / 8] = raw;
         if self.watched.contains(&table) {
@@ -234,11 +284,11 @@ impl World {
                 for probe in &mut self.probes {
                     let ipa = probe.ipa;
                     probe.leaves.retain(|leaf| {
-                        let base = ipa & !(leaf.bytes - 1);
-                        // First address at or above the entry's base that a TLBI names.
+                        let base = ipa & !(leaf.leaf_bytes - 1);
+                        // First address at or above the leaf's base that a TLBI names.
                         let skip = base.saturating_sub(start.raw()).div_ceil(step);
                         let named = start.raw() + skip * step;
-                        !(named < end && named < base + leaf.bytes)
+                        !(named < end && named < base + leaf.leaf_bytes)
                     });
                 }
             }

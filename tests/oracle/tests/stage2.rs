@@ -20,7 +20,7 @@ use proptest::prelude::*;
 const ROOT: Pa = Pa::truncated(0x80_0000);
 
 /// Edits start and end at these IPAs, so that each interval between two of them is uniform.
-const CUTS: [u64; 25] = [
+const CUTS: [u64; 32] = [
     0,
     4 * KIB,
     8 * KIB,
@@ -34,6 +34,12 @@ const CUTS: [u64; 25] = [
     2 * MIB + 4 * KIB,
     4 * MIB,
     6 * MIB,
+    32 * MIB,
+    34 * MIB,
+    40 * MIB + 4 * KIB,
+    64 * MIB,
+    96 * MIB,
+    GIB - 32 * MIB,
     GIB - 2 * MIB,
     GIB - 64 * KIB,
     GIB - 4 * KIB,
@@ -42,6 +48,7 @@ const CUTS: [u64; 25] = [
     GIB + 64 * KIB,
     GIB + 2 * MIB,
     GIB + 4 * MIB,
+    GIB + 32 * MIB,
     2 * GIB - 2 * MIB,
     2 * GIB,
     2 * GIB + 12 * KIB,
@@ -105,7 +112,7 @@ enum Op {
 fn ops() -> impl Strategy<Value = Op> {
     let span = || (0..INTERVALS, 1..=INTERVALS).prop_map(|(a, len)| (a, (a + len).min(INTERVALS)));
     prop_oneof![
-        4 => (span(), 0..4_u8, 0..4_u8, 0..4_u8).prop_map(|((from, to), shift, attrs, largest)| {
+        4 => (span(), 0..6_u8, 0..4_u8, 0..4_u8).prop_map(|((from, to), shift, attrs, largest)| {
             Op::Map { from, to, shift, attrs, largest }
         }),
         3 => span().prop_map(|(from, to)| Op::Unmap { from, to }),
@@ -201,6 +208,9 @@ impl Rig {
                 let (skew, limit) = match shift {
                     0 => (8 * GIB, u64::MAX),
                     1 => (8 * GIB + 6 * MIB, u64::MAX),
+                    // As the frames of regions lie, and so that there are runs and no larger leaves.
+                    4 => (32 * GIB, u64::MAX),
+                    5 => (8 * GIB + 32 * MIB, u64::MAX),
                     2 => (9 * GIB + 64 * KIB, 4 * MIB),
                     _ => (9 * GIB + 4 * KIB, 4 * MIB),
                 };
@@ -400,6 +410,9 @@ impl Rig {
             from = leaf.end();
         }
         assert_eq!(counts.bytes(), bytes, "the running counts are off");
+        if self.mutation == Mutation::Honest {
+            assert_eq!(self.stage2.audit(&self.world), 0, "tables or runs are off");
+        }
         let mut world = self.world.clone();
         let flushed = world.flush(self.stage2.flush_all());
         while !self.stage2.teardown(&mut self.world, &flushed, 3).unwrap() {}
@@ -467,6 +480,18 @@ fn script() -> Vec<Op> {
             attrs: 0,
         },
         Op::Merge { at: 0, level: 2 },
+        // Blocks of a run and a page of one more; then the run is whole again.
+        Op::Protect {
+            from: 14,
+            to: 15,
+            attrs: 1,
+        },
+        Op::Protect {
+            from: 14,
+            to: 15,
+            attrs: 0,
+        },
+        Op::Merge { at: 15, level: 2 },
         Op::Unmap { from: 0, to: whole },
         Op::Map {
             from: 0,
@@ -484,11 +509,30 @@ fn the_script_is_fine_when_nothing_is_broken() {
 }
 
 #[test]
+fn the_script_makes_runs_of_blocks_again() {
+    let mut rig = Rig::new(Mutation::Honest);
+    let runs = |ops: &[Op], rig: &mut Rig| {
+        for op in ops {
+            rig.apply(op).unwrap();
+        }
+        rig.stage2.counts().runs
+    };
+    let script = script();
+    // The first GiB is split by edits in its first run.
+    let before = runs(&script[..6], &mut rig);
+    assert!(before >= 31, "{before}");
+    assert_eq!(runs(&script[6..7], &mut rig), before - 1);
+    assert_eq!(runs(&script[7..9], &mut rig), before);
+}
+
+#[test]
 fn the_model_notices_each_mutation() {
     for mutation in [
         Mutation::SkipFlush,
         Mutation::ShortFlush,
         Mutation::SkipBreak,
+        Mutation::BreakFirstOfRun,
+        Mutation::InventRuns,
     ] {
         let result = Rig::new(mutation).run(&script());
         assert!(result.is_err(), "{mutation:?} went unnoticed");

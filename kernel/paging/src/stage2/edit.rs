@@ -1,11 +1,12 @@
 //! Changing and removing stage-2 leaves: protect, unmap, split, merge.
 
 use penumbra_vmsa::{
-    CONTIGUOUS_BYTES, CONTIGUOUS_ENTRIES, Ipa, Level, PAGE_SIZE, Pa, Stage2Access, Stage2Attrs,
-    Stage2Execute, TABLE_ENTRIES, bits,
+    CONTIGUOUS_ENTRIES, Ipa, Level, PAGE_SIZE, Pa, Stage2Access, Stage2Attrs, Stage2Execute,
+    TABLE_ENTRIES, bits,
 };
 
 use super::map::span_end;
+use super::runs::{Run, hints};
 use super::{
     HOLDS_RESERVED, RamPage, Range, Slot, Stage2, Stage2Error, adjust_children, children,
     next_table, table_desc,
@@ -60,7 +61,7 @@ impl Stage2Change {
 
 /// What an edit does to each leaf that it meets.
 #[derive(Clone, Copy, Debug)]
-enum Edit {
+pub(super) enum Edit {
     Change(Stage2Change),
     Remove,
 }
@@ -74,7 +75,7 @@ impl Edit {
         }
     }
 
-    fn apply(self, raw: u64) -> u64 {
+    pub(super) fn apply(self, raw: u64) -> u64 {
         match self {
             Self::Change(change) => change.apply(raw),
             Self::Remove => 0,
@@ -115,7 +116,7 @@ impl Stage2 {
     }
 
     /// Splits until `ipa` lies in a page of its own, outside a contiguous run. What surrounds it
-    /// stays as large as it can: 2 MiB blocks, 64 KiB runs, pages.
+    /// stays as large as it can: 32 MiB runs, 2 MiB blocks, 64 KiB runs, pages.
     ///
     /// # Errors
     /// `NotMapped`, `OutOfRange`, `NoTable`.
@@ -150,7 +151,8 @@ impl Stage2 {
     }
 
     /// Makes one leaf at `into` (2 or 1) of the 512 leaves below it, if they follow each other with
-    /// equal attributes. Flushes the VM, and frees the table that is no longer needed.
+    /// equal attributes, and a run of sixteen blocks where the other fifteen are there. Flushes the VM, and
+    /// frees the table that is no longer needed.
     ///
     /// # Errors
     /// `OutOfRange`, `NotMapped` (no table there), `NotUniform`.
@@ -183,12 +185,22 @@ impl Stage2 {
         let descriptor = memory.load(at);
         let table = next_table(descriptor);
         let block = uniform(memory, table, below, but).ok_or(Stage2Error::NotUniform)?;
-        memory.store(at, 0);
+        let run = Run::at(into, at, range.start);
+        let first = run.completed_by(memory, at, block);
+        match first {
+            Some(_) => run.clear(memory),
+            None => memory.store(at, 0),
+        }
         let work = self.work(TlbScope::Vm);
         let _flushed = tlb.flush(work);
-        memory.store(at, block);
+        match first {
+            Some(first) => run.put(memory, first),
+            None => memory.store(at, block),
+        }
         memory.publish();
         // One table became one leaf: the count of the level above stays.
+        self.count_runs(into, first.is_some().into(), 0);
+        self.count_runs(below, 0, hints(memory, below, table));
         self.count(below, 0, children(descriptor));
         self.count(into, 1, 0);
         self.tables = self.tables.saturating_sub(1);
@@ -217,14 +229,15 @@ impl Stage2 {
             let slot = self.slot(memory, at);
             let size = slot.level.entry_bytes();
             match slot.kind() {
-                bits::Kind::Leaf if slot.raw & bits::CONTIGUOUS != 0 => {
-                    self.rewrite_run(memory, tlb, &slot, range, edit);
-                    at &= !(CONTIGUOUS_BYTES - 1);
-                    at = at.saturating_add(CONTIGUOUS_BYTES);
-                }
                 bits::Kind::Leaf if !range.covers(slot.base(), size) => {
                     self.split_block(memory, tlb, &slot, range)?;
                     continue;
+                }
+                bits::Kind::Leaf if slot.raw & bits::CONTIGUOUS != 0 => {
+                    self.rewrite_run(memory, tlb, &slot, range, edit);
+                    // A block of the run in which the range ends is one of its own now, to be split.
+                    let last = range.end & !size.wrapping_sub(1);
+                    at = Run::around(&slot).end().min(last);
                 }
                 bits::Kind::Leaf => {
                     smallest = Some(smallest.map_or(size, |s: u64| s.min(size)));
@@ -341,7 +354,7 @@ impl Stage2 {
     }
 
     /// Takes tables out of the tree that hold nothing any more, from the one of `slot` upward.
-    fn prune<M: TableMemory + ?Sized>(&mut self, memory: &mut M, slot: &Slot) {
+    pub(super) fn prune<M: TableMemory + ?Sized>(&mut self, memory: &mut M, slot: &Slot) {
         for (index, at) in slot.above.into_iter().flatten().enumerate() {
             let raw = memory.load(at);
             if children(raw) != 0 || raw & bits::VALID == 0 {
@@ -359,54 +372,9 @@ impl Stage2 {
         }
     }
 
-    /// Rewrites the contiguous run around `slot`: break, flush, make. Pages in `range` are edited;
-    /// the hint survives only if all of them are, and stay.
-    fn rewrite_run<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
-        &mut self,
-        memory: &mut M,
-        tlb: &mut T,
-        slot: &Slot,
-        range: Range,
-        edit: Edit,
-    ) {
-        let first = slot.entry.align_down(CONTIGUOUS_ENTRIES << 3);
-        let start = slot.ipa & !(CONTIGUOUS_BYTES - 1);
-        let mut raws = [0_u64; 16];
-        for (i, raw) in (0_u64..).zip(raws.iter_mut()) {
-            let at = Pa::truncated(first.raw() | i << 3);
-            *raw = memory.load(at);
-            memory.store(at, 0);
-        }
-        let end = start.saturating_add(CONTIGUOUS_BYTES);
-        let work = self.work(leaves(
-            Ipa::truncated(start),
-            Ipa::truncated(end),
-            PAGE_SIZE,
-        ));
-        let _flushed = tlb.flush(work);
-        let whole = range.covers(start, CONTIGUOUS_BYTES);
-        let mut removed: i64 = 0;
-        for (i, raw) in (0_u64..).zip(raws) {
-            let at = Pa::truncated(first.raw() | i << 3);
-            let inside = range.covers(start.saturating_add(i << Level::L3.shift()), PAGE_SIZE);
-            let kept = if whole { raw } else { raw & !bits::CONTIGUOUS };
-            let new = if inside { edit.apply(kept) } else { kept };
-            if new == 0 {
-                removed = removed.saturating_add(1);
-            } else {
-                memory.store(at, new);
-            }
-        }
-        memory.publish();
-        if removed != 0 {
-            adjust_children(memory, slot.above[0], removed.saturating_neg());
-            self.count(Level::L3, 0, removed.unsigned_abs());
-            self.prune(memory, slot);
-        }
-    }
-
-    /// Replaces the block at `slot` by a table of 512 leaves: break, flush, make. Runs of pages that
-    /// do not touch `range` get the contiguous hint. The table comes from the stock.
+    /// Replaces the block at `slot` by a table of 512 leaves: break, flush, make. Runs of leaves that
+    /// do not touch `range` get the contiguous hint. A run that the block was part of ends, all of it behind the
+    /// same break. The table comes from the stock.
     fn split_block<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         memory: &mut M,
@@ -424,33 +392,36 @@ impl Stage2 {
         } else {
             bits::VALID
         };
-        let first = slot.raw & !bits::TABLE | kind;
+        let first = slot.raw & !(bits::TABLE | bits::CONTIGUOUS) | kind;
         let base = slot.base();
         let step = below.entry_bytes();
+        let mut runs: u64 = 0;
         for index in (0..TABLE_ENTRIES).step_by(CONTIGUOUS_ENTRIES as usize) {
             let run = base.saturating_add(index << below.shift());
-            let end = run.saturating_add(CONTIGUOUS_BYTES);
+            let end = run.saturating_add(below.run_bytes());
             let untouched = end <= range.start || run >= range.end;
-            let hint = if below == Level::L3 && untouched {
-                bits::CONTIGUOUS
-            } else {
-                0
-            };
+            let hint = if untouched { bits::CONTIGUOUS } else { 0 };
+            runs = runs.saturating_add(untouched.into());
             let raw = first.wrapping_add(index << below.shift()) | hint;
             memory.fill(entry(table, index), CONTIGUOUS_ENTRIES, raw, step);
         }
-        memory.store(slot.entry, 0);
-        let size = slot.level.entry_bytes();
-        let work = self.work(leaves(
-            Ipa::truncated(base),
-            Ipa::truncated(base.saturating_add(size)),
-            size,
-        ));
-        let _flushed = tlb.flush(work);
+        if slot.raw & bits::CONTIGUOUS != 0 {
+            self.leave_run(memory, tlb, slot);
+        } else {
+            memory.store(slot.entry, 0);
+            let size = slot.level.entry_bytes();
+            let work = self.work(leaves(
+                Ipa::truncated(base),
+                Ipa::truncated(base.saturating_add(size)),
+                size,
+            ));
+            let _flushed = tlb.flush(work);
+        }
         memory.store(slot.entry, table_desc(table, TABLE_ENTRIES));
         memory.publish();
         self.count(slot.level, 0, 1);
         self.count(below, TABLE_ENTRIES, 0);
+        self.count_runs(below, runs, 0);
         Ok(())
     }
 }

@@ -66,10 +66,12 @@ pub(crate) struct RamPage {
 pub struct LeafCounts {
     /// 1 GiB blocks.
     pub gib: u64,
-    /// 2 MiB blocks.
+    /// 2 MiB blocks, those in contiguous runs included.
     pub mib2: u64,
     /// Pages, those in contiguous runs included.
     pub pages: u64,
+    /// Contiguous runs of sixteen 2 MiB blocks.
+    pub runs: u64,
 }
 
 impl LeafCounts {
@@ -77,6 +79,7 @@ impl LeafCounts {
         gib: 0,
         mib2: 0,
         pages: 0,
+        runs: 0,
     };
 
     /// Bytes that are mapped.

@@ -1,9 +1,8 @@
 //! Adding stage-2 leaves.
 
-use penumbra_vmsa::{
-    CONTIGUOUS_BYTES, CONTIGUOUS_ENTRIES, Ipa, Level, PAGE_SIZE, Pa, Stage2Attrs, Stage2Desc, bits,
-};
+use penumbra_vmsa::{CONTIGUOUS_ENTRIES, Ipa, Level, PAGE_SIZE, Pa, Stage2Attrs, Stage2Desc, bits};
 
+use super::runs::Run;
 use super::{Range, Slot, Stage2, Stage2Error, adjust_children, one_child_more};
 use crate::memory::TableMemory;
 
@@ -207,7 +206,7 @@ impl Stage2 {
         Ok(tables)
     }
 
-    /// Writes the leaf, or the contiguous run of pages, that fits at `ipa`; returns its bytes.
+    /// Writes the leaf, or the contiguous run of leaves, that fits at `ipa`; returns its bytes.
     fn put_leaf<M: TableMemory + ?Sized>(
         &mut self,
         memory: &mut M,
@@ -217,10 +216,11 @@ impl Stage2 {
         end: u64,
     ) -> u64 {
         let pa = mapping.pa_of(ipa);
-        let run = slot.level == Level::L3
-            && mapping.largest < Level::L3
-            && (ipa | pa) & (CONTIGUOUS_BYTES - 1) == 0
-            && end.saturating_sub(ipa) >= CONTIGUOUS_BYTES;
+        let bytes = slot.level.run_bytes();
+        let run = slot.level > Level::L1
+            && mapping.largest < slot.level
+            && (ipa | pa) & (bytes - 1) == 0
+            && end.saturating_sub(ipa) >= bytes;
         let leaf = Stage2Desc::Leaf {
             pa: Pa::truncated(pa),
             attrs: mapping.attrs,
@@ -234,13 +234,11 @@ impl Stage2 {
             return slot.level.entry_bytes();
         }
         // The run is vacant: prepare_map saw it so, and a run lies in one table.
-        for page in 0..CONTIGUOUS_ENTRIES {
-            let at = Pa::truncated(slot.entry.raw() | page << 3);
-            memory.store(at, raw | page << Level::L3.shift());
-        }
+        Run::around(slot).put(memory, raw);
         adjust_children(memory, slot.above[0], CONTIGUOUS_ENTRIES.cast_signed());
-        self.count(Level::L3, CONTIGUOUS_ENTRIES, 0);
-        CONTIGUOUS_BYTES
+        self.count(slot.level, CONTIGUOUS_ENTRIES, 0);
+        self.count_runs(slot.level, 1, 0);
+        bytes
     }
 
     /// Makes the page descriptor at `slot` out of its reserved form: the inner step of

@@ -2,6 +2,8 @@
 
 use penumbra_vmsa::{GIB, KIB, MIB, Stage2Access, Stage2Attrs};
 
+mod runs;
+
 use super::*;
 use crate::fake::{FakeMemory, FakeTlb};
 use crate::{TlbScope, TlbSink, Touch};
@@ -15,6 +17,15 @@ fn ipa(raw: u64) -> Ipa {
 
 fn pa(raw: u64) -> Pa {
     Pa::new(raw).unwrap()
+}
+
+fn counts(gib: u64, mib2: u64, pages: u64, runs: u64) -> LeafCounts {
+    LeafCounts {
+        gib,
+        mib2,
+        pages,
+        runs,
+    }
 }
 
 struct Rig {
@@ -53,7 +64,11 @@ impl Rig {
         while let Some(leaf) = from.and_then(|from| self.stage2.next_leaf(&self.memory, from)) {
             match leaf.level {
                 Level::L1 => counts.gib += 1,
-                Level::L2 => counts.mib2 += 1,
+                Level::L2 => {
+                    counts.mib2 += 1;
+                    let first = leaf.ipa.is_aligned(32 * MIB);
+                    counts.runs += u64::from(leaf.contiguous && first);
+                }
                 _ => counts.pages += 1,
             }
             from = leaf.end();
@@ -80,14 +95,7 @@ fn the_largest_leaves_that_congruence_allows() {
         6 * GIB - 2 * MIB,
         GIB + 4 * MIB + 68 * KIB,
     );
-    assert_eq!(
-        rig.stage2.counts(),
-        LeafCounts {
-            gib: 1,
-            mib2: 2,
-            pages: 17
-        }
-    );
+    assert_eq!(rig.stage2.counts(), counts(1, 2, 17, 0));
     assert_eq!(rig.census(), rig.stage2.counts());
     assert_eq!(rig.leaf(2 * GIB + 5).pa, pa(6 * GIB));
     assert!(rig.leaf(3 * GIB + 2 * MIB).contiguous);
@@ -100,14 +108,7 @@ fn the_largest_leaves_that_congruence_allows() {
 fn incongruent_ranges_use_pages() {
     let mut rig = Rig::new();
     rig.map(4 * MIB, 6 * MIB + 4 * KIB, 2 * MIB);
-    assert_eq!(
-        rig.stage2.counts(),
-        LeafCounts {
-            gib: 0,
-            mib2: 0,
-            pages: 512
-        }
-    );
+    assert_eq!(rig.stage2.counts(), counts(0, 0, 512, 0));
     assert!(!rig.leaf(4 * MIB).contiguous);
     assert_eq!(
         rig.leaf(4 * MIB + 0x1234).pa_of(ipa(4 * MIB + 0x1234)),
@@ -179,18 +180,12 @@ fn protecting_a_page_keeps_runs_around_it() {
     assert_eq!(rig.leaf(page).attrs.access, Stage2Access::Read);
     assert!(!rig.leaf(page).contiguous && !rig.leaf(page - 0x1000).contiguous);
     assert!(rig.leaf(page + 0xd000).contiguous && rig.leaf(GIB + 6 * MIB).contiguous);
+    assert!(!rig.leaf(GIB + 8 * MIB).contiguous && rig.leaf(GIB + 32 * MIB).contiguous);
     assert_eq!(
         rig.leaf(page + 0x1000).attrs.access,
         Stage2Access::ReadWrite
     );
-    assert_eq!(
-        rig.census(),
-        LeafCounts {
-            gib: 0,
-            mib2: 511,
-            pages: 512
-        }
-    );
+    assert_eq!(rig.census(), counts(0, 511, 512, 31));
     assert_eq!(rig.census(), rig.stage2.counts());
     let merged = rig
         .stage2
@@ -207,14 +202,7 @@ fn protecting_a_page_keeps_runs_around_it() {
     rig.stage2
         .merge(&mut rig.memory, &mut rig.tlb, ipa(page), Level::L1)
         .unwrap();
-    assert_eq!(
-        rig.stage2.counts(),
-        LeafCounts {
-            gib: 1,
-            mib2: 0,
-            pages: 0
-        }
-    );
+    assert_eq!(rig.stage2.counts(), counts(1, 0, 0, 0));
     rig.teardown();
 }
 
@@ -239,14 +227,7 @@ fn a_page_inside_a_run_takes_its_hint_away() {
     assert_eq!(rig.tlb.flushed, [run]);
     assert!(rig.stage2.lookup(&rig.memory, ipa(0x5000)).is_err());
     assert!(!rig.leaf(0x4000).contiguous && rig.leaf(0x10000).contiguous);
-    assert_eq!(
-        rig.census(),
-        LeafCounts {
-            gib: 0,
-            mib2: 0,
-            pages: 31
-        }
-    );
+    assert_eq!(rig.census(), counts(0, 0, 31, 0));
     rig.teardown();
 }
 
@@ -374,14 +355,7 @@ fn a_thin_region_fills_and_promotes() {
         );
     }
     stage2.promote(memory, tlb, ipa(base)).unwrap();
-    assert_eq!(
-        stage2.counts(),
-        LeafCounts {
-            gib: 0,
-            mib2: 1,
-            pages: 0
-        }
-    );
+    assert_eq!(stage2.counts(), counts(0, 1, 0, 0));
     // Balloon: one page goes back, and may come again.
     let (page, _work) = stage2.untouch(memory, tlb, ipa(base + 0x3000)).unwrap();
     assert_eq!(page, pa(frame.raw() + 0x3000));

@@ -1,7 +1,7 @@
 //! Ways to break the service from outside, by what becomes of its stores and flushes.
 
 use penumbra_paging::POOL_BASE;
-use penumbra_vmsa::{Level, PAGE_SIZE, Stage, bits, requires_bbm};
+use penumbra_vmsa::{CONTIGUOUS_ENTRIES, Level, PAGE_SIZE, Stage, bits, requires_bbm};
 
 use super::{FIRST_TABLE, POOL_BYTES, POOL_PA, RAM_BYTES, RAM_IPA, RAM_PA, World, frame_of};
 
@@ -89,6 +89,10 @@ mutations! {
     SkipMoveFlush,
     /// The access flag of a sampled page is never restored.
     KeepSampled,
+    /// Of a run of blocks in stage 2 only the one that is split is broken; the others keep the hint.
+    BreakOneOfRun,
+    /// A run of blocks in stage 2 is made again though one of the sixteen is no such block.
+    InventBlockRuns,
 }
 
 impl World {
@@ -157,7 +161,18 @@ impl World {
         let valid = old & bits::VALID != 0;
         let access = |raw: u64| raw >> 6 & 3;
         let frame = |raw: u64| raw & bits::TABLE_ADDRESS;
+        let block = |raw: u64| raw & bits::TABLE == bits::VALID;
+        let in_run = block(old) && old & bits::CONTIGUOUS != 0;
+        let of_ram = |raw: u64| (RAM_PA..RAM_PA + RAM_BYTES).contains(&frame(raw));
+        if self.mutation == Mutation::InventBlockRuns && block(raw) && of_ram(raw) {
+            return Some(raw | bits::CONTIGUOUS);
+        }
+        if self.mutation == Mutation::BreakOneOfRun && in_run && raw & bits::TABLE == bits::TABLE {
+            // The one that was broken.
+            self.put(at, 0);
+        }
         let skipped = match self.mutation {
+            Mutation::BreakOneOfRun => in_run && (raw == 0 || block(raw)),
             Mutation::SkipProtect | Mutation::CopyBeforeProtect => {
                 let reduces = valid && access(old) == 3 && access(raw) == 1 && raw & 1 != 0;
                 if reduces && self.mutation == Mutation::CopyBeforeProtect {
@@ -221,7 +236,7 @@ impl World {
         }
     }
 
-    /// Break-before-make, for descriptors of stage 2 that walkers may hold.
+    /// Break-before-make, for descriptors of stage 2 that walkers may hold, and of the runs that they are part of.
     fn breaks(&mut self, at: u64, old: u64, raw: u64) {
         let table = frame_of(at);
         let level = match self.ours.stage2_tables.iter().find(|held| held.0 == table) {
@@ -233,6 +248,25 @@ impl World {
             self.violations.push(format!(
                 "break-before-make: {old:#x} becomes {raw:#x} at {level:?}"
             ));
+        }
+        if !self.parked && raw & bits::VALID != 0 {
+            self.check_run(at, raw, level);
+        }
+    }
+
+    /// Whatever becomes valid lies in a row with the live leaves of a run around it.
+    fn check_run(&mut self, at: u64, raw: u64, level: Level) {
+        let first = at & !(CONTIGUOUS_ENTRIES * 8 - 1);
+        let start = raw.wrapping_sub((at - first) / 8 << level.shift());
+        for index in 0..CONTIGUOUS_ENTRIES {
+            let other = self.word(first + index * 8);
+            let live = other & bits::VALID != 0 && first + index * 8 != at;
+            let in_row = other == start.wrapping_add(index << level.shift());
+            if live && (raw | other) & bits::CONTIGUOUS != 0 && !in_row {
+                self.violations.push(format!(
+                    "{raw:#x} at {level:?} becomes part of a run with {other:#x}"
+                ));
+            }
         }
     }
 

@@ -87,7 +87,7 @@ impl Pages {
     }
 
     /// Adds what stage 2 says now.
-    pub(super) fn read(&mut self, at: u64, generation: u64, now: Option<(u64, bool)>) -> Held {
+    pub(super) fn read(&mut self, at: u64, generation: u64, now: Held) -> Held {
         let Some(number) = number(at) else {
             return Held::default();
         };
@@ -100,8 +100,8 @@ impl Pages {
             self.active.push((at, number));
         }
         page.generation = generation;
-        if let Some(now) = now {
-            page.held.add(now);
+        for &item in now.items() {
+            page.held.add(item);
         }
         page.held
     }

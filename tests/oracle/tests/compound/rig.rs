@@ -152,6 +152,10 @@ impl Rig {
                 return Err(format!("{ipa:?} is no block again"));
             }
         }
+        let runs = self.stage2.counts().runs;
+        if runs != RAM_BYTES / Level::L2.run_bytes() {
+            return Err(format!("{runs} runs of blocks again"));
+        }
         if !self.world.0.borrow().is_home() {
             return Err("a page's contents are elsewhere".into());
         }
