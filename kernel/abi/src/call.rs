@@ -177,7 +177,7 @@ pub enum Call {
     /// the VM was created, X2: CNTPCT now, X3: its core plus one (0: not pinned).
     VcpuTime = 96,
     /// How a guest's memory is mapped. X1: VM. -> X1: stage-2 leaves of 1 GiB, X2: of 2 MiB, X3: of 4 KiB
-    /// (those in contiguous runs of 64 KiB included), X4: table pages.
+    /// (those in contiguous runs of 64 KiB included), X4: table pages, X5: contiguous runs of sixteen leaves of 2 MiB.
     VmLeaves = 97,
 
     /// What a VM tried and was refused since it was created. X1: VM.

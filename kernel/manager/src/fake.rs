@@ -457,6 +457,7 @@ impl Hypervisor for Fake {
         let bytes = held.status.held_bytes;
         Ok(Leaves {
             mib2: if thin { 0 } else { bytes / (2 * MIB) },
+            runs: if thin { 0 } else { bytes / (32 * MIB) },
             pages: if thin { bytes / 4096 } else { 17 },
             tables: 3,
             ..Leaves::default()

@@ -206,12 +206,14 @@ pub struct VcpuTime {
 pub struct Leaves {
     /// 1 GiB.
     pub gib: u64,
-    /// 2 MiB.
+    /// 2 MiB, those in runs included.
     pub mib2: u64,
     /// 4 KiB, those in runs of 64 KiB included.
     pub pages: u64,
     /// Table pages.
     pub tables: u64,
+    /// Contiguous runs of 32 MiB.
+    pub runs: u64,
 }
 
 /// Result of a hypercall.

@@ -129,7 +129,14 @@ pub(super) fn time(system: &System, machine: &impl Machine, (number, index): (u6
 pub(super) fn leaves(system: &System, number: u64) -> Reply {
     let (_, vm) = guest(system, number)?;
     let (counts, tables) = vm.memory.lock().leaves();
-    Ok([counts.gib, counts.mib2, counts.pages, tables, 0, 0])
+    Ok([
+        counts.gib,
+        counts.mib2,
+        counts.pages,
+        tables,
+        counts.runs,
+        0,
+    ])
 }
 
 /// How much of a guest was refused, in any state.

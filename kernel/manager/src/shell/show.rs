@@ -212,12 +212,13 @@ impl Manager<'_> {
                 mib2,
                 pages,
                 tables,
+                runs,
             } = leaves;
             self.console.print(
                 hv,
                 format_args!(
-                    "  mapped by {gib} blocks of 1 GiB, {mib2} of 2 MiB, {pages} pages of 4 KiB; \
-                     {tables} pages of tables"
+                    "  mapped by {gib} blocks of 1 GiB, {mib2} of 2 MiB ({runs} runs of 32 MiB), \
+                     {pages} pages of 4 KiB; {tables} pages of tables"
                 ),
             );
         }

@@ -86,6 +86,8 @@ fn the_figures_say_how_memory_is_mapped() {
     let screen = typed(&mut manager, &mut fake, "stats linux\r");
     shows(
         &screen,
-        &["mapped by 0 blocks of 1 GiB, 32 of 2 MiB, 17 pages of 4 KiB; 3 pages of tables"],
+        &[
+            "mapped by 0 blocks of 1 GiB, 32 of 2 MiB (2 runs of 32 MiB), 17 pages of 4 KiB; 3 pages of tables",
+        ],
     );
 }

@@ -12,6 +12,8 @@ use crate::workshop::{Setup, Workshop};
 const LIMIT: Duration = Duration::from_secs(200);
 /// Percent of the kernel's coalescable regions that are to be under 2 MiB leaves.
 const LEAST_PERCENT: f64 = 95.0;
+/// Runs of 32 MiB, of the sixteen that 512 MiB could be, that reserved memory has at least.
+const RUNS: u64 = 8;
 /// Looks at the policy's work, a second apart, until it has to be done.
 const LOOKS: u32 = 90;
 
@@ -122,6 +124,9 @@ pub(super) fn kernel_map(
     board.send("\x1ds")?;
     board.expect("penumbra> ", LIMIT)?;
     await_shadows(&mut board, "linux", mode)?;
+    if (mode, backing) == (Mode::Compound, "reserved") {
+        expect_runs(&mut board, "linux", RUNS)?;
+    }
     for (command, answers) in [
         (
             "paging audit linux",
@@ -156,6 +161,23 @@ pub(super) fn kernel_map(
         board.ask(command, answers, LIMIT)?;
     }
     board.off(LIMIT).map(drop)
+}
+
+/// Of the guest's RAM so much has to lie in runs of sixteen blocks of 2 MiB, though pages of it are watched.
+fn expect_runs(board: &mut Board, guest: &str, least: u64) -> Result<(), String> {
+    board.send(&format!("stats {guest}"))?;
+    board.expect("mapped by ", LIMIT)?;
+    let shown = board.until("pages of tables", LIMIT)?;
+    match runs(&shown) {
+        Some(runs) if runs >= least => Ok(()),
+        _ => Err(format!("mapped by {shown}: not {least} runs of 32 MiB")),
+    }
+}
+
+/// The number of runs in the line of `stats` about a guest's memory.
+fn runs(line: &str) -> Option<u64> {
+    let (before, _) = line.split_once(" runs of 32 MiB")?;
+    before.rsplit_once('(')?.1.parse().ok()
 }
 
 /// What `paging show` shows of a guest.
@@ -218,6 +240,13 @@ fn share(line: &str, mode: Mode) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_are_read() {
+        let line = "0 blocks of 1 GiB, 248 of 2 MiB (13 runs of 32 MiB), 4096 pages of 4 KiB; ";
+        assert_eq!(runs(line), Some(13));
+        assert_eq!(runs("0 blocks of 1 GiB, 248 of 2 MiB, 4096 pages"), None);
+    }
 
     #[test]
     fn shares_are_read_and_judged() {

@@ -394,12 +394,13 @@ impl Hypervisor for El2 {
     }
 
     fn vm_leaves(&mut self, vm: VmId) -> Result<Leaves> {
-        let [gib, mib2, pages, tables, ..] = call(Call::VmLeaves, &[vm.0])?;
+        let [gib, mib2, pages, tables, runs, ..] = call(Call::VmLeaves, &[vm.0])?;
         Ok(Leaves {
             gib,
             mib2,
             pages,
             tables,
+            runs,
         })
     }
 
