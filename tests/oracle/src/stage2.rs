@@ -248,7 +248,7 @@ impl World {
             Mutation::BreakFirstOfRun
                 if in_run
                     && raw & bits::TABLE != bits::TABLE
-                    && at.raw() / 8 % CONTIGUOUS_ENTRIES != 0 =>
+                    && !(at.raw() / 8).is_multiple_of(CONTIGUOUS_ENTRIES) =>
             {
                 return;
             }

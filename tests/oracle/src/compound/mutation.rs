@@ -257,7 +257,7 @@ impl World {
     /// Whatever becomes valid lies in a row with the live leaves of a run around it.
     fn check_run(&mut self, at: u64, raw: u64, level: Level) {
         let first = at & !(CONTIGUOUS_ENTRIES * 8 - 1);
-        let start = raw.wrapping_sub((at - first) / 8 << level.shift());
+        let start = raw.wrapping_sub(((at - first) / 8) << level.shift());
         for index in 0..CONTIGUOUS_ENTRIES {
             let other = self.word(first + index * 8);
             let live = other & bits::VALID != 0 && first + index * 8 != at;
