@@ -337,8 +337,14 @@ impl RunLoop {
                     &resident.vcpu.gic,
                     machine,
                 );
-                if here && resident.vcpu.blocked == Blocked::Interrupt {
-                    self.core.make_ready(resident.id);
+                match resident.vcpu.blocked {
+                    Blocked::Interrupt if here => {
+                        self.core.make_ready(resident.id);
+                    }
+                    // Another reason keeps it out, such as a hold of its VM, and what is pending for it ends each wait at
+                    // once: whoever keeps it out goes on meanwhile.
+                    _ if here => machine.relax(),
+                    _ => {}
                 }
                 taken
             }

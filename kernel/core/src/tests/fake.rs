@@ -77,6 +77,8 @@ pub(super) struct Shared {
     pub(super) console_room: usize,
     pub(super) input: VecDeque<u8>,
     pub(super) flushes: u64,
+    /// How often a core let others go on.
+    pub(super) relaxed: u64,
     /// A page that TLBs hold as read-only still, by its IPA, whatever stage 2 says of it now, and how many faults of
     /// that are borne.
     pub(super) held_read_only: Option<(u64, u32)>,

@@ -182,3 +182,35 @@ fn a_vcpu_that_starts_again_has_no_line_of_its_old_timer() {
     bench.steps(5);
     assert!(listed(&bench), "{:x?}", bench.cores[2].lr);
 }
+
+#[test]
+fn a_vcpu_that_is_kept_out_with_an_interrupt_pending_lets_others_go_on() {
+    const SGI: u64 = 2;
+    let mut bench = Bench::new(2);
+    let vm = bench.guest(&[1]);
+    bench.program(vm, 0, [Op::Store(GICD, 4, 0x12)]);
+    bench.program(vm, 0, [Op::Store(GICR + 0x1_0100, 4, 1 << SGI)]);
+    bench.steps(5);
+    let relaxed = |bench: &Bench| bench.cores[0].shared.lock().unwrap().relaxed;
+    let held = bench.system.vm(usize::try_from(vm).unwrap()).unwrap();
+    for pending in [false, true] {
+        if pending {
+            bench.program(vm, 0, [Op::Sgi(SGI << 24 | 1)]);
+            bench.steps(2);
+        }
+        let listed = bench.cores[1].lr.iter().any(|lr| lr >> 62 == 1);
+        assert_eq!(listed, pending, "{:x?}", bench.cores[1].lr);
+        assert!(held.try_hold());
+        bench.cores[0].interrupt(1, crate::machine::intid::KICK);
+        bench.steps(2);
+        let before = relaxed(&bench);
+        bench.steps(10);
+        // A wait that ends at once would keep a core from going on that takes turns with this one.
+        let waits = relaxed(&bench) - before;
+        assert_eq!(waits, if pending { 10 } else { 0 });
+        held.release_hold();
+        let id = crate::vcpu::VcpuId::new(VmId::new(vm, 8).unwrap(), 0).unwrap();
+        bench.system.wake(id, &mut bench.cores[0]);
+        bench.steps(2);
+    }
+}

@@ -257,6 +257,7 @@ impl Core for Fake {
         // The other cores stand between two steps: they could answer who wants to hold a VM.
         let mut shared = self.shared.lock().unwrap();
         shared.now += 1;
+        shared.relaxed += 1;
         let system = shared.system.filter(|_| !shared.deaf);
         drop(shared);
         for core in (0..8).filter_map(|n| system?.core(CpuIndex::new(n, 8)?)) {
