@@ -29,7 +29,7 @@ use penumbra_paging::{Access, Compound, Refusal, Relayout, ShadowError};
 pub(crate) use fault::{Faulted, on_access_flag, on_conflict, on_permission, on_walk};
 pub(crate) use held::{look_at_held, note_user_time};
 pub(crate) use hold::{Holder, answer, held};
-pub(crate) use quick::known_store;
+pub(crate) use quick::{context, known_store};
 pub(crate) use roots::{Planting, plant, wants};
 pub(crate) use spaces::{drop_low, drop_space, low_space};
 pub use trapped::vectors;

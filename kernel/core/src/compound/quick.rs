@@ -1,4 +1,5 @@
-//! Stores to watched pages through a mapping that is known: answered at the first look at the exit.
+//! What is answered at the first look at the exit: stores to watched pages through a mapping that is known, and
+//! CONTEXTIDR_EL1.
 
 use penumbra_paging::StoredBy;
 use penumbra_trap::abort::{AccessSize, DataAbort, FaultStatus};
@@ -6,7 +7,7 @@ use penumbra_vmsa::{Half, Va};
 
 use super::From;
 use super::fault::{EL, PAN, STEP_STATE};
-use super::trapped::ROOT;
+use super::trapped::{LOOK, ROOT};
 use crate::machine::{GuestRegister, GuestRegisters, Machine};
 use crate::vcpu::{Place, Vcpu};
 
@@ -53,6 +54,18 @@ pub(crate) fn known_store<M: Machine>(
         machine.skip_instruction();
     }
     done
+}
+
+/// A write of CONTEXTIDR_EL1, of which nothing here depends. A kernel that keeps the process there writes it at each switch,
+/// between threads of one address space too. Returns whether it was done; the PC is not moved.
+#[inline]
+pub(crate) fn context(place: &Place, machine: &mut impl Machine, value: u64) -> bool {
+    // Now and then a longer look, in which storms are noticed.
+    if place.shared.root_traps() % LOOK == LOOK - 1 {
+        return false;
+    }
+    machine.set_guest(GuestRegister::ContextidrEl1, value);
+    true
 }
 
 /// What the walk for a store of the resident vCPU depends on.

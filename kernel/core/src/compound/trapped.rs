@@ -36,8 +36,8 @@ const ASID: u64 = 0xffff << ASID_SHIFT;
 const NO_ASID: u64 = u64::MAX;
 /// Roots that a vCPU remembers.
 const SLOTS: usize = 16;
-/// Writes of one root after which a longer look is taken.
-const LOOK: u64 = 1024;
+/// Writes, of one root or of all registers, after which a longer look is taken.
+pub(super) const LOOK: u64 = 1024;
 /// Trapped writes of a vCPU over which their rate is measured, at least.
 const RATE_WRITES: u64 = 4096;
 /// Trapped writes in a second that are a storm: at some 200 cycles each about 1 % of a core.

@@ -151,7 +151,7 @@ fn sgi(vcpu: &mut Vcpu, machine: &mut impl Machine, place: &'static Place, value
     }
 }
 
-/// A root that is trapped, and known.
+/// A root that is trapped, and known; CONTEXTIDR_EL1, which is trapped with it.
 // Not part of the decision above: the compiler would put its comparisons before that of SGIs.
 #[inline(never)]
 fn root(
@@ -160,13 +160,14 @@ fn root(
     place: &'static Place,
     access: SysRegAccess,
 ) -> Next {
-    let half = match access.register() {
-        SysReg::TTBR0_EL1 => Half::Low,
-        SysReg::TTBR1_EL1 => Half::High,
-        _ => return Next::Fast,
-    };
     let value = vcpu.gpr.get(access.rt());
-    if !compound::known(vcpu, place, machine, half, value) {
+    let done = match access.register() {
+        SysReg::TTBR0_EL1 => compound::known(vcpu, place, machine, Half::Low, value),
+        SysReg::TTBR1_EL1 => compound::known(vcpu, place, machine, Half::High, value),
+        SysReg::CONTEXTIDR_EL1 => compound::context(place, machine, value),
+        _ => false,
+    };
+    if !done {
         return Next::Fast;
     }
     place.shared.count(Counter::RootTraps);

@@ -16,6 +16,7 @@ use crate::machine::SysregFrame;
 pub(super) const TTBR0: [u32; 5] = [3, 0, 2, 0, 0];
 const TTBR1: [u32; 5] = [3, 0, 2, 0, 1];
 const TCR_EL1: [u32; 5] = [3, 0, 2, 0, 2];
+const CONTEXTIDR: [u32; 5] = [3, 0, 13, 0, 1];
 const SCTLR: [u32; 5] = [3, 0, 1, 0, 0];
 const NOT_GLOBAL: u64 = 1 << 11;
 /// TCR_EL1.A1.
@@ -298,6 +299,36 @@ fn taken_away_it_leaves_no_space_and_no_trap() {
         assert_eq!(bench.msr(vm, TTBR0, ROOT | asid(7)), ROOT | asid(7));
         assert_eq!(bench.differences(vm), 0);
     }
+}
+
+#[test]
+fn contextidr_is_written_at_the_first_look_and_counts() {
+    use crate::exit::{Next, first_synchronous};
+    let (mut bench, vm) = trapped();
+    let before = bench.counts(vm, PagingCounter::RootTraps);
+    bench.msr(vm, CONTEXTIDR, 77);
+    assert_eq!(bench.cores[1].sysregs.contextidr_el1, 77);
+    assert_eq!(bench.counts(vm, PagingCounter::RootTraps), before + 1);
+    // MSR CONTEXTIDR_EL1, X1.
+    let esr = 0x18 << 26 | 1 << 25 | 3 << 20 | 1 << 17 | 13 << 10 | 1 << 5;
+    let id = crate::vcpu::VcpuId::new(penumbra_vmsa::VmId::new(vm, 8).unwrap(), 0).unwrap();
+    let place = bench.system.place(id).unwrap();
+    let mut vcpu = crate::vcpu::Vcpu::vacant();
+    vcpu.place = Some(place);
+    let answers: Vec<Next> = (0..2048)
+        .map(|number| {
+            vcpu.gpr.set(1, number);
+            let next = first_synchronous(&mut vcpu, &mut bench.cores[1], esr);
+            if next == Next::Fast {
+                place.shared.count(crate::vcpu::Counter::RootTraps);
+            }
+            next
+        })
+        .collect();
+    // Two of them for a longer look.
+    let looks = answers.iter().filter(|next| **next == Next::Fast);
+    assert_eq!(looks.count(), 2);
+    assert_eq!(bench.cores[1].sysregs.contextidr_el1, 2047);
 }
 
 #[test]
