@@ -23,14 +23,15 @@ impl<T> Mutex<T> {
         self.0.lock()
     }
 
-    /// [`lock`](Self::lock), inlined: for what a switch between vCPUs or a store to a mirrored table waits for.
+    /// [`lock`](Self::lock), inlined: for what a switch between vCPUs waits for.
     #[inline(always)]
     pub(crate) fn lock_inline(&self) -> MutexGuard<'_, T> {
         self.0.lock()
     }
 
     /// [`lock`](Self::lock), letting others go on meanwhile: for what another core keeps while it waits for something
-    /// itself, such as the end of TLB maintenance.
+    /// itself, such as the end of TLB maintenance, or goes through a table. Where cores take turns, as under QEMU's `-icount`,
+    /// whoever waits without this uses up its turn while the other stands still.
     #[inline]
     pub(crate) fn lock_patiently(&self, machine: &impl Core) -> MutexGuard<'_, T> {
         loop {

@@ -271,7 +271,7 @@ impl RunLoop {
                 .vm
                 .gic
                 .has_deliverable_here(id.index(), &vcpu.gic, machine),
-            Blocked::Stock => place.vm.memory.lock().has_stock(),
+            Blocked::Stock => place.vm.memory.lock_patiently(machine).has_stock(),
             Blocked::Events(_) => self.system.events.pending().0 != 0,
             Blocked::Restart(_) => false,
         };

@@ -257,7 +257,7 @@ pub(crate) fn on_walk<M: Machine>(
     match status {
         FaultStatus::Permission(_) => {
             // Only a walker that writes is refused by what may be read: TCR_EL1.HA or HD is set.
-            let watched = paging.state(|state| state.tables.is_watched(ipa));
+            let watched = paging.state(machine, |state| state.tables.is_watched(ipa));
             if !in_window && !watched {
                 return Faulted::NotOurs;
             }
@@ -339,7 +339,7 @@ pub(crate) fn on_conflict<M: Machine>(
 /// Makes a VM nested whose guest does what the service does not bear. `NotOurs` if it was.
 fn nest<M: Machine>(vcpu: &Vcpu, place: &'static Place, machine: &mut M) -> Faulted {
     let paging = &place.vm.paging;
-    let nodes = paging.state(|state| state.tables.node_count());
+    let nodes = paging.state(machine, |state| state.tables.node_count());
     if paging.mode() == PagingMode::Nested && nodes == 0 {
         return Faulted::NotOurs;
     }

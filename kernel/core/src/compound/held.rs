@@ -38,7 +38,7 @@ pub(crate) fn look_at_held<M: Machine>(
     paging.looks.fetch_and(!bit(index), Ordering::AcqRel);
     let value = machine.guest(GuestRegister::Ttbr0El1);
     let root = value & ROOT;
-    let concerns = paging.change(|state| {
+    let concerns = paging.change(machine, |state| {
         state.seen.hold(index, root);
         state.seen.is_wanted(root) || low_space(state, root).is_some()
     });
@@ -50,7 +50,7 @@ pub(crate) fn look_at_held<M: Machine>(
         return Planting::TryAgain;
     }
     // Whatever it had entered before, its TLB has met the guest's own root since.
-    forget(vcpu, place);
+    forget(vcpu, place, machine);
     install(vcpu, place, machine, value);
     Planting::Done
 }

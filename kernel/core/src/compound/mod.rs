@@ -25,6 +25,7 @@ use penumbra_abi::{
     PAGING_BLOCKS, PAGING_NODES, PAGING_SPACES, PagingCounter, PagingMode, PagingRefusal,
 };
 use penumbra_paging::{Access, Compound, Refusal, Relayout, ShadowError};
+use spin::MutexGuard;
 
 pub(crate) use fault::{Faulted, on_access_flag, on_conflict, on_permission, on_walk};
 pub(crate) use held::{look_at_held, note_user_time};
@@ -36,8 +37,8 @@ pub use trapped::vectors;
 pub(crate) use trapped::{RootCache, known, report, written};
 
 use crate::lock::Mutex;
-use crate::machine::Machine;
-use crate::memory::{TableFrames, VmTlb};
+use crate::machine::{Core, Machine};
+use crate::memory::{Memory, TableFrames, VmTlb};
 use crate::vm::Vm;
 
 /// The tables of one VM.
@@ -216,12 +217,12 @@ impl Paging {
     }
 
     /// Reads a counter.
-    pub(crate) fn counter(&self, counter: PagingCounter) -> u64 {
+    pub(crate) fn counter(&self, machine: &impl Core, counter: PagingCounter) -> u64 {
         let own = self.event(counter);
         if let Some(event) = own.filter(|_| counter != PagingCounter::Samples) {
             return event.load(Ordering::Relaxed);
         }
-        let counters = self.state.lock().tables.counters();
+        let counters = self.lock(machine).tables.counters();
         match counter {
             PagingCounter::Mirrored => counters.mirrored,
             PagingCounter::Structural => counters.structural,
@@ -237,13 +238,19 @@ impl Paging {
     }
 
     /// Looks at the tables alone.
-    pub(crate) fn state<R>(&self, look: impl FnOnce(&State) -> R) -> R {
-        look(&self.state.lock())
+    pub(crate) fn state<R>(&self, machine: &impl Core, look: impl FnOnce(&State) -> R) -> R {
+        look(&self.lock(machine))
     }
 
     /// Changes what needs neither memory nor TLBs.
-    pub(crate) fn change<R>(&self, work: impl FnOnce(&mut State) -> R) -> R {
-        work(&mut self.state.lock())
+    pub(crate) fn change<R>(&self, machine: &impl Core, work: impl FnOnce(&mut State) -> R) -> R {
+        work(&mut self.lock(machine))
+    }
+
+    /// What the lock protects. The manager's calls keep it for as long as it takes to go through a table.
+    #[inline(never)]
+    fn lock(&self, machine: &impl Core) -> MutexGuard<'_, State> {
+        self.state.lock_patiently(machine)
     }
 }
 
@@ -255,9 +262,17 @@ impl Vm {
         from: From,
         work: impl FnOnce(&mut State, &mut VmAccess<'_, '_, M>) -> R,
     ) -> R {
-        let mut memory = self.memory.lock();
-        let mut state = self.paging.state.lock();
+        let (mut memory, mut state) = self.lock_tables(machine);
         memory.lend(machine, from, |access| work(&mut state, access))
+    }
+
+    // Apart from `with_tables`, which is made anew for each use.
+    #[inline(never)]
+    fn lock_tables(&self, machine: &impl Core) -> (MutexGuard<'_, Memory>, MutexGuard<'_, State>) {
+        (
+            self.memory.lock_patiently(machine),
+            self.paging.lock(machine),
+        )
     }
 }
 

@@ -40,8 +40,8 @@ pub(crate) fn known_store<M: Machine>(
     );
     let by = stored_by(machine, va, pstate);
     // As `with_tables`, whose other users do not wait for their locks.
-    let mut memory = place.vm.memory.lock();
-    let mut state = place.vm.paging.state.lock_inline();
+    let mut memory = place.vm.memory.lock_patiently(machine);
+    let mut state = place.vm.paging.state.lock_patiently(machine);
     let done = memory.lend(machine, From::Spare, |access| {
         state.tables.store_known(access, va, &by, value)
     });

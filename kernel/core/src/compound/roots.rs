@@ -14,7 +14,7 @@ use penumbra_vmsa::{Half, Ipa, PAGE_SIZE, Tcr, Ttbr};
 
 use super::fault::{EL, HALVES};
 use super::{From, Paging, refusal};
-use crate::machine::{GuestRegister, GuestRegisters, Machine};
+use crate::machine::{Core, GuestRegister, GuestRegisters, Machine};
 use crate::vcpu::{Place, Vcpu};
 
 /// Losses after which planting ends.
@@ -197,10 +197,10 @@ impl Paging {
     }
 
     /// A vCPU starts from reset: it holds no root, and that is no loss.
-    pub(crate) fn forget_vcpu(&self, index: usize) {
+    pub(crate) fn forget_vcpu(&self, machine: &impl Core, index: usize) {
         self.set_planted(index, false);
         if self.traps_roots() {
-            self.change(|state| state.seen.hold(index, 0));
+            self.change(machine, |state| state.seen.hold(index, 0));
         }
     }
 

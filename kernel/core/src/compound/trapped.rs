@@ -24,7 +24,7 @@ use super::roots::{registers, restore_root};
 use super::seen::Seen;
 use super::spaces::{drop_low, low_space};
 use super::{Faulted, From, Paging, State, VmAccess, refusal};
-use crate::machine::{GuestRegister, Machine};
+use crate::machine::{Core, GuestRegister, Machine};
 use crate::vcpu::{Counter, Deferred, Place, Vcpu};
 
 /// What a TTBR says of its root: address and CnP, but for the bit that leads into the window.
@@ -251,7 +251,7 @@ fn low<M: Machine>(vcpu: &mut Vcpu, place: &'static Place, machine: &mut M, valu
     place
         .vm
         .paging
-        .change(|state| state.seen.note(value & ROOT, 1));
+        .change(machine, |state| state.seen.note(value & ROOT, 1));
     install(vcpu, place, machine, value);
 }
 
@@ -405,7 +405,7 @@ fn geometry<M: Machine>(
                 place.vm.paging.set_planted(vcpu.id.index(), false);
             }
         }
-        forget(vcpu, place);
+        forget(vcpu, place, machine);
         // Rule 13.
         machine.complete_accesses();
     }
@@ -413,16 +413,16 @@ fn geometry<M: Machine>(
 }
 
 /// What the vCPU knows of roots does not hold any more.
-pub(super) fn forget(vcpu: &mut Vcpu, place: &Place) {
-    report(vcpu, place);
+pub(super) fn forget(vcpu: &mut Vcpu, place: &Place, machine: &impl Core) {
+    report(vcpu, place, machine);
     vcpu.roots.generation = 0;
 }
 
 /// Tells the VM how often the vCPU has written its roots.
-pub(crate) fn report(vcpu: &mut Vcpu, place: &Place) {
+pub(crate) fn report(vcpu: &mut Vcpu, place: &Place, machine: &impl Core) {
     if vcpu.roots.generation != 0 {
-        let mut state = place.vm.paging.state.lock();
-        vcpu.roots.report(&mut state.seen);
+        let paging = &place.vm.paging;
+        paging.change(machine, |state| vcpu.roots.report(&mut state.seen));
     }
 }
 

@@ -142,7 +142,7 @@ fn note(vcpu: &Vcpu, place: &'static Place, machine: &mut impl Machine, ipa: Opt
 
 /// Two TLB entries for one address: drop what the VM has cached and try again.
 fn conflict(vcpu: &Vcpu, place: &'static Place, machine: &mut impl Machine) -> Flow {
-    place.vm.memory.lock().flush_all(machine);
+    place.vm.memory.lock_patiently(machine).flush_all(machine);
     let answer = compound::on_conflict(vcpu, place, machine);
     seen_to(vcpu, answer)
 }

@@ -134,7 +134,14 @@ fn cpu_on(
     let Some(shared) = place.system.shared(id) else {
         return Return::InvalidParameters;
     };
-    if entry & 3 != 0 || place.vm.memory.lock().region(entry).is_none() {
+    if entry & 3 != 0
+        || place
+            .vm
+            .memory
+            .lock_patiently(machine)
+            .region(entry)
+            .is_none()
+    {
         return Return::InvalidAddress;
     }
     // Counted before the target can run and leave again, so that the count never misses it.

@@ -10,7 +10,7 @@ use penumbra_vmsa::{Half, Ipa, Level, Va, VmId};
 
 use super::{Arguments, NOTHING, Reply, guest, one};
 use crate::compound::{From, Holder, State, VmAccess, drop_low, held};
-use crate::machine::Machine;
+use crate::machine::{Core, Machine};
 use crate::memory::stage2_error;
 use crate::system::System;
 use crate::vcpu::VcpuId;
@@ -140,7 +140,9 @@ pub(super) fn mode(
         }
         return Ok(one(done.into()));
     }
-    vm.memory.lock().add_spare(machine, SPARE_TABLES)?;
+    vm.memory
+        .lock_patiently(machine)
+        .add_spare(machine, SPARE_TABLES)?;
     vm.paging.set_mode(mode);
     edit(system, &target, machine, |state, access, parked| {
         for number in 0..PAGING_SPACES {
@@ -160,10 +162,10 @@ pub(super) fn mode(
     Ok(one(1))
 }
 
-pub(super) fn status(system: &System, number: u64) -> Reply {
+pub(super) fn status(system: &System, machine: &impl Core, number: u64) -> Reply {
     let (_, vm) = guest(system, number)?;
     let paging = &vm.paging;
-    let status = paging.state(|state| {
+    let status = paging.state(machine, |state| {
         let (frames_used, frames) = state.tables.pool_frames();
         let nodes_used = u32::try_from(state.tables.node_count()).unwrap_or(u32::MAX);
         PagingStatus {
@@ -183,7 +185,7 @@ pub(super) fn status(system: &System, number: u64) -> Reply {
 
 pub(super) fn pool(system: &System, machine: &mut impl Machine, number: u64) -> Reply {
     let Target { id, vm } = target(system, number)?;
-    let (_, frames) = vm.paging.state(|state| state.tables.pool_frames());
+    let (_, frames) = vm.paging.state(machine, |state| state.tables.pool_frames());
     if usize::try_from(frames).unwrap_or(0) / 512 >= PAGING_BLOCKS {
         return Err(Error::NoSlot);
     }
@@ -195,17 +197,17 @@ pub(super) fn pool(system: &System, machine: &mut impl Machine, number: u64) -> 
     vm.with_tables(machine, From::Pool, |state, access| {
         state.tables.add_pool_block(access, frame).map_err(error)
     })?;
-    vm.memory.lock().frame_taken();
+    vm.memory.lock_patiently(machine).frame_taken();
     Ok(one(1))
 }
 
-pub(super) fn describe(system: &System, (number, index): (u64, u64)) -> Reply {
+pub(super) fn describe(system: &System, machine: &impl Core, (number, index): (u64, u64)) -> Reply {
     let (_, vm) = guest(system, number)?;
     let index = usize::try_from(index)
         .ok()
         .filter(|index| *index < PAGING_SPACES)
         .ok_or(Error::InvalidParameter)?;
-    let view = vm.paging.state(|state| state.tables.space(index));
+    let view = vm.paging.state(machine, |state| state.tables.space(index));
     let space = view.map_or_else(PagingSpace::default, |view| PagingSpace {
         exists: true,
         high: view.half == Half::High,
@@ -389,7 +391,7 @@ pub(super) fn relayout(
     };
     let va = Va::truncated(va);
     let vm = target.vm;
-    if vm.memory.lock().is_pinned() {
+    if vm.memory.lock_patiently(machine).is_pinned() {
         return Err(Error::NotRequired);
     }
     let ready = vm.with_tables(machine, From::Pool, |state, access| {
@@ -435,7 +437,12 @@ pub(super) fn settle(
 ) -> Reply {
     let (_, vm) = alive(system, number)?;
     let ipa = Ipa::new(ipa).map_err(|_| Error::InvalidParameter)?;
-    if vm.memory.lock().region(ipa.raw()).is_none() {
+    if vm
+        .memory
+        .lock_patiently(machine)
+        .region(ipa.raw())
+        .is_none()
+    {
         return Err(Error::InvalidParameter);
     }
     let whole = vm.with_tables(machine, From::Pool, |state, access| {
@@ -444,7 +451,11 @@ pub(super) fn settle(
     Ok(one(whole.into()))
 }
 
-pub(super) fn counter(system: &System, (number, counter): (u64, u64)) -> Reply {
+pub(super) fn counter(
+    system: &System,
+    machine: &impl Core,
+    (number, counter): (u64, u64),
+) -> Reply {
     let (id, vm) = guest(system, number)?;
     let counter = PagingCounter::from_bits(counter).ok_or(Error::InvalidParameter)?;
     if counter == PagingCounter::RootTraps {
@@ -454,7 +465,7 @@ pub(super) fn counter(system: &System, (number, counter): (u64, u64)) -> Reply {
         });
         return Ok(one(all.fold(0, u64::wrapping_add)));
     }
-    Ok(one(vm.paging.counter(counter)))
+    Ok(one(vm.paging.counter(machine, counter)))
 }
 
 pub(super) fn audit(

@@ -7,7 +7,7 @@ use penumbra_vmsa::PAGE_SIZE;
 use super::paging::{PRUNED_PER_CALL, SPARE_TABLES, Target, alive, edit, target};
 use super::{Reply, guest, one};
 use crate::compound::{drop_low, drop_space, low_space};
-use crate::machine::Machine;
+use crate::machine::{Core, Machine};
 use crate::system::System;
 
 /// All vCPUs of a VM, a bit each.
@@ -23,7 +23,9 @@ pub(super) fn allow(
     if roots & !(paging_roots::STICKY | paging_roots::TRAPPED) != 0 {
         return Err(Error::InvalidParameter);
     }
-    vm.memory.lock().add_spare(machine, SPARE_TABLES)?;
+    vm.memory
+        .lock_patiently(machine)
+        .add_spare(machine, SPARE_TABLES)?;
     let paging = &vm.paging;
     let trapped = |roots: u64| roots & paging_roots::TRAPPED != 0;
     if trapped(paging.roots()) && !trapped(roots) {
@@ -45,7 +47,7 @@ pub(super) fn allow(
     let begins = trapped(roots) && !trapped(paging.roots());
     paging.allow_roots(roots);
     if trapped(roots) {
-        paging.change(|state| {
+        paging.change(machine, |state| {
             if begins {
                 // What was seen before may be gone.
                 state.seen.clear();
@@ -59,13 +61,13 @@ pub(super) fn allow(
     Ok(one(1))
 }
 
-pub(super) fn describe(system: &System, (number, index): (u64, u64)) -> Reply {
+pub(super) fn describe(system: &System, machine: &impl Core, (number, index): (u64, u64)) -> Reply {
     let (_, vm) = guest(system, number)?;
     let index = usize::try_from(index)
         .ok()
         .filter(|index| *index < PAGING_ROOTS)
         .ok_or(Error::InvalidParameter)?;
-    let root = vm.paging.state(|state| {
+    let root = vm.paging.state(machine, |state| {
         state.seen.get(index).map(|seen| PagingRoot {
             space: seen.exists && low_space(state, seen.root).is_some(),
             ..seen
@@ -90,8 +92,10 @@ pub(super) fn add(
     if !vm.paging.traps_roots() {
         return Err(Error::BadState);
     }
-    vm.memory.lock().add_spare(machine, SPARE_TABLES)?;
-    let exists = vm.paging.change(|state| {
+    vm.memory
+        .lock_patiently(machine)
+        .add_spare(machine, SPARE_TABLES)?;
+    let exists = vm.paging.change(machine, |state| {
         if low_space(state, root).is_some() {
             return Ok(true);
         }
@@ -117,8 +121,11 @@ pub(super) fn remove(
 ) -> Reply {
     let (id, vm) = alive(system, number)?;
     let root = root_of(root)?;
-    vm.paging.change(|state| state.seen.unwant(root));
-    if vm.paging.state(|state| low_space(state, root).is_none()) {
+    vm.paging.change(machine, |state| state.seen.unwant(root));
+    if vm
+        .paging
+        .state(machine, |state| low_space(state, root).is_none())
+    {
         return Ok(one(1));
     }
     let target = Target { id, vm };

@@ -47,7 +47,7 @@ impl RunLoop {
             // The line of its physical timer falls with the reset, whatever it was when it was turned off.
             let gic = &place.vm.gic;
             let _ = gic.set_ppi_level(id.index(), intid::PHYSICAL_TIMER, false);
-            place.vm.paging.forget_vcpu(id.index());
+            place.vm.paging.forget_vcpu(machine, id.index());
             if id == VcpuId::MANAGER {
                 manager::greet(self.system, &mut vcpu, now);
             }

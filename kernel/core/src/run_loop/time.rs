@@ -109,7 +109,7 @@ impl RunLoop {
             let looked = compound::look_at_held(&mut resident.vcpu, resident.place, machine, waits);
             let again = [planting, looked].contains(&Planting::TryAgain);
             if vm.paging.is_used() {
-                compound::report(&mut resident.vcpu, resident.place);
+                compound::report(&mut resident.vcpu, resident.place, machine);
                 let controls = &mut resident.vcpu.controls;
                 let board = (self.system, self.board);
                 // A guest that only waits is never seen at EL0.

@@ -5,7 +5,7 @@ use penumbra_abi::Call;
 use penumbra_vmsa::{CpuIndex, VmId};
 
 use super::Bench;
-use super::fake::{GICD, GICR, HZ, Op, RAM};
+use super::fake::{Fake, GICD, GICR, HZ, Op, RAM};
 use crate::run_loop::SLICE_MS;
 
 #[test]
@@ -212,5 +212,43 @@ fn a_vcpu_that_is_kept_out_with_an_interrupt_pending_lets_others_go_on() {
         let id = crate::vcpu::VcpuId::new(VmId::new(vm, 8).unwrap(), 0).unwrap();
         bench.system.wake(id, &mut bench.cores[0]);
         bench.steps(2);
+    }
+}
+
+#[test]
+fn who_waits_for_a_vms_tables_lets_others_go_on() {
+    use super::trapped::{OTHER, TTBR0, asid, trapped};
+    let (mut bench, vm) = trapped();
+    let tables = bench.system.vm(usize::try_from(vm).unwrap()).unwrap();
+    let relaxed = |core: &Fake| core.shared.lock().unwrap().relaxed;
+    for (round, memory) in [(1, false), (2, true)] {
+        // A root that the vCPU does not know.
+        bench.program(vm, 0, [Op::Msr(TTBR0, OTHER | asid(10 + round))]);
+        let before = relaxed(&bench.cores[0]);
+        let (others, own) = bench.cores.split_at_mut(1);
+        let (held, is_held) = std::sync::mpsc::channel();
+        let other = &others[0];
+        std::thread::scope(|threads| {
+            threads.spawn(move || {
+                // Until the waiter has let others go on, or for two seconds.
+                let keep = || {
+                    held.send(()).unwrap();
+                    let begun = std::time::Instant::now();
+                    while relaxed(other) == before && begun.elapsed().as_secs() < 2 {}
+                };
+                if memory {
+                    let _guard = tables.memory.lock();
+                    keep();
+                } else {
+                    tables.paging.change(other, |_| keep());
+                }
+            });
+            is_held.recv().unwrap();
+            for _ in 0..2 {
+                bench.loops[1].step(&mut own[0]);
+            }
+        });
+        assert_eq!(own[0].sysregs.ttbr0_el1, OTHER | asid(10 + round));
+        assert!(relaxed(&own[0]) > before, "memory: {memory}");
     }
 }
