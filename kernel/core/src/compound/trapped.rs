@@ -10,6 +10,7 @@
 //! had that ASID, the ASID's entries go first. That two roots *without* spaces, or one with and one
 //! without, take turns under one ASID and map the same VAs is ruled out by the contract.
 
+mod cache;
 pub mod vectors;
 
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -17,11 +18,13 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use penumbra_abi::{PAGING_SPACES, PagingMode, PagingRefusal, paging_roots};
 use penumbra_paging::{Stage1Regs, WINDOW_BIT};
 use penumbra_trap::sysreg::Stage1Reg;
-use penumbra_vmsa::{Half, Ipa, Tcr, Ttbr};
+use penumbra_vmsa::{Half, Ipa, Ttbr};
+
+pub(crate) use cache::RootCache;
+use cache::{Flush, SLOTS, Slot, asid_of};
 
 use super::fault::{HALVES, edit};
 use super::roots::{registers, restore_root};
-use super::seen::Seen;
 use super::spaces::{drop_low, low_space};
 use super::{Faulted, From, Paging, State, VmAccess, refusal};
 use crate::machine::{Core, GuestRegister, Machine};
@@ -29,13 +32,6 @@ use crate::vcpu::{Counter, Deferred, Place, Vcpu};
 
 /// What a TTBR says of its root: address and CnP, but for the bit that leads into the window.
 pub(super) const ROOT: u64 = ((1 << 48) - 1) & !WINDOW_BIT;
-const ASID_SHIFT: u32 = 48;
-/// The ASID of a TTBR.
-const ASID: u64 = 0xffff << ASID_SHIFT;
-/// No ASID.
-const NO_ASID: u64 = u64::MAX;
-/// Roots that a vCPU remembers.
-const SLOTS: usize = 16;
 /// Writes, of one root or of all registers, after which a longer look is taken.
 pub(super) const LOOK: u64 = 1024;
 /// Trapped writes of a vCPU over which their rate is measured, at least.
@@ -44,131 +40,6 @@ const RATE_WRITES: u64 = 4096;
 const STORM: u64 = 50_000;
 /// SCTLR_EL1: M, C and EE say whether and how there are walks.
 const SCTLR_WALKS: u64 = 1 << 0 | 1 << 2 | 1 << 25;
-
-/// A root that was written to TTBR0_EL1. All zero is the root at address 0, as the guest writes it.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-struct Slot {
-    /// What the guest wrote, without [`WINDOW_BIT`].
-    value: u64,
-    /// What is put there for it: the same, or the same with [`WINDOW_BIT`].
-    planted: u64,
-    /// If it is exchanged: what [`RootCache::asid_mask`] has to leave of TTBR1_EL1; [`NO_ASID`] if it has to be
-    /// entered anew.
-    asid: u64,
-    /// Writes since they were last told to the VM.
-    writes: u64,
-}
-
-impl Slot {
-    const EMPTY: Self = Self {
-        value: 0,
-        planted: 0,
-        asid: 0,
-        writes: 0,
-    };
-
-    const fn is_exchanged(&self) -> bool {
-        self.planted & WINDOW_BIT != 0
-    }
-}
-
-/// The ASID that TTBR0_EL1 and TTBR1_EL1 give. `high` is where it is in TTBR1_EL1, or 0.
-const fn asid_of(ttbr0: u64, ttbr1: u64, high: u64) -> u64 {
-    (ttbr0 & !high | ttbr1 & high) >> ASID_SHIFT
-}
-
-/// What a vCPU remembers of its roots. The hal's vectors read it (see [`vectors`]).
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(crate) struct RootCache {
-    /// [`Paging::generation`] for which the rest holds; 0: none.
-    generation: u64,
-    /// Where the ASID is in TTBR1_EL1, if it is there (TCR_EL1.A1), else 0.
-    asid_mask: u64,
-    slots: [Slot; SLOTS],
-    /// Spaces entered on this vCPU since the generation began, a bit each, and their ASIDs.
-    entered: u16,
-    asids: [u64; PAGING_SPACES],
-    /// Where the measurement of the rate began: trapped writes, and the counter.
-    measured: (u64, u64),
-}
-
-impl RootCache {
-    /// Nothing: all zero.
-    pub(crate) const EMPTY: Self = Self {
-        generation: 0,
-        asid_mask: 0,
-        slots: [Slot::EMPTY; SLOTS],
-        entered: 0,
-        asids: [0; PAGING_SPACES],
-        measured: (0, 0),
-    };
-
-    /// Whether it holds for a generation of its VM.
-    #[inline]
-    fn holds_for(&self, generation: u32) -> bool {
-        self.generation != 0 && self.generation == u64::from(generation)
-    }
-
-    /// The only place for a root, or a value of TTBR0_EL1 with that root.
-    #[inline]
-    fn slot(&mut self, root: u64) -> Option<&mut Slot> {
-        self.slots
-            .get_mut(usize::try_from(root >> 12).unwrap_or(0) % SLOTS)
-    }
-
-    /// Tells the VM what was counted.
-    fn report(&mut self, seen: &mut Seen) {
-        for slot in &mut self.slots {
-            seen.note(slot.value & ROOT, core::mem::take(&mut slot.writes));
-        }
-    }
-
-    /// Starts anew.
-    fn renew(&mut self, generation: u32, tcr: Tcr) {
-        let measured = self.measured;
-        *self = Self::EMPTY;
-        self.measured = measured;
-        self.generation = generation.into();
-        self.asid_mask = if tcr.asid_in_ttbr1() { ASID } else { 0 };
-    }
-
-    /// Notes that a space is entered under an ASID. Returns what of the TLB must go before.
-    fn enter(&mut self, space: usize, asid: u64) -> Flush {
-        let bit = 1_u16 << (space & 15);
-        let fresh = self.entered & bit == 0;
-        self.entered |= bit;
-        let mut taken = false;
-        for (number, other) in self.asids.iter_mut().enumerate() {
-            let is_entered = self.entered & 1 << (number & 15) != 0;
-            if number == space {
-                taken |= *other != asid;
-                *other = asid;
-            } else if is_entered && *other == asid {
-                taken = true;
-                *other = NO_ASID;
-            }
-        }
-        for slot in &mut self.slots {
-            if slot.is_exchanged() && asid_of(slot.planted, slot.asid, self.asid_mask) == asid {
-                slot.asid = NO_ASID;
-            }
-        }
-        match (fresh, taken) {
-            (true, _) => Flush::All,
-            (false, true) => Flush::Asid,
-            (false, false) => Flush::Nothing,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flush {
-    Nothing,
-    Asid,
-    All,
-}
 
 /// A write of TTBR0_EL1 or TTBR1_EL1 as it is most often: of a value that the vCPU knows, or of the root that is
 /// in TTBR1_EL1 with another ASID. Returns whether it was done; the PC is not moved.
@@ -190,7 +61,7 @@ pub(crate) fn known(
     match half {
         Half::Low => {
             let asid_mask = roots.asid_mask;
-            let Some(slot) = roots.slot(raw) else {
+            let Some(slot) = roots.find(raw) else {
                 return false;
             };
             let writes = slot.writes.wrapping_add(1);
@@ -272,10 +143,9 @@ pub(super) fn install<M: Machine>(
         if !roots.holds_for(paging.generation()) {
             roots.report(&mut state.seen);
         }
-        if let Some(slot) = roots.slot(root) {
-            state
-                .seen
-                .note(slot.value & ROOT, core::mem::take(&mut slot.writes));
+        if let Some(slot) = roots.room_for(root) {
+            let old = core::mem::replace(slot, Slot::EMPTY);
+            state.seen.note(old.value & ROOT, old.writes);
         }
         let space = if allowed {
             space_for(paging, state, access, &regs)
@@ -311,7 +181,7 @@ pub(super) fn install<M: Machine>(
             WINDOW_BIT
         }
     };
-    if let Some(slot) = roots.slot(root) {
+    if let Some(slot) = roots.room_for(root) {
         *slot = Slot {
             value: raw,
             planted: raw | window,

@@ -332,6 +332,36 @@ fn contextidr_is_written_at_the_first_look_and_counts() {
 }
 
 #[test]
+fn roots_that_share_their_first_place_take_turns_without_the_tables() {
+    let (mut bench, vm) = trapped();
+    // As far from each other as there are places, and another that shares them.
+    let sharing = [ROOT | asid(7), ROOT + 0x1_0000 | asid(5)];
+    let third = ROOT + 0x2_0000;
+    let there = [sharing[0] | WINDOW_BIT, sharing[1]];
+    for _ in 0..2 {
+        for (root, value) in sharing.into_iter().zip(there) {
+            assert_eq!(bench.msr(vm, TTBR0, root), value);
+        }
+    }
+    // A root that is not known is told of at once, one that is with others.
+    let told = |bench: &mut Bench, root: u64| bench.root(vm, root & !asid(0xffff)).unwrap().writes;
+    let before = sharing.map(|root| told(&mut bench, root));
+    for _ in 0..10 {
+        for (root, value) in sharing.into_iter().zip(there) {
+            assert_eq!(bench.msr(vm, TTBR0, root), value);
+        }
+    }
+    assert_eq!(sharing.map(|root| told(&mut bench, root)), before);
+    // The third takes the place of the first, which is told of.
+    bench.msr(vm, TTBR0, third);
+    assert_eq!(told(&mut bench, sharing[0]), before[0] + 11);
+    bench.msr(vm, TTBR0, sharing[1]);
+    assert_eq!(told(&mut bench, sharing[1]), before[1]);
+    assert_eq!(bench.msr(vm, TTBR0, sharing[0]), there[0]);
+    assert_eq!(bench.differences(vm), 0);
+}
+
+#[test]
 fn a_storm_ends_it() {
     let (mut bench, vm) = trapped();
     let pair = [Op::Msr(TTBR0, OTHER), Op::Msr(TTBR0, ROOT)];
