@@ -335,7 +335,7 @@ fn contextidr_is_written_at_the_first_look_and_counts() {
 fn roots_that_share_their_first_place_take_turns_without_the_tables() {
     let (mut bench, vm) = trapped();
     // As far from each other as there are places, and another that shares them.
-    let sharing = [ROOT | asid(7), ROOT + 0x1_0000 | asid(5)];
+    let sharing = [ROOT | asid(7), (ROOT + 0x1_0000) | asid(5)];
     let third = ROOT + 0x2_0000;
     let there = [sharing[0] | WINDOW_BIT, sharing[1]];
     for _ in 0..2 {

@@ -55,7 +55,7 @@ pub(super) const fn asid_of(ttbr0: u64, ttbr1: u64, high: u64) -> u64 {
 #[inline]
 fn places(root: u64) -> [usize; 2] {
     let first = usize::try_from(root >> 12).unwrap_or(0) % SLOTS;
-    [first, first ^ SLOTS / 2]
+    [first, first ^ (SLOTS / 2)]
 }
 
 /// What a vCPU remembers of its roots. The hal's vectors read it (see [`vectors`](super::vectors)).
