@@ -94,6 +94,26 @@ pub fn publish_code(base: usize, bytes: usize) {
     isb();
 }
 
+/// What DC ZVA zeroes at once, in bytes, if the core lets EL2 use it and a range consists of such blocks.
+fn zero_block(base: usize, bytes: usize) -> Option<usize> {
+    let dczid = dczid_el0::read();
+    let block = 4usize << (dczid & 0xf);
+    (dczid & (1 << 4) == 0 && (base | bytes) & (block - 1) == 0).then_some(block)
+}
+
+/// Zeroes `base..base + bytes` by DC ZVA; `false`, and nothing is done, where that cannot be.
+///
+/// # Safety
+/// The range is mapped Normal write-back, no reference to any of it exists, and its owner agreed.
+pub unsafe fn clear(base: usize, bytes: usize) -> bool {
+    let Some(block) = zero_block(base, bytes) else {
+        return false;
+    };
+    let (mut at, end) = (base, base.saturating_add(bytes));
+    each!("dc zva, {0}", at, end, block);
+    true
+}
+
 /// Zeroes `base..base + bytes`, then cleans and invalidates it to the point of coherency: a guest that reads memory past the
 /// caches must not find there what an earlier owner left.
 ///
@@ -102,21 +122,16 @@ pub fn publish_code(base: usize, bytes: usize) {
 // A symbol of its own: `bench-boot` counts it apart.
 #[inline(never)]
 pub unsafe fn zero(base: usize, bytes: usize) {
-    let end = base.saturating_add(bytes);
-    let dczid = dczid_el0::read();
-    let block = 4usize << (dczid & 0xf);
-    let whole = dczid & (1 << 4) == 0 && (base | bytes) & (block - 1) == 0;
-    let mut at = base;
-    if whole && block == data_line_bytes() {
+    if let Some(block) = zero_block(base, bytes).filter(|block| *block == data_line_bytes()) {
+        let (mut at, end) = (base, base.saturating_add(bytes));
         // Maintenance by address is in order with stores to the same line, which DC ZVA is (Arm ARM DDI 0487 L.b, D7.5).
         dsb_ish();
         each!("dc zva, {0}\ndc civac, {0}", at, end, block);
         dsb_sy();
         return;
     }
-    if whole {
-        each!("dc zva, {0}", at, end, block);
-    } else {
+    // SAFETY: the caller gave this range.
+    if !unsafe { clear(base, bytes) } {
         // SAFETY: the caller gave this range.
         unsafe {
             core::ptr::with_exposed_provenance_mut::<u8>(base).write_bytes(0, bytes);

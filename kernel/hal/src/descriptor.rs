@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use penumbra_vmsa::Pa;
 
+use crate::cache;
 use crate::el2_map::ADDRESS_BITS;
 
 /// The word at a physical address that the direct map can cover.
@@ -131,6 +132,13 @@ pub(crate) unsafe fn fill(first: Pa, count: u64, value: u64, step: u64) {
     let Some(mut at) = word(first).filter(|_| count <= room) else {
         return;
     };
+    if value | step == 0 {
+        let bytes = usize::try_from(count.wrapping_mul(8)).unwrap_or(0);
+        // SAFETY: `count` words from `first` on lie in its frame, and nobody else knows them.
+        if unsafe { cache::clear(at.addr(), bytes) } {
+            return;
+        }
+    }
     let mut value = value;
     for _ in 0..count / ROW as u64 {
         // Written out: at this crate's level a loop over eight words remains one, on the stack, and two copies.
