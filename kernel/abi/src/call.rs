@@ -115,8 +115,8 @@ pub enum Call {
     /// want of room. -> X1: tables shadowed, X2: of these as one leaf, X3: tables looked at, from which
     /// the VA to go on follows; X4: 1 if room was short at the next one.
     PagingShadow = 70,
-    /// Gives a shadowed table back, with all below it. X1: VM, X2: space, X3: VA, X4: level.
-    /// Holds the VM's vCPUs. -> X1: tables given up.
+    /// Gives a shadowed table back, with all below it, whose frames follow. X1: VM, X2: space, X3: VA, X4: level.
+    /// Holds the VM's vCPUs. -> X1: 1.
     PagingDemote = 71,
     /// What a shadowed table is worth, for eviction. X1: VM, X2: space, X3: VA, X4: level, X5: worth
     /// (0 to 65,535; the least goes first).

@@ -415,6 +415,8 @@ impl Pager {
             .paging_status(vm)
             .map_err(|error| Trouble::Call("say how the guest is paged", error))?;
         if status.mode == PagingMode::Nested {
+            // What was shadowed is given back in pieces.
+            let _ = finish(|| hv.paging_mode(vm, PagingMode::Nested));
             return Err(Trouble::Fallen(status.refusal));
         }
         let busy_ms = self.busy_ms(hv, vm);

@@ -9,6 +9,8 @@
 //!   `R | WINDOW_BIT`, so that a guest which reads TTBRx and writes it back goes on working.
 //! - A *node* is a guest table page in one position of one space, with the form that stands for it:
 //!   a mirror table, or one leaf. A page that serves at several positions has as many nodes.
+//! - A node that is given up is *detached* with all below it: the guest's own table is in its place, no walker
+//!   comes there any more, and it is given back by and by.
 //! - A page is *watched* as long as it has a node; then stage 2 makes it read-only, so that every
 //!   store to it comes to EL2: [`Compound::store`] mirrors it or asks for [`Compound::soften`] or
 //!   [`Compound::demote_page`], after which the guest's own table is in place again.
@@ -104,9 +106,10 @@ pub enum ShadowError {
     Full,
     /// The guest has no table there.
     NoTable,
-    /// The guest's table, or a page to move, does not lie in RAM that may be write-protected or moved, or the table
-    /// serves at too many places.
+    /// The guest's table, or a page to move, does not lie in RAM that may be write-protected or moved.
     NotRam,
+    /// The guest's table serves at too many places, or too many others lie where they are looked up with it.
+    Crowded,
     /// The region is not full of leaves with equal attributes.
     NotUniform,
     /// It is shadowed already.

@@ -12,7 +12,6 @@ use penumbra_vmsa::{Half, Ipa, Mair, MemoryType, PAGE_SIZE, Va, VmId};
 use super::hold::{Holder, held};
 use super::quick::stored_by;
 use super::roots::{half_at, registers, restore_root, restore_roots};
-use super::spaces::drop_low;
 use super::trapped::retrap;
 use super::{From, State, VmAccess};
 use crate::machine::{GuestRegister, Machine};
@@ -140,7 +139,10 @@ pub(crate) fn on_permission<M: Machine>(
             })
         }
         // Which page refuses the store nobody can say, and it would do so for ever: none may any more.
-        Seen::Unwalkable => nest(vcpu, place, machine),
+        Seen::Unwalkable => match nest(vcpu, place, machine) {
+            Faulted::NotOurs => once_more(vcpu, place, machine, far),
+            answer => answer,
+        },
         Seen::Foreign => Faulted::NotOurs,
     }
 }
@@ -235,10 +237,11 @@ pub(super) fn edit<M: Machine>(
             });
         },
     );
-    match done {
-        Some(()) => Faulted::Again,
-        None => Faulted::Park,
+    if done.is_none() {
+        return Faulted::Park;
     }
+    place.vm.paging.look_if_detached(machine);
+    Faulted::Again
 }
 
 /// Stage 2 refused a walk of the guest's stage 1 at `ipa`, a page.
@@ -336,26 +339,64 @@ pub(crate) fn on_conflict<M: Machine>(
     }
 }
 
-/// Makes a VM nested whose guest does what the service does not bear. `NotOurs` if it was.
+/// Tables that are given back at a fault of a VM that is nested.
+const GIVEN_BACK: u32 = 2;
+
+/// Makes a VM nested whose guest does what the service does not bear: at once, and what that leaves is given back at
+/// this fault's next times, at stores, and by the manager. `NotOurs` if nothing is left.
 fn nest<M: Machine>(vcpu: &Vcpu, place: &'static Place, machine: &mut M) -> Faulted {
     let paging = &place.vm.paging;
-    let nodes = paging.state(machine, |state| state.tables.node_count());
-    if paging.mode() == PagingMode::Nested && nodes == 0 {
+    let fresh = paging.mode() != PagingMode::Nested;
+    if fresh {
+        paging.count(PagingCounter::Violations, 1);
+        paging.set_mode(PagingMode::Nested);
+        paging.refuse(PagingRefusal::Violation);
+    }
+    let (roots, left) = paging.state(machine, |state| {
+        (state.tables.has_roots(), state.tables.is_used())
+    });
+    let mut answer = if fresh || left {
+        Faulted::Again
+    } else {
+        Faulted::NotOurs
+    };
+    if roots {
+        answer = edit(vcpu, place, machine, |state, access, parked| {
+            state.relayout = None;
+            // Roots that are left go at the next time, and are as good as before until then.
+            let _all = state.tables.nest(access, parked);
+            paging.next_generation();
+        });
+    } else if left {
+        place.vm.with_tables(machine, From::Spare, |state, access| {
+            if state.tables.wind_up(access, GIVEN_BACK) {
+                // No TLB holds any more that a page is read-only.
+                access.flush();
+            }
+        });
+    }
+    if fresh || roots {
+        retrap(vcpu, place, machine);
+    }
+    answer
+}
+
+/// A store was refused for what another vCPU may have ended meanwhile: it is repeated, once in one place.
+fn once_more<M: Machine>(
+    vcpu: &mut Vcpu,
+    place: &'static Place,
+    machine: &mut M,
+    far: u64,
+) -> Faulted {
+    let here = (machine.guest(GuestRegister::Pc), far);
+    if vcpu.unexplained.replace(here) == Some(here) {
+        vcpu.unexplained = None;
         return Faulted::NotOurs;
     }
-    paging.count(PagingCounter::Violations, 1);
-    paging.set_mode(PagingMode::Nested);
-    paging.refuse(PagingRefusal::Violation);
-    let answer = edit(vcpu, place, machine, |state, access, parked| {
-        state.relayout = None;
-        state.tables.end_samples(access, |_| {});
-        // Each round takes a node away.
-        while state.tables.prune(access, parked) {}
-        let _ = drop_low(state, access, u32::MAX, parked);
-        paging.next_generation();
-    });
-    retrap(vcpu, place, machine);
-    answer
+    place
+        .vm
+        .with_tables(machine, From::Spare, |_, access| access.flush());
+    Faulted::Again
 }
 
 /// Whose rights an access at this PSTATE has. LDTR and its kind at EL1 are not told apart.

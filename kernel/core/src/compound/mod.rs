@@ -57,8 +57,10 @@ pub(crate) struct Paging {
     planted: AtomicU8,
     /// vCPUs that are not ready because the VM is held.
     parked: AtomicU8,
-    /// vCPUs whose TTBR0_EL1 is to be looked at soon.
+    /// vCPUs that are to be looked at soon: their TTBR0_EL1, or for what is to be given back.
     looks: AtomicU8,
+    /// Trapping is about to end: the spaces of the lower half go one by one.
+    ending: AtomicBool,
     /// Roots lost since the manager last allowed planting.
     losses: AtomicU8,
     /// No planting before this counter value.
@@ -106,6 +108,7 @@ impl Paging {
             planted: AtomicU8::new(0),
             parked: AtomicU8::new(0),
             looks: AtomicU8::new(0),
+            ending: AtomicBool::new(false),
             losses: AtomicU8::new(0),
             not_before: AtomicU64::new(0),
             generation: AtomicU32::new(0),
@@ -131,6 +134,7 @@ impl Paging {
         ] {
             cell.store(0, Ordering::Relaxed);
         }
+        self.ending.store(false, Ordering::Relaxed);
         self.not_before.store(0, Ordering::Relaxed);
         self.generation.store(0, Ordering::Relaxed);
         for event in &self.events {
@@ -174,6 +178,7 @@ impl Paging {
 
     /// Sets them.
     fn set_roots(&self, roots: u64) {
+        self.ending.store(false, Ordering::Relaxed);
         let roots = u8::try_from(roots).unwrap_or(0);
         self.roots.store(roots, Ordering::Release);
     }
@@ -281,6 +286,7 @@ pub(crate) const fn refusal(error: ShadowError) -> PagingRefusal {
     let reason = match error {
         ShadowError::Refused(reason) => reason,
         ShadowError::NotRam => return PagingRefusal::NotRam,
+        ShadowError::Crowded => return PagingRefusal::NotRam,
         _ => return PagingRefusal::Full,
     };
     match reason {

@@ -1,11 +1,16 @@
 //! The spaces of the lower half, whose roots are trapped: how they are found, and how they end.
 
-use penumbra_abi::PAGING_SPACES;
+use core::sync::atomic::Ordering;
+
+use penumbra_abi::{PAGING_SPACES, PagingRefusal};
 use penumbra_paging::{Parked, SpaceView};
 use penumbra_vmsa::Half;
 
-use super::{State, VmAccess};
+use super::fault::edit;
+use super::trapped::retrap;
+use super::{Faulted, Paging, State, VmAccess};
 use crate::machine::Machine;
+use crate::vcpu::{Place, Vcpu};
 
 /// The space of a root of the lower half.
 pub(crate) fn low_space(state: &State, root: u64) -> Option<(usize, SpaceView)> {
@@ -14,41 +19,66 @@ pub(crate) fn low_space(state: &State, root: u64) -> Option<(usize, SpaceView)> 
         .find(|(_, space)| space.half == Half::Low && space.root.raw() == root)
 }
 
-/// Ends the spaces of the lower half, a bounded number of nodes at a time. Whoever still has such an
-/// alias in TTBR0_EL1 faults in stage 2 and gets its own root back. Returns whether none is left.
+/// Ends one space of the lower half, or a part of it. Whoever still has its alias in TTBR0_EL1 faults in stage 2 and
+/// gets its own root back. Returns whether none is left.
 pub(crate) fn drop_low<M: Machine>(
     state: &mut State,
     access: &mut VmAccess<'_, '_, M>,
-    mut nodes: u32,
     parked: &Parked,
 ) -> bool {
     state.seen.want_nothing();
-    for number in 0..PAGING_SPACES {
-        let space = state.tables.space(number);
-        let Some(space) = space.filter(|space| space.half == Half::Low) else {
-            continue;
-        };
-        if !drop_space(state, access, (&space, &mut nodes), parked) {
-            return false;
-        }
-    }
-    true
+    let low = |state: &State| {
+        let mut spaces = (0..PAGING_SPACES).filter_map(|number| state.tables.space(number));
+        spaces.find(|space| space.half == Half::Low)
+    };
+    let Some(space) = low(state) else { return true };
+    drop_space(state, access, &space, parked) && low(state).is_none()
 }
 
-/// Ends one space, or a part of it. Returns whether it is gone.
+/// Ends a space, or a part of it. Returns whether it is gone.
 pub(crate) fn drop_space<M: Machine>(
     state: &mut State,
     access: &mut VmAccess<'_, '_, M>,
-    (space, nodes): (&SpaceView, &mut u32),
+    space: &SpaceView,
     parked: &Parked,
 ) -> bool {
-    while *nodes > 0 && state.tables.prune_space(access, space.id, parked) {
-        *nodes = nodes.saturating_sub(1);
-    }
-    if *nodes == 0 {
-        return false;
-    }
     state.relayout = None;
-    state.tables.drop_space(access, space.id, parked);
-    true
+    state.tables.drop_space(access, space.id, parked)
+}
+
+/// Ends one space of the lower half, or a part of it, and trapping with the last one. `Park` if another vCPU
+/// holds the VM just then.
+pub(super) fn end_trapping<M: Machine>(
+    vcpu: &Vcpu,
+    place: &'static Place,
+    machine: &mut M,
+) -> Faulted {
+    let paging = &place.vm.paging;
+    let mut done = false;
+    let answer = edit(vcpu, place, machine, |state, access, parked| {
+        done = drop_low(state, access, parked);
+        if done {
+            paging.stop_trapping();
+            paging.refuse(PagingRefusal::Storm);
+        } else {
+            paging.next_generation();
+        }
+    });
+    if done {
+        retrap(vcpu, place, machine);
+    }
+    answer
+}
+
+impl Paging {
+    /// Whether trapping is about to end: no root gets a space any more.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
+    /// Begins to end trapping. A manager that allows it anew has the last word.
+    pub(super) fn begin_to_end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+        self.next_generation();
+    }
 }

@@ -23,9 +23,9 @@ use penumbra_vmsa::{Half, Ipa, Ttbr};
 pub(crate) use cache::RootCache;
 use cache::{Flush, SLOTS, Slot, asid_of};
 
-use super::fault::{HALVES, edit};
+use super::fault::HALVES;
 use super::roots::{registers, restore_root};
-use super::spaces::{drop_low, low_space};
+use super::spaces::{end_trapping, low_space};
 use super::{Faulted, From, Paging, State, VmAccess, refusal};
 use crate::machine::{Core, GuestRegister, Machine};
 use crate::vcpu::{Counter, Deferred, Place, Vcpu};
@@ -113,6 +113,10 @@ pub(crate) fn written<M: Machine>(
         Stage1Reg::Amair => machine.set_guest(GuestRegister::AmairEl1, value),
         Stage1Reg::Contextidr => machine.set_guest(GuestRegister::ContextidrEl1, value),
     }
+    if place.vm.paging.is_ending() {
+        // Each write comes here until the last space is gone.
+        forget(vcpu, place, machine);
+    }
     machine.skip_instruction();
     None
 }
@@ -138,7 +142,7 @@ pub(super) fn install<M: Machine>(
     regs.ttbr0 = Ttbr::new(value & !WINDOW_BIT);
     let root = value & ROOT;
     let roots = &mut vcpu.roots;
-    let allowed = paging.traps_roots();
+    let allowed = paging.traps_roots() && !paging.is_ending();
     let (space, generation) = place.vm.with_tables(machine, From::Spare, |state, access| {
         if !roots.holds_for(paging.generation()) {
             roots.report(&mut state.seen);
@@ -296,10 +300,13 @@ pub(crate) fn report(vcpu: &mut Vcpu, place: &Place, machine: &impl Core) {
     }
 }
 
-/// Measures the rate of trapped writes, and ends trapping when it is a storm. `Park` if another vCPU
+/// Measures the rate of trapped writes, and begins to end trapping when it is a storm. `Park` if another vCPU
 /// holds the VM just then.
 fn measure<M: Machine>(vcpu: &mut Vcpu, place: &'static Place, machine: &mut M) -> Faulted {
     let paging = &place.vm.paging;
+    if paging.is_ending() {
+        return end_trapping(vcpu, place, machine);
+    }
     let writes = place.shared.root_traps();
     let (then, since) = vcpu.roots.measured;
     let more = writes.wrapping_sub(then);
@@ -309,19 +316,13 @@ fn measure<M: Machine>(vcpu: &mut Vcpu, place: &'static Place, machine: &mut M) 
     let now = machine.counter();
     let limit = more.saturating_mul(place.board.facts.counter_hz) / STORM;
     let storms = now.saturating_sub(since) < limit && paging.traps_roots();
-    if storms {
-        let answer = edit(vcpu, place, machine, |state, access, parked| {
-            paging.stop_trapping();
-            paging.refuse(PagingRefusal::Storm);
-            let _ = drop_low(state, access, u32::MAX, parked);
-        });
-        if answer == Faulted::Park {
-            return answer;
-        }
-        retrap(vcpu, place, machine);
-    }
     vcpu.roots.measured = (writes, now);
-    Faulted::Again
+    if !storms {
+        return Faulted::Again;
+    }
+    // From here on each write, and there are many, ends a space; behind the last one nothing is trapped.
+    paging.begin_to_end();
+    end_trapping(vcpu, place, machine)
 }
 
 /// Lets the cores of the vCPU's VM see that what is trapped has changed.

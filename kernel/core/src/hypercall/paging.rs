@@ -19,8 +19,8 @@ use crate::vm::Vm;
 /// Frames that a VM keeps ready for stage-2 tables of its own exits: planting a root splits a block
 /// twice at most and makes two tables in the window.
 pub(super) const SPARE_TABLES: usize = 6;
-/// Tables given back per call on the way to nested.
-pub(super) const PRUNED_PER_CALL: u32 = 8;
+/// Tables given back by one call that ends spaces.
+pub(super) const GIVEN_BACK_PER_CALL: u32 = 2;
 /// Steps of a survey that find nothing, in one call, while no interrupt waits.
 const STEPS_PER_SURVEY: u32 = 8;
 /// Nodes that one call of the audit looks at.
@@ -59,6 +59,7 @@ pub(super) const fn error(error: ShadowError) -> Error {
         ShadowError::Full => Error::NoSlot,
         ShadowError::NoTable => Error::NotMapped,
         ShadowError::NotRam => Error::InvalidParameter,
+        ShadowError::Crowded => Error::InvalidParameter,
         ShadowError::NotUniform => Error::NotRequired,
         ShadowError::Already => Error::AlreadyMapped,
         ShadowError::Stage2(error) => stage2_error(error),
@@ -120,19 +121,7 @@ pub(super) fn mode(
         if !vm.paging.is_used() {
             return Ok(one(1));
         }
-        let done = edit(system, &target, machine, |state, access, parked| {
-            state.relayout = None;
-            let mut pruned = 0;
-            while pruned < PRUNED_PER_CALL && state.tables.prune(access, parked) {
-                pruned = pruned.saturating_add(1);
-            }
-            if state.tables.node_count() != 0 {
-                return Ok(false);
-            }
-            state.tables.end_samples(access, |_| {});
-            vm.paging.next_generation();
-            Ok(drop_low(state, access, PRUNED_PER_CALL, parked))
-        })?;
+        let done = nest(system, &target, machine)?;
         if done {
             // What is trapped for the sake of roots.
             system.note_traps(id);
@@ -144,22 +133,46 @@ pub(super) fn mode(
         .lock_patiently(machine)
         .add_spare(machine, SPARE_TABLES)?;
     vm.paging.set_mode(mode);
-    edit(system, &target, machine, |state, access, parked| {
-        for number in 0..PAGING_SPACES {
-            let nested = state.tables.space(number).filter(|space| !space.mirrored);
-            if let Some(space) = nested {
-                state
-                    .tables
-                    .revive(access, space.id, parked)
-                    .map_err(error)?;
-            }
+    let done = edit(system, &target, machine, |state, access, parked| {
+        let mut nested = (0..PAGING_SPACES).filter_map(|number| {
+            let space = state.tables.space(number)?;
+            (!space.mirrored).then_some(space.id)
+        });
+        let (first, another) = (nested.next(), nested.next());
+        if let Some(space) = first {
+            state.tables.revive(access, space, parked).map_err(error)?;
         }
-        Ok(())
+        Ok(another.is_none())
     })?;
+    if !done {
+        return Ok(one(0));
+    }
     vm.paging.forgive();
     system.note_traps(id);
     system.alert(id, machine);
     Ok(one(1))
+}
+
+/// Gives up all tables of a VM, or gives back some of what is left of them. Returns whether nothing is.
+fn nest(system: &System, target: &Target<'_>, machine: &mut impl Machine) -> Result<bool, Error> {
+    let vm = target.vm;
+    if vm.paging.state(machine, |state| state.tables.has_roots()) {
+        return edit(system, target, machine, |state, access, parked| {
+            state.relayout = None;
+            let _all = state.tables.nest(access, parked);
+            vm.paging.next_generation();
+            Ok(false)
+        });
+    }
+    let done = vm.with_tables(machine, From::Pool, |state, access| {
+        state.tables.wind_up(access, GIVEN_BACK_PER_CALL)
+    });
+    if !done {
+        return Ok(false);
+    }
+    edit(system, target, machine, |state, access, parked| {
+        Ok(drop_low(state, access, parked))
+    })
 }
 
 pub(super) fn status(system: &System, machine: &impl Core, number: u64) -> Reply {
@@ -356,10 +369,11 @@ pub(super) fn demote(
             .tables
             .demote(access, id, Va::truncated(va), level, parked))
     })?;
-    if gone == 0 {
+    if !gone {
         return Err(Error::NotMapped);
     }
-    Ok(one(gone.into()))
+    target.vm.paging.look_if_detached(machine);
+    Ok(one(1))
 }
 
 pub(super) fn worth(

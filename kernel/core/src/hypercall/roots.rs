@@ -4,11 +4,12 @@ use penumbra_abi::{Error, PAGING_ROOTS, PagingRoot, paging_roots};
 use penumbra_paging::WINDOW_BIT;
 use penumbra_vmsa::PAGE_SIZE;
 
-use super::paging::{PRUNED_PER_CALL, SPARE_TABLES, Target, alive, edit, target};
+use super::paging::{GIVEN_BACK_PER_CALL, SPARE_TABLES, Target, alive, edit, target};
 use super::{Reply, guest, one};
-use crate::compound::{drop_low, drop_space, low_space};
+use crate::compound::{From, drop_low, drop_space, low_space};
 use crate::machine::{Core, Machine};
 use crate::system::System;
+use crate::vm::Vm;
 
 /// All vCPUs of a VM, a bit each.
 const EVERY_VCPU: u8 = u8::MAX;
@@ -32,7 +33,7 @@ pub(super) fn allow(
         // Trapped until none of these spaces is left: a root written unseen could meet what its
         // compound root has left in a TLB.
         let done = edit(system, &target, machine, |state, access, parked| {
-            let done = drop_low(state, access, PRUNED_PER_CALL, parked);
+            let done = drop_low(state, access, parked);
             if done {
                 paging.stop_trapping();
             } else {
@@ -43,6 +44,9 @@ pub(super) fn allow(
         if !done {
             return Ok(one(0));
         }
+    }
+    if !trapped(roots) && !give_back(vm, machine) {
+        return Ok(one(0));
     }
     let begins = trapped(roots) && !trapped(paging.roots());
     paging.allow_roots(roots);
@@ -126,17 +130,24 @@ pub(super) fn remove(
         .paging
         .state(machine, |state| low_space(state, root).is_none())
     {
-        return Ok(one(1));
+        return Ok(one(give_back(vm, machine).into()));
     }
     let target = Target { id, vm };
     let gone = edit(system, &target, machine, |state, access, parked| {
         let Some((_, space)) = low_space(state, root) else {
             return Ok(true);
         };
-        let mut nodes = PRUNED_PER_CALL;
-        let gone = drop_space(state, access, (&space, &mut nodes), parked);
+        let gone = drop_space(state, access, &space, parked);
         vm.paging.next_generation();
         Ok(gone)
     })?;
-    Ok(one(gone.into()))
+    Ok(one((gone && give_back(vm, machine)).into()))
+}
+
+/// Gives back some of what ended spaces consisted of. Returns whether that was all.
+fn give_back(vm: &Vm, machine: &impl Machine) -> bool {
+    let given = vm.with_tables(machine, From::Pool, |state, access| {
+        state.tables.give_back(access, GIVEN_BACK_PER_CALL)
+    });
+    given < GIVEN_BACK_PER_CALL
 }

@@ -8,6 +8,7 @@ mod held;
 mod life;
 mod manager;
 mod memory;
+mod nested;
 mod psci;
 mod random;
 mod samples;

@@ -82,7 +82,7 @@ impl<M: TableMemory + ?Sized, T: TlbSink + ?Sized> Access<'_, M, T> {
     }
 
     /// DSB ISHST, TLBI VMALLS12E1IS, DSB ISH: both stages, walk caches included.
-    pub(super) fn flush(&mut self) {
+    pub fn flush(&mut self) {
         let work = self.stage2.flush_all();
         let flushed = self.tlb.flush(work);
         self.stage2.release(self.memory, &flushed, u32::MAX);

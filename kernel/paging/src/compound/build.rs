@@ -15,8 +15,9 @@ use crate::stage1::Stage1Regs;
 use crate::stage2::Mapping;
 use crate::tlb::TlbSink;
 
-/// Places at which one page may serve as a shadowed table. A store to the page goes to the mirrors of all of them, and
-/// an edit of it may end what is below each, while no guest runs on that core and the VM is held.
+/// Places at which one page may serve as a shadowed table, those of pages that are looked up with it among them. A store
+/// to the page goes to the mirrors of all its places, and an edit of it may end what is below each, while no guest
+/// runs on that core and the VM is held.
 const MAX_PLACES: usize = 32;
 
 impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPACES, NODES, BLOCKS> {
@@ -247,14 +248,13 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
     /// A pool frame, with room for a node, for a guest page that may be watched.
     fn frame_for<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
-        vm: &Access<'_, M, T>,
+        vm: &mut Access<'_, M, T>,
         page: Ipa,
     ) -> Result<PoolFrame, ShadowError> {
-        let places = self.nodes.count_of(page);
-        if places >= MAX_PLACES {
-            return Err(ShadowError::NotRam);
+        if self.nodes.crowd_of(page) >= MAX_PLACES {
+            return Err(ShadowError::Crowded);
         }
-        if places == 0 {
+        if !self.is_watched(page) {
             let leaf = if self.samples.awaits_write(page) {
                 vm.ram(page)
             } else {
@@ -265,6 +265,10 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             if self.aliases.of(leaf.pa_of(page)).is_some() {
                 return Err(ShadowError::NotRam);
             }
+        }
+        if self.nodes.is_full() || self.pool.is_full() {
+            // Room may be in what was given up.
+            self.give_back(vm, 1);
         }
         if self.nodes.is_full() {
             return Err(ShadowError::Full);

@@ -1,4 +1,9 @@
 //! Giving the guest's own tables back their place. Always possible, and the answer to every doubt.
+//!
+//! However much is given up, it is taken out of the tree by one store for its topmost table and by one flush: no walker
+//! comes there any more. What it consists of, frames, aliases and the protection of pages, is then given
+//! back a little at a time ([`Compound::give_back`]), with all vCPUs running. Until its turn has come a page
+//! stays protected, and a store to it is done as before or lets the protection go.
 
 use penumbra_vmsa::{CONTIGUOUS_ENTRIES, Ipa, PAGE_SIZE};
 
@@ -9,10 +14,15 @@ use super::{Access, Compound, Parked, SpaceId};
 use crate::memory::{TableMemory, entry};
 use crate::tlb::TlbSink;
 
+/// Roots given up at once.
+const ROOTS_AT_ONCE: u32 = 2;
+/// Samples ended at once.
+const SAMPLES_AT_ONCE: u32 = 4;
+
 impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPACES, NODES, BLOCKS> {
     /// Makes entry `index` of every mirror of a guest page plain, so that a store to it can be
-    /// mirrored: demotes what is linked there, gives up the run that it is part of. A page that one
-    /// leaf stands for is demoted.
+    /// mirrored: gives up what is linked there, and the run that it is part of. A page that one
+    /// leaf stands for is given up.
     pub fn soften<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         vm: &mut Access<'_, M, T>,
@@ -23,82 +33,124 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         let index = (ipa.raw() & (PAGE_SIZE - 1)) >> 3;
         let slot = u16::try_from(index).unwrap_or(0);
         self.wrote(vm, page);
+        if !self.is_watched(page) {
+            return;
+        }
         let mut at = self.nodes.first_of(page);
         while let Some(id) = at {
             let node = self.nodes.get(id);
-            if node.raised {
-                self.lower(vm, id);
-                vm.flush();
+            if self.nodes.is_detached(id) {
+                at = self.nodes.next_of(id);
+                self.nodes.blind(id);
+                continue;
             }
+            self.lower(vm, id);
             let Some(frame) = node.mirror else {
-                self.demote_node(vm, id, parked);
-                // The chain has changed: from its start again. Each round takes a node away.
-                at = self.nodes.first_of(page);
+                at = self.nodes.next_of(id);
+                self.detach(vm, id, parked);
                 continue;
             };
             if let Some(child) = self.nodes.child(id, slot) {
-                self.demote_node(vm, child, parked);
-                at = self.nodes.first_of(page);
-                continue;
+                self.detach(vm, child, parked);
             }
             let mirror = self.pool.pa(frame);
             let run = index & !(CONTIGUOUS_ENTRIES - 1);
-            let old = guest_entry(vm, page, index);
-            if vm.memory.load(entry(mirror, index)) != old {
+            if vm.memory.load(entry(mirror, index)) != guest_entry(vm, page, index) {
                 for index in run..run.saturating_add(CONTIGUOUS_ENTRIES) {
                     let raw = guest_entry(vm, page, index);
                     vm.memory.store(entry(mirror, index), raw);
                 }
-                vm.flush();
             }
+            // What went with a child may have been of this page as well, but for this node.
             at = self.nodes.next_of(id);
         }
+        self.unwatch(vm, page);
+        self.flush_detached(vm);
     }
 
     /// Gives up every node of a guest page, with what is below: for stores that cannot be decoded.
-    /// Afterwards the guest may write the page. Returns the number of nodes given up.
+    /// Afterwards the guest may write the page.
     pub fn demote_page<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         vm: &mut Access<'_, M, T>,
         page: Ipa,
         parked: &Parked,
-    ) -> u32 {
+    ) {
         let page = page.align_down(PAGE_SIZE);
         self.wrote(vm, page);
-        let mut nodes: u32 = 0;
-        // Each round takes one node of the page away at least.
-        while let Some(id) = self.nodes.first_of(page) {
-            nodes = nodes.saturating_add(self.demote_node(vm, id, parked));
+        if !self.is_watched(page) {
+            return;
         }
-        nodes
+        // Each round takes one node from the page.
+        while let Some(id) = self.nodes.first_of(page) {
+            if self.nodes.is_detached(id) {
+                self.nodes.blind(id);
+            } else {
+                self.detach(vm, id, parked);
+            }
+        }
+        self.unwatch(vm, page);
+        self.flush_detached(vm);
     }
 
-    /// Ends a space. A TTBR that still holds its alias faults in stage 2, at the next walk that
-    /// fetches from it, and is to be put right then.
+    /// Gives up everything, some roots at a time, whose aliases show the guest's own then: repeat until it returns
+    /// `true`. One that is left is as good as before.
+    #[must_use]
+    pub fn nest<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        vm: &mut Access<'_, M, T>,
+        parked: &Parked,
+    ) -> bool {
+        let mut left = ROOTS_AT_ONCE;
+        for number in 0..SPACES {
+            let id = SpaceId(u8::try_from(number).unwrap_or(u8::MAX));
+            if let Some(root) = self.spaces.get(id).and_then(|space| space.node) {
+                self.detach(vm, root, parked);
+                left = left.saturating_sub(1);
+                if left == 0 {
+                    break;
+                }
+            }
+        }
+        vm.flush();
+        !self.has_roots()
+    }
+
+    /// Ends a space, or some of its samples first: repeat until it returns `true`. A TTBR that still holds its
+    /// alias faults in stage 2, at the next walk that fetches from it, and is to be put right then.
+    #[must_use]
     pub fn drop_space<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         vm: &mut Access<'_, M, T>,
         space: SpaceId,
         parked: &Parked,
-    ) {
+    ) -> bool {
         let Some(entry) = self.spaces.get(space) else {
-            return;
+            return true;
         };
-        self.end_samples_where(vm, |sample| sample.space == space);
         if let Some(node) = entry.node {
-            self.demote_node(vm, node, parked);
+            self.detach(vm, node, parked);
         }
-        hide(vm, alias_of(entry.root));
-        self.spaces.set(space, None);
+        let ended = self.end_some_samples(vm, SAMPLES_AT_ONCE, |sample| sample.space == space);
+        if ended {
+            hide(vm, alias_of(entry.root));
+            self.spaces.set(space, None);
+        }
+        self.flush_detached(vm);
+        ended
     }
 
-    /// Gives up the mirror or leaf without children that is worth least. Roots stay. Returns whether
-    /// there was one. One pass over the nodes.
+    /// Gives up the mirror without children that is worth least, or gives back what was given up before. Roots stay.
+    /// Returns whether there was one. One pass over the nodes.
     pub fn evict<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         vm: &mut Access<'_, M, T>,
         parked: &Parked,
     ) -> bool {
+        if self.nodes.has_detached() {
+            self.give_back(vm, 1);
+            return true;
+        }
         let mut least: Option<(u16, NodeId)> = None;
         for (id, node) in self.nodes.iter() {
             let holds_frame = node.mirror.is_some() && node.parent.is_some();
@@ -113,14 +165,25 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         true
     }
 
-    /// Links the guest's table in place of a node, then drops the node and all below it. Returns
-    /// how many went.
+    /// Links the guest's table in place of a node, then drops the node and all below it.
     pub(super) fn demote_node<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         vm: &mut Access<'_, M, T>,
         top: NodeId,
+        parked: &Parked,
+    ) {
+        self.detach(vm, top, parked);
+        self.flush_detached(vm);
+    }
+
+    /// Links the guest's table in place of a node, which is taken out of the tree with all below it. The flush is
+    /// the caller's: behind it no walker knows their tables.
+    fn detach<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        vm: &mut Access<'_, M, T>,
+        top: NodeId,
         _parked: &Parked,
-    ) -> u32 {
+    ) {
         let node = self.nodes.get(top);
         match node.parent {
             Some(parent) => {
@@ -134,28 +197,83 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             }
             None => self.nest_root(vm, node.space, node.guest),
         }
-        // No walker fills anything now; after this none knows the nodes' tables.
+        self.nodes.detach(top);
+        self.unwatch(vm, node.guest);
+    }
+
+    /// The flush behind which what was detached is nobody's. A table without any below, as it mostly is, is given back at
+    /// once.
+    fn flush_detached<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        vm: &mut Access<'_, M, T>,
+    ) {
         vm.flush();
-        let mut gone: u32 = 0;
-        loop {
-            let id = self.nodes.deepest(top);
-            let node = self.nodes.get(id);
-            self.nodes.remove(id);
+        if self.nodes.has_detached_one() {
+            self.give_back(vm, 1);
+        }
+    }
+
+    /// Gives back so many tables at most of those that were given up. Returns how many. All vCPUs may run: behind
+    /// the flush that followed, no walker has come there.
+    ///
+    /// A vCPU whose TLB holds that a page is read-only faults once more, and finds that it is not.
+    pub fn give_back<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        vm: &mut Access<'_, M, T>,
+        tables: u32,
+    ) -> u32 {
+        let (mut gone, mut aliases) = (0_u32, false);
+        while gone < tables {
+            let Some(node) = self.nodes.take_detached() else {
+                break;
+            };
             if let Some(alias) = node.alias {
                 self.drop_alias(vm, alias);
+                aliases = true;
             }
             if let Some(frame) = node.mirror {
                 self.pool.give(vm.memory, frame);
             }
-            self.unwatch(vm, node.guest);
-            gone = gone.saturating_add(1);
-            if id == top {
-                break;
+            if node.watches() {
+                self.unwatch(vm, node.guest);
             }
+            gone = gone.saturating_add(1);
         }
-        vm.flush();
+        if aliases {
+            vm.flush();
+        }
         self.counters.demoted = self.counters.demoted.saturating_add(u64::from(gone));
         gone
+    }
+
+    /// Gives back so many tables at most, and some samples, of a VM that was nested. Returns whether that was all:
+    /// no page is protected any more. All vCPUs may run.
+    #[must_use]
+    pub fn wind_up<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+        &mut self,
+        vm: &mut Access<'_, M, T>,
+        tables: u32,
+    ) -> bool {
+        let given = self.give_back(vm, tables);
+        given < tables && self.end_some_samples(vm, SAMPLES_AT_ONCE, |_| true)
+    }
+
+    /// Whether a root is mirrored.
+    #[must_use]
+    pub fn has_roots(&self) -> bool {
+        self.spaces.has_roots()
+    }
+
+    /// Whether what was given up waits to be given back.
+    #[must_use]
+    pub const fn has_detached(&self) -> bool {
+        self.nodes.has_detached()
+    }
+
+    /// Whether any table is shadowed or waits to be given back, or anything is sampled.
+    #[must_use]
+    pub const fn is_used(&self) -> bool {
+        self.nodes.used() != 0 || self.samples.is_used()
     }
 
     /// Lets the alias of a root show the guest's own root: whoever has the alias in a TTBR goes on,

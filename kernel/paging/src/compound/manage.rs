@@ -82,7 +82,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         (self.nodes.get(id).level == level).then_some(id)
     }
 
-    /// Gives up the shadowed table of `level` around `va`, with all below it. Returns how many tables.
+    /// Gives up the shadowed table of `level` around `va`, with all below it; `false` if there is none.
     pub fn demote<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         vm: &mut Access<'_, M, T>,
@@ -90,41 +90,12 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         va: Va,
         level: Level,
         parked: &Parked,
-    ) -> u32 {
-        match self.node_at(space, va, level) {
-            Some(id) => self.demote_node(vm, id, parked),
-            None => 0,
+    ) -> bool {
+        let found = self.node_at(space, va, level);
+        if let Some(id) = found {
+            self.demote_node(vm, id, parked);
         }
-    }
-
-    /// Gives up one node that has none below it, roots included; `false` if there is none. Repeated, it
-    /// leaves all spaces nested.
-    pub fn prune<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
-        &mut self,
-        vm: &mut Access<'_, M, T>,
-        parked: &Parked,
-    ) -> bool {
-        let Some(id) = self.nodes.iter().next().map(|(id, _)| id) else {
-            return false;
-        };
-        let deepest = self.nodes.deepest(id);
-        self.demote_node(vm, deepest, parked);
-        true
-    }
-
-    /// Gives up one node of a space that has none below it, its root included; `false` if there is none.
-    pub fn prune_space<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
-        &mut self,
-        vm: &mut Access<'_, M, T>,
-        space: SpaceId,
-        parked: &Parked,
-    ) -> bool {
-        let Some(root) = self.spaces.get(space).and_then(|space| space.node) else {
-            return false;
-        };
-        let deepest = self.nodes.deepest(root);
-        self.demote_node(vm, deepest, parked);
-        true
+        found.is_some()
     }
 
     /// Forgets everything, in place: for a VM whose stage 2 and frames are gone.

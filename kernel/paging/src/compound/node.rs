@@ -41,6 +41,8 @@ pub(super) struct Node {
     pub(super) alias: Option<AliasId>,
     /// A leaf in the parent stands for the mirror as well.
     pub(super) raised: bool,
+    /// It is not of its page any more: what has been taken out of the tree is forgotten so, before it is given back.
+    blind: bool,
     first_child: Option<NodeId>,
     next_sibling: Option<NodeId>,
     next_in_bucket: Option<NodeId>,
@@ -61,6 +63,7 @@ impl Node {
         mirror: None,
         alias: None,
         raised: false,
+        blind: false,
         first_child: None,
         next_sibling: None,
         next_in_bucket: None,
@@ -101,6 +104,11 @@ impl Node {
         }
     }
 
+    /// Whether its page is watched for its sake.
+    pub(super) const fn watches(&self) -> bool {
+        !self.blind
+    }
+
     pub(super) const fn form(&self) -> Form {
         if self.mirror.is_some() {
             Form::Mirror
@@ -117,10 +125,12 @@ pub(super) struct Nodes<const NODES: usize> {
     buckets: [Option<NodeId>; NODES],
     /// Chain of nodes that were in use, by `next_in_bucket`.
     free: Option<NodeId>,
+    /// Chain of what was taken out of the tree, by `next_sibling`: each with what was below it.
+    detached: Option<NodeId>,
     /// Nodes from here on never were.
     fresh: u16,
     used: usize,
-    /// Counts the nodes that were removed: what was found of nodes before may be wrong since.
+    /// Counts the nodes that were taken out: what was found of nodes before may be wrong since.
     removed: u64,
 }
 
@@ -131,6 +141,7 @@ impl<const NODES: usize> Nodes<NODES> {
             nodes: [Node::FREE; NODES],
             buckets: [None; NODES],
             free: None,
+            detached: None,
             fresh: 0,
             used: 0,
             removed: 0,
@@ -150,6 +161,7 @@ impl<const NODES: usize> Nodes<NODES> {
         self.nodes.fill(Node::FREE);
         self.buckets.fill(None);
         self.free = None;
+        self.detached = None;
         self.fresh = 0;
         self.used = 0;
     }
@@ -202,9 +214,10 @@ impl<const NODES: usize> Nodes<NODES> {
         self.matching(node.next_in_bucket, node.guest)
     }
 
-    /// The number of nodes of a guest page.
-    pub(super) fn count_of(&self, page: Ipa) -> usize {
-        core::iter::successors(self.first_of(page), |id| self.next_of(*id)).count()
+    /// The number of nodes that are looked at for a guest page: its own, and those of pages that share its bucket.
+    pub(super) fn crowd_of(&self, page: Ipa) -> usize {
+        let head = self.buckets.get(Self::bucket(page)).copied().flatten();
+        core::iter::successors(head, |id| self.peek(*id)?.next_in_bucket).count()
     }
 
     #[inline]
@@ -234,10 +247,74 @@ impl<const NODES: usize> Nodes<NODES> {
 
     /// A node without children at or below `id`.
     pub(super) fn deepest(&self, mut id: NodeId) -> NodeId {
-        while let Some(child) = self.get(id).first_child {
+        while let Some(child) = self.peek(id).and_then(|node| node.first_child) {
             id = child;
         }
         id
+    }
+
+    /// Whether a node was taken out of the tree, or is below one that was.
+    pub(super) fn is_detached(&self, mut id: NodeId) -> bool {
+        // What is in the tree hangs from a root, which is of its page.
+        loop {
+            match self.peek(id) {
+                Some(&Node {
+                    parent: Some(parent),
+                    ..
+                }) => id = parent,
+                Some(top) => return top.blind,
+                None => return true,
+            }
+        }
+    }
+
+    /// Takes a node out of the tree, with all below it, and out of the chain of its page.
+    pub(super) fn detach(&mut self, id: NodeId) {
+        self.blind(id);
+        let node = self.get(id);
+        if let Some(parent) = node.parent {
+            self.unlink_child(parent, id, node.next_sibling);
+        }
+        let others = self.detached.replace(id);
+        if let Some(node) = self.get_mut(id) {
+            (node.parent, node.next_sibling) = (None, others);
+        }
+        self.removed = self.removed.wrapping_add(1);
+    }
+
+    /// Takes a node out of the chain of its page.
+    pub(super) fn blind(&mut self, id: NodeId) {
+        let node = self.get(id);
+        if node.blind {
+            return;
+        }
+        self.unlink_chain(Self::bucket(node.guest), id, node.next_in_bucket);
+        if let Some(node) = self.get_mut(id) {
+            (node.blind, node.next_in_bucket) = (true, None);
+        }
+    }
+
+    /// Whether anything that was taken out of the tree is there still.
+    pub(super) const fn has_detached(&self) -> bool {
+        self.detached.is_some()
+    }
+
+    /// Whether that is one node.
+    pub(super) fn has_detached_one(&self) -> bool {
+        let top = self.detached.and_then(|id| self.peek(id));
+        top.is_some_and(|top| top.first_child.is_none() && top.next_sibling.is_none())
+    }
+
+    /// Removes a node that was taken out of the tree, what is below others first; returns what it was.
+    pub(super) fn take_detached(&mut self) -> Option<Node> {
+        let top = self.detached?;
+        let id = self.deepest(top);
+        let node = self.get(id);
+        if id == top {
+            self.detached = node.next_sibling;
+        }
+        self.remove(id);
+        Some(node)
     }
 
     /// Adds a node, below its parent and to the chain of its page.
@@ -270,7 +347,8 @@ impl<const NODES: usize> Nodes<NODES> {
     }
 
     /// Removes a node that has no children.
-    pub(super) fn remove(&mut self, id: NodeId) {
+    fn remove(&mut self, id: NodeId) {
+        self.blind(id);
         let node = self.get(id);
         debug_assert!(
             node.used && node.first_child.is_none(),
@@ -279,7 +357,6 @@ impl<const NODES: usize> Nodes<NODES> {
         if let Some(parent) = node.parent {
             self.unlink_child(parent, id, node.next_sibling);
         }
-        self.unlink_chain(Self::bucket(node.guest), id, node.next_in_bucket);
         let free = self.free;
         if let Some(slot) = self.get_mut(id) {
             *slot = Node {
@@ -289,7 +366,6 @@ impl<const NODES: usize> Nodes<NODES> {
             self.free = Some(id);
         }
         self.used = self.used.saturating_sub(1);
-        self.removed = self.removed.wrapping_add(1);
     }
 
     fn unlink_child(&mut self, parent: NodeId, id: NodeId, next: Option<NodeId>) {

@@ -76,6 +76,11 @@ impl<const BLOCKS: usize> Pool<BLOCKS> {
         Ok(())
     }
 
+    pub(super) fn is_full(&self) -> bool {
+        let (used, all) = self.usage();
+        used >= all
+    }
+
     pub(super) fn take(&mut self) -> Option<PoolFrame> {
         for (block, number) in self.blocks.iter_mut().zip(0_u16..) {
             let Some(block) = block else { continue };

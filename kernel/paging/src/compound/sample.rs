@@ -96,6 +96,11 @@ impl Samples {
         self.owed = TlbWork::new(TlbScope::None, 0);
     }
 
+    /// Whether there is any.
+    pub(super) const fn is_used(&self) -> bool {
+        self.used != 0
+    }
+
     /// Whether a page is sampled, and has been hit.
     pub(super) fn hit(&self, page: Ipa, kind: SampleKind) -> Option<bool> {
         if self.used == 0 {
@@ -271,23 +276,31 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         vm: &mut Access<'_, M, T>,
         mut report: impl FnMut(Sample),
     ) {
-        self.end_samples_where(vm, |sample| {
+        let _all = self.end_some_samples(vm, u32::MAX, |sample| {
             report(*sample);
             true
         });
     }
 
-    /// Ends the samples that are chosen.
-    pub(super) fn end_samples_where<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
+    /// Ends so many at most of the samples that are chosen. Returns whether none of them is left.
+    pub(super) fn end_some_samples<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         vm: &mut Access<'_, M, T>,
+        mut most: u32,
         mut chosen: impl FnMut(&Sample) -> bool,
-    ) {
+    ) -> bool {
         let Samples { slots, used, .. } = &mut self.samples;
+        if *used == 0 {
+            return true;
+        }
         for slot in slots {
             if !slot.used || !chosen(&slot.sample) {
                 continue;
             }
+            if most == 0 {
+                return false;
+            }
+            most = most.saturating_sub(1);
             let Slot { sample, .. } = core::mem::replace(slot, Slot::FREE);
             *used = used.saturating_sub(1);
             match sample.kind {
@@ -299,6 +312,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
                 }
             }
         }
+        true
     }
 }
 

@@ -2,6 +2,7 @@
 
 use penumbra_vmsa::{Ipa, Level, PAGE_SIZE, Pa};
 
+use super::node::Node;
 use super::relayout::exchange;
 use super::{Access, Compound, FrameMover, ShadowError};
 use crate::memory::TableMemory;
@@ -69,8 +70,8 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             Ok(_) => {}
             Err(_) => return false,
         }
-        let watched = |page: Ipa| page.align_down(REGION_BYTES) == region;
-        if self.nodes.iter().any(|(_, node)| watched(node.guest)) {
+        let watches = |node: &Node| node.watches() && node.guest.align_down(REGION_BYTES) == region;
+        if self.nodes.iter().any(|(_, node)| watches(node)) {
             return false;
         }
         vm.stage2

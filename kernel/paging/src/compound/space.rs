@@ -167,6 +167,12 @@ impl<const SPACES: usize> Spaces<SPACES> {
         found.map(|(id, space)| (id, *space))
     }
 
+    /// Whether a root is mirrored.
+    pub(super) fn has_roots(&self) -> bool {
+        let mut spaces = self.spaces.iter();
+        spaces.any(|space| space.used && space.node.is_some())
+    }
+
     pub(super) fn vacant(&self) -> Option<SpaceId> {
         self.all().find(|(_, space)| !space.used).map(|(id, _)| id)
     }

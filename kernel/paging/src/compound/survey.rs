@@ -193,8 +193,11 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
             .filter(|(id, _)| (from..end).contains(&id.number()));
         for (id, node) in piece {
             let leaf = vm.stage2.lookup(vm.memory, node.guest);
-            if leaf.is_ok_and(|leaf| leaf.attrs.access.writes()) {
+            if node.watches() && leaf.is_ok_and(|leaf| leaf.attrs.access.writes()) {
                 wrong = wrong.saturating_add(1);
+            }
+            if self.nodes.is_detached(id) {
+                continue;
             }
             wrong = wrong.saturating_add(match node.mirror {
                 Some(_) => self

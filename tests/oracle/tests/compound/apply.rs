@@ -172,9 +172,12 @@ impl Rig {
                         .demote(vm!(rig, memory, tlb), space, va, level, parked);
                 });
             }
-            Op::Prune => self.parked(|rig, parked| {
-                rig.compound.prune(vm!(rig, memory, tlb), parked);
+            Op::Nest => self.parked(|rig, parked| {
+                let _all = rig.compound.nest(vm!(rig, memory, tlb), parked);
             }),
+            Op::GiveBack { tables } => {
+                self.compound.give_back(vm!(self, memory, tlb), tables);
+            }
             Op::Evict => self.parked(|rig, parked| {
                 rig.compound.evict(vm!(rig, memory, tlb), parked);
             }),
@@ -249,8 +252,10 @@ impl Rig {
                 .install(vcpu, context, page(context));
         }
         self.parked(|rig, parked| {
-            rig.compound
-                .drop_space(vm!(rig, memory, tlb), space, parked);
+            while !rig
+                .compound
+                .drop_space(vm!(rig, memory, tlb), space, parked)
+            {}
         });
     }
 

@@ -101,8 +101,12 @@ pub(crate) enum Op {
         probe: usize,
         level: u8,
     },
-    /// Gives up one node without any below.
-    Prune,
+    /// Gives up everything.
+    Nest,
+    /// Gives back so many tables that were given up, all vCPUs running.
+    GiveBack {
+        tables: u32,
+    },
     Evict,
     Drop {
         context: usize,
@@ -222,7 +226,8 @@ fn service_op() -> impl Strategy<Value = Op> {
             .prop_map(|(context, probe, level)| Op::Shadow { context, probe, level }),
         1 => (0..PAGES).prop_map(|page| Op::DemotePage { page }),
         2 => Just(Op::Evict),
-        1 => Just(Op::Prune),
+        1 => Just(Op::Nest),
+        4 => (1..6_u32).prop_map(|tables| Op::GiveBack { tables }),
         2 => (context(), probe(), 1..4_u8)
             .prop_map(|(context, probe, level)| Op::DemoteAt { context, probe, level }),
         1 => context().prop_map(|context| Op::Drop { context }),

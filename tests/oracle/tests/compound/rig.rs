@@ -140,7 +140,7 @@ impl Rig {
         let (mut memory, mut tlb) = (self.world.clone(), self.world.clone());
         self.world.0.borrow_mut().parked = true;
         self.touch_all();
-        self.compound.end_samples(vm!(self, memory, tlb), |_| {});
+        while !self.compound.wind_up(vm!(self, memory, tlb), 8) {}
         if !self.world.0.borrow().is_home() {
             for page in (0..RAM_BYTES).step_by(PAGE_SIZE as usize) {
                 self.bring_home(Ipa::truncated(RAM_IPA + page))?;
