@@ -34,9 +34,9 @@ const DRIVERS: [&str; 3] = ["virtio_mmio", "virtio_blk", "virtio_net"];
 const RPI4: &str = include_str!("../guest/rpi4.sh");
 
 /// Payload binaries of `tests/payloads`.
-const PAYLOADS: [&str; 11] = [
+const PAYLOADS: [&str; 12] = [
     "traps", "events", "crash", "twin", "device", "attack", "window", "refused", "shadowed",
-    "flood", "roots",
+    "flood", "roots", "wide",
 ];
 
 /// Bare-metal guests of `guests` that scenarios of the project name.

@@ -14,6 +14,7 @@ mod paging_load;
 mod paging_roots;
 mod paging_storm;
 mod paging_user;
+mod paging_wide;
 mod partitions;
 mod payload;
 mod refused;
@@ -54,6 +55,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(paging_roots::cases());
     cases.extend(paging_user::cases());
     cases.extend(paging_attack::cases());
+    cases.extend(paging_wide::cases());
     cases.extend(mitigated::cases());
     cases.sort_by_key(|case| !case.quick);
     cases
