@@ -27,11 +27,13 @@ pub enum Error {
     AlreadyMapped = -9,
     /// The address is not mapped.
     NotMapped = -10,
+    /// A table of the guest's serves at too many places.
+    Crowded = -11,
 }
 
 impl Error {
     /// All errors, for tables and tests.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NotSupported,
         Self::NotRequired,
         Self::InvalidParameter,
@@ -42,6 +44,7 @@ impl Error {
         Self::QuotaExceeded,
         Self::AlreadyMapped,
         Self::NotMapped,
+        Self::Crowded,
     ];
 
     /// The value for X0.

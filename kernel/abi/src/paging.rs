@@ -90,11 +90,13 @@ pub enum PagingRefusal {
     Violation = 14,
     /// The root has no entry: it stands for no process.
     Empty = 15,
+    /// The root's page serves as a table at too many places.
+    Crowded = 16,
 }
 
 impl PagingRefusal {
     /// All, by number.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::None,
         Self::Off,
         Self::BigEndian,
@@ -111,6 +113,7 @@ impl PagingRefusal {
         Self::Storm,
         Self::Violation,
         Self::Empty,
+        Self::Crowded,
     ];
 
     /// Reads a reason.

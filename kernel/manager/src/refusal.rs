@@ -252,6 +252,7 @@ impl fmt::Display for ErrorText {
             Error::QuotaExceeded => "the quota is used up",
             Error::AlreadyMapped => "the address is in use",
             Error::NotMapped => "the address is not mapped",
+            Error::Crowded => "the table serves at too many places",
         })
     }
 }

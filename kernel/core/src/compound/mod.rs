@@ -286,7 +286,7 @@ pub(crate) const fn refusal(error: ShadowError) -> PagingRefusal {
     let reason = match error {
         ShadowError::Refused(reason) => reason,
         ShadowError::NotRam => return PagingRefusal::NotRam,
-        ShadowError::Crowded => return PagingRefusal::NotRam,
+        ShadowError::Crowded => return PagingRefusal::Crowded,
         _ => return PagingRefusal::Full,
     };
     match reason {

@@ -59,7 +59,7 @@ pub(super) const fn error(error: ShadowError) -> Error {
         ShadowError::Full => Error::NoSlot,
         ShadowError::NoTable => Error::NotMapped,
         ShadowError::NotRam => Error::InvalidParameter,
-        ShadowError::Crowded => Error::InvalidParameter,
+        ShadowError::Crowded => Error::Crowded,
         ShadowError::NotUniform => Error::NotRequired,
         ShadowError::Already => Error::AlreadyMapped,
         ShadowError::Stage2(error) => stage2_error(error),

@@ -43,6 +43,7 @@ pub(super) const fn refused(refusal: PagingRefusal) -> Option<Failure> {
         PagingRefusal::None => return None,
         PagingRefusal::Full => Failure::Full,
         PagingRefusal::NotRam | PagingRefusal::RootAddress => Failure::NotRam,
+        PagingRefusal::Crowded => Failure::Crowded,
         PagingRefusal::Empty => Failure::NoProcess,
         _ => Failure::Unsupported,
     })
@@ -53,6 +54,7 @@ pub(super) const fn failure(error: Error) -> Failure {
         Error::NoSlot | Error::NoMemory | Error::QuotaExceeded => Failure::Full,
         Error::BadState => Failure::Busy,
         Error::InvalidParameter => Failure::NotRam,
+        Error::Crowded => Failure::Crowded,
         Error::NotSupported => Failure::Unsupported,
         _ => Failure::Changed,
     }

@@ -37,6 +37,7 @@ impl fmt::Display for RefusalText {
             PagingRefusal::Geometry => "it uses one root in two ways",
             PagingRefusal::Full => "there is no room for its root",
             PagingRefusal::NotRam => "its root cannot be write-protected",
+            PagingRefusal::Crowded => "its root is a table at too many places",
             PagingRefusal::Empty => "its root has no entry",
             PagingRefusal::Storm => "it replaces its root too often",
             PagingRefusal::Violation => "it broke what shadowing relies on",

@@ -83,6 +83,8 @@ pub enum Failure {
     Changed,
     /// Its table or a page lies where nothing may be protected or moved.
     NotRam,
+    /// Its table serves at too many places.
+    Crowded,
     /// The vCPUs could not be brought to a stop.
     Busy,
     /// EL2 does not offer it.
@@ -136,6 +138,7 @@ impl fmt::Display for Failure {
             Self::Full => "no room left",
             Self::Changed => "the region has changed meanwhile",
             Self::NotRam => "its table or a page of it may not be protected or moved",
+            Self::Crowded => "its table serves at too many places",
             Self::Busy => "the vCPUs could not be brought to a stop",
             Self::Unsupported => "it does not offer this",
             Self::Storm => "the guest replaces its roots too often",
