@@ -13,6 +13,7 @@ use super::hold::{Holder, held};
 use super::quick::stored_by;
 use super::roots::{half_at, registers, restore_root, restore_roots};
 use super::trapped::retrap;
+use super::whole;
 use super::{From, State, VmAccess};
 use crate::machine::{GuestRegister, Machine};
 use crate::vcpu::{Place, Vcpu};
@@ -83,6 +84,11 @@ pub(crate) fn on_permission<M: Machine>(
     let privilege = privilege(pstate);
     let by = stored_by(machine, Va::truncated(far), pstate);
     let store = emulable(vcpu, abort, far, privilege);
+    let pc = machine.guest(GuestRegister::Pc);
+    let began_here = |access: &VmAccess<'_, '_, M>| {
+        let at = whole::instruction(&mut access.noted(), &regs, (pc, privilege));
+        at.is_some_and(|instruction| whole::is_aligned(instruction, |n| vcpu.gpr.get(n)))
+    };
     if store.is_some_and(|store| store.ordered) {
         machine.complete_accesses();
     }
@@ -94,6 +100,7 @@ pub(crate) fn on_permission<M: Machine>(
             (Va::truncated(far), privilege),
             &by,
             store,
+            began_here,
         )
     });
     let paging = &place.vm.paging;
@@ -166,6 +173,7 @@ fn judge<M: Machine>(
     (va, privilege): (Va, Privilege),
     by: &StoredBy,
     store: Option<Store>,
+    began_here: impl Fn(&VmAccess<'_, '_, M>) -> bool,
 ) -> Seen {
     let mut noted = access.noted();
     let walked = regs.translate(&mut noted, va, privilege, AccessKind::Write);
@@ -192,6 +200,9 @@ fn judge<M: Machine>(
     let Some(store) = store.filter(|_| cached) else {
         return Seen::Undecodable(page);
     };
+    if va.raw().is_multiple_of(PAGE_SIZE) && !began_here(access) {
+        return Seen::Undecodable(page);
+    }
     match state.tables.store(access, found.ipa, store.value) {
         Stored::Mirrored => {
             if let Some(read) = read {

@@ -18,6 +18,7 @@ mod roots;
 mod seen;
 mod spaces;
 mod trapped;
+mod whole;
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 

@@ -3,7 +3,7 @@
 
 use penumbra_paging::StoredBy;
 use penumbra_trap::abort::{AccessSize, DataAbort, FaultStatus};
-use penumbra_vmsa::{Half, Va};
+use penumbra_vmsa::{Half, PAGE_SIZE, Va};
 
 use super::From;
 use super::fault::{EL, PAN, STEP_STATE};
@@ -29,6 +29,8 @@ pub(crate) fn known_store<M: Machine>(
     if !plain
         || !refused
         || !far.is_multiple_of(8)
+        // It may have begun in the page before (see `whole`).
+        || far.is_multiple_of(PAGE_SIZE)
         || pstate & EL == 0
         || !place.vm.paging.is_used()
     {

@@ -45,7 +45,12 @@ mod tests {
     #[test]
     fn stores_are_told_by_where_they_begin() {
         // X2 is aligned, X3 lies 4 above.
-        let register = |n| [0, 0, 0x1000, 0x1004].get(usize::from(n)).copied().unwrap_or(0);
+        let register = |n| {
+            [0, 0, 0x1000, 0x1004]
+                .get(usize::from(n))
+                .copied()
+                .unwrap_or(0)
+        };
         let aligned = [
             (0xf900_0041, "str x1, [x2]"),
             (0xf900_0441, "str x1, [x2, #8]"),

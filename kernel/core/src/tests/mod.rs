@@ -14,6 +14,7 @@ mod random;
 mod samples;
 mod schedule;
 mod scheduler;
+mod stores;
 mod trapped;
 mod traps;
 mod watchdog;
