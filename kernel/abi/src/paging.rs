@@ -92,11 +92,14 @@ pub enum PagingRefusal {
     Empty = 15,
     /// The root's page serves as a table at too many places.
     Crowded = 16,
+    /// The guest stored to a protected table again and again by a way that its own tables do not show, as by a root
+    /// in the window: the VM was made nested by EL2.
+    Astray = 17,
 }
 
 impl PagingRefusal {
     /// All, by number.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::None,
         Self::Off,
         Self::BigEndian,
@@ -114,6 +117,7 @@ impl PagingRefusal {
         Self::Violation,
         Self::Empty,
         Self::Crowded,
+        Self::Astray,
     ];
 
     /// Reads a reason.

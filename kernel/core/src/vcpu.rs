@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use penumbra_abi::{MAX_CPUS, MAX_VCPUS_PER_VM, MAX_VMS};
 use penumbra_vmsa::{CpuIndex, VmId};
 
-use crate::compound::RootCache;
+use crate::compound::{Astray, RootCache};
 use crate::cores::CoreShared;
 use crate::machine::{Controls, DebugFrame, FpFrame, GprFrame, SysregFrame};
 use crate::system::{BoardState, System};
@@ -178,8 +178,8 @@ pub struct Vcpu {
     pub(crate) uses_debug: bool,
     /// OS lock (OSLSR_EL1.OSLK).
     pub(crate) os_lock: bool,
-    /// PC and FAR_EL2 of the last store to a protected page that the guest's tables did not explain.
-    pub(crate) unexplained: Option<(u64, u64)>,
+    /// Where its stores to protected pages were refused without a reason that its tables show.
+    pub(crate) astray: Astray,
     /// What it knows of its roots, while they are trapped.
     pub(crate) roots: RootCache,
     pub(crate) gic: CpuInterface,
@@ -204,7 +204,7 @@ const VACANT: Vcpu = Vcpu {
     blocked: Blocked::No,
     uses_debug: false,
     os_lock: false,
-    unexplained: None,
+    astray: Astray::NOWHERE,
     roots: RootCache::EMPTY,
     gic: CpuInterface::vacant(),
     physical_timer: PhysicalTimer::OFF,
@@ -237,7 +237,7 @@ impl Vcpu {
         self.left = Left::Everything;
         self.blocked = Blocked::No;
         self.uses_debug = false;
-        self.unexplained = None;
+        self.astray = Astray::NOWHERE;
         self.roots = RootCache::EMPTY;
         self.gic = CpuInterface::new();
         self.physical_timer = PhysicalTimer::OFF;

@@ -3,12 +3,12 @@
 
 use penumbra_abi::{PagingCounter, PagingMode, PagingRefusal};
 use penumbra_paging::{
-    AccessKind, Accessed, GuestMemory, Privilege, Stage1Fault, Stage1Regs, Stored, StoredBy,
-    WINDOW_BIT,
+    AccessKind, Accessed, Privilege, Stage1Fault, Stage1Regs, Stored, StoredBy, WINDOW_BIT,
 };
 use penumbra_trap::abort::{AccessSize, DataAbort, FaultStatus};
 use penumbra_vmsa::{Half, Ipa, Mair, MemoryType, PAGE_SIZE, Va, VmId};
 
+use super::astray;
 use super::hold::{Holder, held};
 use super::quick::stored_by;
 use super::roots::{half_at, registers, restore_root, restore_roots};
@@ -128,26 +128,10 @@ pub(crate) fn on_permission<M: Machine>(
             machine.invalidate_leaves(place.vm.vttbr(), page, end, PAGE_SIZE);
             Faulted::Again
         }
-        Seen::Unexplained => {
-            paging.count(PagingCounter::Stale, 1);
-            machine.flush_guest_translations();
-            let here = (machine.guest(GuestRegister::Pc), far);
-            if vcpu.unexplained.replace(here) != Some(here) {
-                return Faulted::Again;
-            }
-            // Twice in the same place: give up all that could be the reason.
-            edit(vcpu, place, machine, |state, access, parked| {
-                for page in path(&mut access.noted(), &regs, Va::truncated(far))
-                    .into_iter()
-                    .flatten()
-                {
-                    state.tables.demote_page(access, page, parked);
-                }
-            })
-        }
+        Seen::Unexplained => astray::unexplained(vcpu, place, machine, &regs),
         // Which page refuses the store nobody can say, and it would do so for ever: none may any more.
-        Seen::Unwalkable => match nest(vcpu, place, machine) {
-            Faulted::NotOurs => once_more(vcpu, place, machine, far),
+        Seen::Unwalkable => match nest(vcpu, place, machine, PagingRefusal::Violation) {
+            Faulted::NotOurs => astray::once_more(vcpu, place, machine),
             answer => answer,
         },
         Seen::Foreign => Faulted::NotOurs,
@@ -215,18 +199,6 @@ fn judge<M: Machine>(
     }
 }
 
-/// The pages that a walk for `va` passes, and the one it ends at.
-fn path<G: GuestMemory>(guest: &mut G, regs: &Stage1Regs, va: Va) -> [Option<Ipa>; 5] {
-    let page = |ipa: Ipa| ipa.align_down(PAGE_SIZE);
-    let Ok(leaf) = regs.walk(guest, va) else {
-        return [None; 5];
-    };
-    let offset = va.raw() & leaf.level.entry_bytes().wrapping_sub(1);
-    let target = page(Ipa::truncated(leaf.base.raw() | offset));
-    let [d0, d1, d2, d3] = leaf.path.descriptors.map(|entry| entry.map(page));
-    [d0, d1, d2, d3, Some(target)]
-}
-
 /// A structural edit by a vCPU, behind which it repeats its access.
 pub(super) fn edit<M: Machine>(
     vcpu: &Vcpu,
@@ -276,7 +248,7 @@ pub(crate) fn on_walk<M: Machine>(
                 return Faulted::NotOurs;
             }
             let restored = restore_roots(machine);
-            let answer = nest(vcpu, place, machine);
+            let answer = nest(vcpu, place, machine, PagingRefusal::Violation);
             if answer == Faulted::NotOurs && restored {
                 Faulted::Again
             } else {
@@ -344,7 +316,7 @@ pub(crate) fn on_conflict<M: Machine>(
     machine: &mut M,
 ) -> Faulted {
     if place.vm.paging.is_used() {
-        nest(vcpu, place, machine)
+        nest(vcpu, place, machine, PagingRefusal::Violation)
     } else {
         Faulted::NotOurs
     }
@@ -355,13 +327,18 @@ const GIVEN_BACK: u32 = 2;
 
 /// Makes a VM nested whose guest does what the service does not bear: at once, and what that leaves is given back at
 /// this fault's next times, at stores, and by the manager. `NotOurs` if nothing is left.
-fn nest<M: Machine>(vcpu: &Vcpu, place: &'static Place, machine: &mut M) -> Faulted {
+pub(super) fn nest<M: Machine>(
+    vcpu: &Vcpu,
+    place: &'static Place,
+    machine: &mut M,
+    why: PagingRefusal,
+) -> Faulted {
     let paging = &place.vm.paging;
     let fresh = paging.mode() != PagingMode::Nested;
     if fresh {
         paging.count(PagingCounter::Violations, 1);
         paging.set_mode(PagingMode::Nested);
-        paging.refuse(PagingRefusal::Violation);
+        paging.refuse(why);
     }
     let (roots, left) = paging.state(machine, |state| {
         (state.tables.has_roots(), state.tables.is_used())
@@ -390,24 +367,6 @@ fn nest<M: Machine>(vcpu: &Vcpu, place: &'static Place, machine: &mut M) -> Faul
         retrap(vcpu, place, machine);
     }
     answer
-}
-
-/// A store was refused for what another vCPU may have ended meanwhile: it is repeated, once in one place.
-fn once_more<M: Machine>(
-    vcpu: &mut Vcpu,
-    place: &'static Place,
-    machine: &mut M,
-    far: u64,
-) -> Faulted {
-    let here = (machine.guest(GuestRegister::Pc), far);
-    if vcpu.unexplained.replace(here) == Some(here) {
-        vcpu.unexplained = None;
-        return Faulted::NotOurs;
-    }
-    place
-        .vm
-        .with_tables(machine, From::Spare, |_, access| access.flush());
-    Faulted::Again
 }
 
 /// Whose rights an access at this PSTATE has. LDTR and its kind at EL1 are not told apart.

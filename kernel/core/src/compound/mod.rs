@@ -10,6 +10,7 @@
 //! reached from faults that would otherwise be injected, from calls of the manager, and from the run
 //! loop's heartbeat.
 
+mod astray;
 mod fault;
 mod held;
 mod hold;
@@ -28,6 +29,7 @@ use penumbra_abi::{
 use penumbra_paging::{Access, Compound, Refusal, Relayout, ShadowError};
 use spin::MutexGuard;
 
+pub(crate) use astray::Astray;
 pub(crate) use fault::{Faulted, on_access_flag, on_conflict, on_permission, on_walk};
 pub(crate) use held::{look_at_held, note_user_time};
 pub(crate) use hold::{Holder, answer, held};

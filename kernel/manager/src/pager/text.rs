@@ -38,6 +38,7 @@ impl fmt::Display for RefusalText {
             PagingRefusal::Full => "there is no room for its root",
             PagingRefusal::NotRam => "its root cannot be write-protected",
             PagingRefusal::Crowded => "its root is a table at too many places",
+            PagingRefusal::Astray => "it walks tables that are not its own",
             PagingRefusal::Empty => "its root has no entry",
             PagingRefusal::Storm => "it replaces its root too often",
             PagingRefusal::Violation => "it broke what shadowing relies on",
