@@ -337,14 +337,14 @@ impl RunLoop {
                     &resident.vcpu.gic,
                     machine,
                 );
-                match resident.vcpu.blocked {
-                    Blocked::Interrupt if here => {
-                        self.core.make_ready(resident.id);
-                    }
-                    // Another reason keeps it out, such as a hold of its VM, and what is pending for it ends each wait at
-                    // once: whoever keeps it out goes on meanwhile.
-                    _ if here => machine.relax(),
-                    _ => {}
+                let waits = resident.vcpu.blocked == Blocked::Interrupt;
+                if here && waits {
+                    self.core.make_ready(resident.id);
+                }
+                // Another reason keeps it out, such as a hold of its VM, and what is pending for it ends each wait at once:
+                // whoever keeps it out goes on meanwhile.
+                if here && (!waits || resident.place.vm.is_held()) {
+                    machine.relax();
                 }
                 taken
             }

@@ -252,3 +252,34 @@ fn who_waits_for_a_vms_tables_lets_others_go_on() {
         assert!(relaxed(&own[0]) > before, "memory: {memory}");
     }
 }
+
+#[test]
+fn a_vcpu_that_wakes_up_while_its_vm_is_held_lets_others_go_on() {
+    use crate::machine::intid;
+    let mut bench = Bench::new(2);
+    let vm = bench.guest(&[1]);
+    bench.program(vm, 0, [Op::Store(GICD, 4, 0x12)]);
+    let timer = 1 << intid::VIRTUAL_TIMER;
+    bench.program(vm, 0, [Op::Store(GICR + 0x1_0100, 4, timer)]);
+    bench.steps(5);
+    bench.cores[1].controls.hcr_el2 |= penumbra_trap::controls::hcr::TWI;
+    bench.program(vm, 0, [Op::Wfi]);
+    bench.steps(3);
+    let relaxed = |bench: &Bench| bench.cores[0].shared.lock().unwrap().relaxed;
+    let held = bench.system.vm(usize::try_from(vm).unwrap()).unwrap();
+    assert!(held.try_hold());
+    let before = relaxed(&bench);
+    bench.steps(3);
+    assert_eq!(relaxed(&bench), before);
+    bench.cores[0].interrupt(1, intid::VIRTUAL_TIMER);
+    bench.steps(1);
+    assert!(bench.cores[1].lr.iter().any(|lr| lr >> 62 == 1));
+    bench.steps(9);
+    assert_eq!(relaxed(&bench), before + 10);
+    held.release_hold();
+    bench.program(vm, 0, [Op::Spin(1)]);
+    let done = bench.log(vm, 0).len();
+    bench.steps(3);
+    // The WFI is over, and what comes behind it.
+    assert_eq!(bench.log(vm, 0).len(), done + 2);
+}
