@@ -30,10 +30,11 @@
 //! | [`Compound::shadow`] | mirrors a table, or lets one leaf stand for it | parked |
 //! | [`Compound::store`] | a guest's store to a watched page, mirrored | run |
 //! | [`Compound::soften`], [`Compound::demote_page`], [`Compound::evict`], [`Compound::drop_space`] | gives the guest's tables their place back | parked |
+//! | [`Compound::give_back`], [`Compound::wind_up`] | gives back what that left, piece by piece | run |
 //! | [`Compound::store_known`], [`Compound::remember`] | a guest's store through a mapping that is known | run |
 //! | [`Compound::relayout`], [`Compound::relayout_step`], [`Compound::relayout_finish`] | moves frames so that one leaf can do | run, run, parked |
 //! | [`Compound::bring_home`], [`Compound::settle`] | undoes moves and splits | run |
-//! | [`Compound::demote`], [`Compound::prune`] | gives back by VA, or whatever there is | parked |
+//! | [`Compound::demote`], [`Compound::nest`] | gives up by VA, or all there is | parked |
 //! | [`Compound::raise`] | one 1 GiB leaf for a level-2 table | parked |
 //! | [`Compound::sample`], [`Compound::arm_samples`], [`Compound::access_fault`], [`Compound::end_samples`] | samples walks and writes | run |
 //! | [`Compound::survey`], [`Compound::audit`] | reads | run / parked |

@@ -363,7 +363,8 @@ pub(super) fn nest<M: Machine>(
             }
         });
     }
-    if fresh || roots {
+    if fresh && !roots {
+        // Else the manager sees to that, behind the last root.
         retrap(vcpu, place, machine);
     }
     answer

@@ -5,7 +5,7 @@
 //! back a little at a time ([`Compound::give_back`]), with all vCPUs running. Until its turn has come a page
 //! stays protected, and a store to it is done as before or lets the protection go.
 
-use penumbra_vmsa::{CONTIGUOUS_ENTRIES, Ipa, PAGE_SIZE};
+use penumbra_vmsa::{CONTIGUOUS_ENTRIES, Ipa, PAGE_SIZE, bits};
 
 use super::access::guest_entry;
 use super::build::{alias_of, show};
@@ -14,15 +14,16 @@ use super::{Access, Compound, Parked, SpaceId};
 use crate::memory::{TableMemory, entry};
 use crate::tlb::TlbSink;
 
-/// Roots given up at once.
-const ROOTS_AT_ONCE: u32 = 2;
+/// Places of a page that are given up, or made plain, at once.
+const PLACES_AT_ONCE: u32 = 3;
 /// Samples ended at once.
 const SAMPLES_AT_ONCE: u32 = 4;
 
 impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPACES, NODES, BLOCKS> {
-    /// Makes entry `index` of every mirror of a guest page plain, so that a store to it can be
+    /// Makes entry `index` of the mirrors of a guest page plain, so that a store to it can be
     /// mirrored: gives up what is linked there, and the run that it is part of. A page that one
-    /// leaf stands for is given up.
+    /// leaf stands for is given up. Of a page that serves at many places some are left for the next time, which the
+    /// repeated store asks for.
     pub fn soften<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         vm: &mut Access<'_, M, T>,
@@ -36,26 +37,36 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         if !self.is_watched(page) {
             return;
         }
+        let raw = guest_entry(vm, page, index);
+        let linked = Ipa::truncated(raw & bits::TABLE_ADDRESS);
+        let mut left = PLACES_AT_ONCE;
         let mut at = self.nodes.first_of(page);
-        while let Some(id) = at {
+        while let Some(id) = at.filter(|_| left > 0) {
             let node = self.nodes.get(id);
+            let mirror = node.mirror.map(|frame| self.pool.pa(frame));
+            let plain = mirror.is_some_and(|at| vm.memory.load(entry(at, index)) == raw);
+            if plain && !node.raised {
+                at = self.nodes.next_of(id);
+                continue;
+            }
+            left = left.saturating_sub(1);
             if self.nodes.is_detached(id) {
                 at = self.nodes.next_of(id);
                 self.nodes.blind(id);
                 continue;
             }
             self.lower(vm, id);
-            let Some(frame) = node.mirror else {
+            let Some(mirror) = mirror else {
                 at = self.nodes.next_of(id);
                 self.detach(vm, id, parked);
                 continue;
             };
-            if let Some(child) = self.nodes.child(id, slot) {
+            let child = self.nodes.child_on(id, slot, linked);
+            if let Some(child) = child.or_else(|| self.nodes.child(id, slot)) {
                 self.detach(vm, child, parked);
             }
-            let mirror = self.pool.pa(frame);
-            let run = index & !(CONTIGUOUS_ENTRIES - 1);
-            if vm.memory.load(entry(mirror, index)) != guest_entry(vm, page, index) {
+            if vm.memory.load(entry(mirror, index)) != raw {
+                let run = index & !(CONTIGUOUS_ENTRIES - 1);
                 for index in run..run.saturating_add(CONTIGUOUS_ENTRIES) {
                     let raw = guest_entry(vm, page, index);
                     vm.memory.store(entry(mirror, index), raw);
@@ -68,8 +79,8 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         self.flush_detached(vm);
     }
 
-    /// Gives up every node of a guest page, with what is below: for stores that cannot be decoded.
-    /// Afterwards the guest may write the page.
+    /// Gives up the nodes of a guest page, with what is below: for stores that cannot be decoded.
+    /// Afterwards the guest may write the page; one that serves at many places it may have to ask for again.
     pub fn demote_page<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &mut self,
         vm: &mut Access<'_, M, T>,
@@ -81,8 +92,10 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         if !self.is_watched(page) {
             return;
         }
-        // Each round takes one node from the page.
-        while let Some(id) = self.nodes.first_of(page) {
+        for _ in 0..PLACES_AT_ONCE {
+            let Some(id) = self.nodes.first_of(page) else {
+                break;
+            };
             if self.nodes.is_detached(id) {
                 self.nodes.blind(id);
             } else {
@@ -93,7 +106,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         self.flush_detached(vm);
     }
 
-    /// Gives up everything, some roots at a time, whose aliases show the guest's own then: repeat until it returns
+    /// Gives up everything, a root at a time, whose alias shows the guest's own then: repeat until it returns
     /// `true`. One that is left is as good as before.
     #[must_use]
     pub fn nest<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
@@ -101,19 +114,16 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         vm: &mut Access<'_, M, T>,
         parked: &Parked,
     ) -> bool {
-        let mut left = ROOTS_AT_ONCE;
-        for number in 0..SPACES {
-            let id = SpaceId(u8::try_from(number).unwrap_or(u8::MAX));
-            if let Some(root) = self.spaces.get(id).and_then(|space| space.node) {
-                self.detach(vm, root, parked);
-                left = left.saturating_sub(1);
-                if left == 0 {
-                    break;
-                }
-            }
+        let mut spaces = (0..SPACES).filter_map(|number| {
+            let id = SpaceId(u8::try_from(number).ok()?);
+            self.spaces.get(id)?.node
+        });
+        let (first, left) = (spaces.next(), spaces.next().is_some());
+        if let Some(root) = first {
+            self.detach(vm, root, parked);
+            vm.flush();
         }
-        vm.flush();
-        !self.has_roots()
+        !left
     }
 
     /// Ends a space, or some of its samples first: repeat until it returns `true`. A TTBR that still holds its

@@ -22,7 +22,8 @@ impl Rig {
     /// A store as the guest sees it: done, whatever it takes.
     pub(crate) fn store(&mut self, ipa: u64, value: u64, how: How) {
         let at = Ipa::truncated(ipa);
-        for _ in 0..4 {
+        // A page that serves at 32 places is given up at three of them each time.
+        for _ in 0..16 {
             let (mut memory, mut tlb) = (self.world.clone(), self.world.clone());
             let Ok(leaf) = self.stage2.lookup(&self.world, at) else {
                 self.touch_all();
@@ -184,8 +185,11 @@ impl Rig {
         }
         self.compound
             .access_fault(vm!(self, memory, tlb), at, false);
-        self.compound
-            .demote_page(vm!(self, memory, tlb), at, &Parked::all_others());
+        // Three places of the page at a time, of 32.
+        for _ in 0..11 {
+            self.compound
+                .demote_page(vm!(self, memory, tlb), at, &Parked::all_others());
+        }
         assert!(
             self.stage2
                 .lookup(&self.world, at)

@@ -93,11 +93,10 @@ fn stores_to_what_waits_are_done_or_let_its_protection_go() {
     assert!(writable(&rig, odd));
     assert_eq!(rig.audit(), 0);
     // A table that waits may be shadowed anew, at another place, and has to stay protected then.
-    rig.write(ROOT + 8, LEVEL2 | bits::TABLE);
+    let (at, link) = (Ipa::truncated(ROOT + 8), LEVEL2 | bits::TABLE);
+    assert_eq!(rig.compound.store(vm!(rig), at, link), Stored::Mirrored);
     let va = |number: u64| Va::truncated(1 << 30 | number << 21);
     let parked = Parked::all_others();
-    rig.compound
-        .soften(vm!(rig), Ipa::truncated(ROOT + 8), &parked);
     let made = rig
         .compound
         .shadow(vm!(rig), space, va(5), Level::L3, &parked);
@@ -118,9 +117,8 @@ fn what_waits_makes_room_for_what_is_new() {
     let (mut rig, space) = grown();
     let parked = Parked::all_others();
     // The rest of the nodes.
-    rig.write(ROOT + 8, LEVEL2 | bits::TABLE);
-    rig.compound
-        .soften(vm!(rig), Ipa::truncated(ROOT + 8), &parked);
+    let (at, link) = (Ipa::truncated(ROOT + 8), LEVEL2 | bits::TABLE);
+    assert_eq!(rig.compound.store(vm!(rig), at, link), Stored::Mirrored);
     let va = |number: u64| Va::truncated(1 << 30 | number << 21);
     let mut made = 0;
     while rig
@@ -172,6 +170,45 @@ fn a_vm_is_nested_by_one_flush_and_wound_up_in_pieces() {
     assert!(!rig.compound.is_used());
     assert!((TABLES..samples).all(|number| writable(&rig, table(number))));
     all_given_back(&mut rig, 0);
+}
+
+#[test]
+fn a_page_at_many_places_is_given_up_at_some_of_them_at_once() {
+    let parked = Parked::all_others();
+    for soften in [true, false] {
+        let mut rig = Rig::<64>::with_nodes();
+        // 16 entries of the root lead to one table, and that one to another.
+        for slot in 0..16 {
+            rig.write(ROOT + slot * 8, LEVEL2 | bits::TABLE);
+        }
+        rig.write(LEVEL2, LEVEL3 | bits::TABLE);
+        let (space, _) = rig.compound.plant(vm!(rig), &regs(), Half::Low).unwrap();
+        for slot in 0..16 {
+            let va = Va::truncated(slot << 30);
+            let made = rig.compound.shadow(vm!(rig), space, va, Level::L3, &parked);
+            assert_eq!(made, Ok(Form::Mirror));
+        }
+        let entry = Ipa::truncated(LEVEL2);
+        let mut times = 0;
+        while rig.compound.is_watched(entry)
+            && rig.compound.store(vm!(rig), entry, 0) == Stored::Structural
+        {
+            times += 1;
+            rig.memory.loads.set(0);
+            if soften {
+                rig.compound.soften(vm!(rig), entry, &parked);
+            } else {
+                rig.compound.demote_page(vm!(rig), entry, &parked);
+            }
+            assert!(rig.memory.loads.get() < 90, "{}", rig.memory.loads.get());
+            assert_eq!(rig.audit(), 0);
+        }
+        assert_eq!(times, 6);
+        assert_eq!(rig.compound.is_watched(entry), soften);
+        while rig.compound.give_back(vm!(rig), 1) != 0 {}
+        assert_eq!(rig.compound.node_count(), if soften { 17 } else { 1 });
+        assert_eq!(rig.audit(), 0);
+    }
 }
 
 #[test]
