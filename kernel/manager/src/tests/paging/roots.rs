@@ -182,10 +182,12 @@ fn a_storm_that_ended_traps_is_not_the_kernel_roots() {
 }
 
 #[test]
-fn a_guest_whose_scenario_says_nothing_keeps_its_user_memory_nested() {
+fn a_guest_whose_memory_must_not_be_moved_keeps_its_user_memory_nested() {
     let mut fake = Fake::new();
     fake.pace = 64;
-    let bundle = bundle(vec![compound("linux")]);
+    let mut spec = compound("linux");
+    spec.paging.copy_bytes = 0;
+    let bundle = bundle(vec![spec]);
     let mut manager = booted(&mut fake, &bundle);
     fake.vm(1).paging.linear_map(20);
     fake.vm(1).paging.random_reader(3);
