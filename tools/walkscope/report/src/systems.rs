@@ -52,8 +52,6 @@ $w 0 off
 $w 0 seed
 layout=$(sed -n 's/.*walkscope.layout=//p' /proc/cmdline)
 [ -z \"$layout\" ] || $w 0 scatter $layout &
-warm=$(sed -n 's/.*walkscope.warm=\\([0-9]*\\).*/\\1/p' /proc/cmdline)
-rest() { [ -z \"$warm\" ] || sleep SETTLE; }
 sleep SETTLE
 finish() {
     echo walkscope: done
@@ -75,7 +73,7 @@ done
 $w 1 on; cat /tmp/part | cat >/dev/null; $w 1 off
 $w 2 on; tar -C /tmp -cf - tree | tar -tf - >/dev/null; $w 2 off
 $w 3 pread /tmp/data BYTES READS
-rest; $w 4 gups BYTES ACCESSES file /tmp/data $warm
+$w 4 gups BYTES ACCESSES file /tmp/data
 $w 7 exec EXECS
 $w 8 churn CHURNS
 $w 9 pipes ROUNDS
@@ -89,7 +87,7 @@ $w 10 off
 $w 11 on; find /tmp/tree -type f | xargs grep -l penumbra >/dev/null; $w 11 off
 $w 12 chase 16384 4
 rm /tmp/data
-rest; $w 5 gups BYTES ACCESSES small $warm
+$w 5 gups BYTES ACCESSES small
 $w 6 gups BYTES ACCESSES huge
 ifconfig lo up
 redis-server --save \"\" --appendonly no --daemonize yes >/dev/null
