@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use penumbra::scenario::{DEFAULT_BOARD_CORES, MAX_BOARD_CORES, size};
-use penumbra_bundle::{MAX_MEMORY_BYTES, MAX_VCPUS, MEMORY_UNIT_BYTES};
+use penumbra_bundle::{MAX_MEMORY_BYTES, MAX_PAGING_COPY_BYTES, MAX_VCPUS, MEMORY_UNIT_BYTES};
 
 /// The scenario that runs where none is named.
 pub(crate) const DEFAULT_SCENARIO: &str = "guest-configs/partitions.toml";
@@ -88,6 +88,9 @@ pub(crate) struct ScenarioArgs {
     /// What stands for the translation tables of the first guest.
     #[arg(long, value_enum)]
     pub(crate) paging: Option<PagingArg>,
+    /// How much of the first guest's memory may be moved each second, like "64MiB".
+    #[arg(long, value_name = "SIZE", value_parser = copy_size)]
+    pub(crate) paging_copy: Option<u64>,
     /// Cores of the board.
     #[arg(long = "smp", value_name = "N", default_value_t = DEFAULT_BOARD_CORES,
           value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_BOARD_CORES)))]
@@ -115,6 +118,7 @@ impl ScenarioArgs {
             || self.backing.is_some()
             || self.quota.is_some()
             || self.paging.is_some()
+            || self.paging_copy.is_some()
             || self.board_cores != DEFAULT_BOARD_CORES
     }
 }
@@ -305,6 +309,18 @@ fn guest_size(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
+/// What may be moved each second, as a scenario takes it.
+fn copy_size(text: &str) -> Result<u64, String> {
+    let bytes = size::parse(text)?;
+    if !bytes.is_multiple_of(4096) || bytes > MAX_PAGING_COPY_BYTES {
+        return Err(format!(
+            "what may be moved each second is a multiple of 4 KiB up to {}",
+            size::show(MAX_PAGING_COPY_BYTES)
+        ));
+    }
+    Ok(bytes)
+}
+
 /// A size of a board's RAM, which QEMU takes in MiB.
 fn ram_size(text: &str) -> Result<u64, String> {
     match size::parse(text)? {
@@ -337,6 +353,8 @@ mod tests {
             "penumbra image",
             "penumbra run --backing thick",
             "penumbra run --paging flat",
+            "penumbra run --paging-copy 2GiB",
+            "penumbra run --paging-copy 1",
             "penumbra paging-sim",
             "penumbra run --scenario a.toml b.toml",
         ] {

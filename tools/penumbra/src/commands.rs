@@ -117,6 +117,9 @@ fn open(args: &ScenarioArgs) -> Result<Scenario, Problems> {
             guest.paging.changes = PagingChanges::Free;
         }
     }
+    if let Some(bytes) = args.paging_copy {
+        guest.paging.copy_bytes = bytes;
+    }
     Ok(scenario)
 }
 

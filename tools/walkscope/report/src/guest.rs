@@ -2,6 +2,8 @@
 
 use clap::ValueEnum;
 
+use crate::systems::System;
+
 /// A guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Guest {
@@ -13,6 +15,9 @@ pub(crate) enum Guest {
     Static,
 }
 
+/// Seconds that the policy of paging needs to see that a process computes, to find out by samples that it walks, and to put
+/// 256 MB in order at 64 MiB a second.
+const WARM_SECONDS: u32 = 12;
 /// `accesses`, `rounds` and `settle_us` of the static guest: at full size, and short.
 const STATIC_FULL: &str = "accesses=150000 rounds=200 settle_us=20000000";
 const STATIC_SHORT: &str = "accesses=20000 rounds=20 settle_us=20000000";
@@ -62,17 +67,21 @@ impl Guest {
         }
     }
 
-    /// Its command line. A guest that is told to wait goes off only after a line of input. A layout above 0 is a way in which
+    /// Its command line. A guest whose tables something stands for is told to wait for a line of input before it goes off, and
+    /// one whose user memory may be put in order to do for [`WARM_SECONDS`] what it measures of a process. A layout above 0 is a way in which
     /// free memory lies scattered when the first workload starts.
-    pub(crate) fn cmdline(self, wait: bool, short: bool, layout: u32) -> String {
+    pub(crate) fn cmdline(self, system: System, short: bool, layout: u32) -> String {
         match self {
             Self::Static if short => return STATIC_SHORT.to_owned(),
             Self::Static => return STATIC_FULL.to_owned(),
             _ => {}
         }
         let mut line = "console=ttyAMA0 nokaslr".to_owned();
-        if wait {
+        if system.compound() {
             line.push_str(" walkscope.wait");
+        }
+        if system.users() {
+            line.push_str(&format!(" walkscope.warm={WARM_SECONDS}"));
         }
         if layout > 0 {
             line.push_str(&format!(" walkscope.layout={layout}"));

@@ -52,6 +52,8 @@ $w 0 off
 $w 0 seed
 layout=$(sed -n 's/.*walkscope.layout=//p' /proc/cmdline)
 [ -z \"$layout\" ] || $w 0 scatter $layout &
+warm=$(sed -n 's/.*walkscope.warm=\\([0-9]*\\).*/\\1/p' /proc/cmdline)
+rest() { [ -z \"$warm\" ] || sleep SETTLE; }
 sleep SETTLE
 finish() {
     echo walkscope: done
@@ -73,7 +75,7 @@ done
 $w 1 on; cat /tmp/part | cat >/dev/null; $w 1 off
 $w 2 on; tar -C /tmp -cf - tree | tar -tf - >/dev/null; $w 2 off
 $w 3 pread /tmp/data BYTES READS
-$w 4 gups BYTES ACCESSES file /tmp/data
+rest; $w 4 gups BYTES ACCESSES file /tmp/data $warm
 $w 7 exec EXECS
 $w 8 churn CHURNS
 $w 9 pipes ROUNDS
@@ -87,7 +89,7 @@ $w 10 off
 $w 11 on; find /tmp/tree -type f | xargs grep -l penumbra >/dev/null; $w 11 off
 $w 12 chase 16384 4
 rm /tmp/data
-$w 5 gups BYTES ACCESSES small
+rest; $w 5 gups BYTES ACCESSES small $warm
 $w 6 gups BYTES ACCESSES huge
 ifconfig lo up
 redis-server --save \"\" --appendonly no --daemonize yes >/dev/null
@@ -172,10 +174,14 @@ pub(crate) enum System {
     CompoundReserved,
     /// Penumbra with thin memory, paging `compound`.
     CompoundThin,
+    /// Penumbra with reserved memory, paging `compound`, and 64 MiB a second of user memory put in order.
+    UsersReserved,
+    /// The same with thin memory.
+    UsersThin,
 }
 
 impl System {
-    /// All, in the order of the tables.
+    /// Those that run by default, in the order of the tables.
     pub(crate) const ALL: [Self; 8] = [
         Self::Bare,
         Self::Reserved,
@@ -198,6 +204,8 @@ impl System {
             Self::Shadow => "Penumbra shadow, reserved",
             Self::CompoundReserved => "Penumbra compound, reserved",
             Self::CompoundThin => "Penumbra compound, thin",
+            Self::UsersReserved => "Penumbra compound, reserved, users too",
+            Self::UsersThin => "Penumbra compound, thin, users too",
         }
     }
 
@@ -212,6 +220,8 @@ impl System {
             Self::Shadow => "shadow",
             Self::CompoundReserved => "compound-reserved",
             Self::CompoundThin => "compound-thin",
+            Self::UsersReserved => "users-reserved",
+            Self::UsersThin => "users-thin",
         }
     }
 
@@ -221,17 +231,23 @@ impl System {
             Self::Bare | Self::Xen | Self::Kvm | Self::Reserved => ["reserved", "nested"],
             Self::Thin => ["thin", "nested"],
             Self::Shadow => ["reserved", "shadow"],
-            Self::CompoundReserved => ["reserved", "compound"],
-            Self::CompoundThin => ["thin", "compound"],
+            Self::CompoundReserved | Self::UsersReserved => ["reserved", "compound"],
+            Self::CompoundThin | Self::UsersThin => ["thin", "compound"],
         }
     }
 
     /// Whether something stands for the guest's tables.
     pub(crate) fn compound(self) -> bool {
-        matches!(
-            self,
-            Self::Shadow | Self::CompoundReserved | Self::CompoundThin
-        )
+        self.users()
+            || matches!(
+                self,
+                Self::Shadow | Self::CompoundReserved | Self::CompoundThin
+            )
+    }
+
+    /// Whether the memory of processes may be put in order.
+    pub(crate) fn users(self) -> bool {
+        matches!(self, Self::UsersReserved | Self::UsersThin)
     }
 
     /// Cores of the board: the manager has one of its own.
@@ -376,7 +392,7 @@ pub(crate) fn arguments(
             if guest.linux() {
                 words.extend(["-initrd".into(), path(&files.initramfs)]);
             }
-            words.extend(["-append".into(), guest.cmdline(false, short, layout)]);
+            words.extend(["-append".into(), guest.cmdline(system, short, layout)]);
         }
         System::Kvm => {
             let host = files.kernels.join(kvm::HOST).join("vmlinuz");

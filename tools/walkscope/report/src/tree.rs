@@ -176,7 +176,7 @@ impl Tree {
             let found = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()));
             found.map(|found| found.len())
         };
-        let mut cmdline = guest.cmdline(false, short, load.layout);
+        let mut cmdline = guest.cmdline(load.system, short, load.layout);
         if !guest.linux() {
             cmdline.push_str(&xen::devices());
         }
@@ -205,7 +205,10 @@ impl Tree {
         if load.guest.linux() {
             qemu.arg("-initrd").arg(&files.initramfs);
         }
-        qemu.args(["-append", &load.guest.cmdline(false, short, load.layout)]);
+        qemu.args([
+            "-append",
+            &load.guest.cmdline(load.system, short, load.layout),
+        ]);
         succeed(qemu.stdout(Stdio::null()))?;
         let script = to.with_extension("sh");
         fs::write(&script, kvm::script(load.guest))
@@ -230,10 +233,10 @@ impl Tree {
             command.args(["image", "--vcpus", "1", "--memory", "1 GiB", "--smp", "2"]);
             let [backing, paging] = system.guest();
             command.args(["--backing", backing, "--paging", paging]);
-            command.args([
-                "--cmdline",
-                &guest.cmdline(system.compound(), short, layout),
-            ]);
+            if system.users() {
+                command.args(["--paging-copy", "64 MiB"]);
+            }
+            command.args(["--cmdline", &guest.cmdline(system, short, layout)]);
             command.arg("--kernel").arg(files.kernel(guest));
             if guest.linux() {
                 command.arg("--initrd").arg(&files.initramfs);

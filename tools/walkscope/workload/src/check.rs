@@ -22,20 +22,6 @@ fn write(base: usize, offset: usize, value: u64) {
     unsafe { word(base, offset).write_volatile(value) };
 }
 
-fn ticks() -> u64 {
-    let now: u64;
-    // SAFETY: the kernel lets programs read the virtual counter.
-    unsafe { core::arch::asm!("isb", "mrs {0}, cntvct_el0", out(reg) now) };
-    now
-}
-
-fn ticks_per_second() -> u64 {
-    let hz: u64;
-    // SAFETY: as above, its frequency.
-    unsafe { core::arch::asm!("mrs {0}, cntfrq_el0", out(reg) hz) };
-    hz
-}
-
 /// Reads and writes some words at random. Whether all were right.
 fn round(base: usize, bytes: usize, random: &mut Random) -> bool {
     let mut good = true;
@@ -64,9 +50,9 @@ pub(crate) fn run(test: usize, arguments: &mut Arguments) {
     say("walkload: filled\n");
     let mut random = Random(88_172_645_463_325_252);
     let mut good = true;
-    let end = ticks() + seconds as u64 * ticks_per_second();
+    let end = linux::ticks() + seconds as u64 * linux::ticks_per_second();
     mark(test, true);
-    while ticks() < end {
+    while linux::ticks() < end {
         good &= round(base, bytes, &mut random);
     }
     mark(test, false);

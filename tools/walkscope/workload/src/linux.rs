@@ -230,6 +230,22 @@ pub(crate) fn now() -> [usize; 2] {
     time
 }
 
+/// The virtual counter.
+pub(crate) fn ticks() -> u64 {
+    let now: u64;
+    // SAFETY: the kernel lets programs read the virtual counter.
+    unsafe { core::arch::asm!("isb", "mrs {0}, cntvct_el0", out(reg) now) };
+    now
+}
+
+/// Its frequency.
+pub(crate) fn ticks_per_second() -> u64 {
+    let hz: u64;
+    // SAFETY: as above, its frequency.
+    unsafe { core::arch::asm!("mrs {0}, cntfrq_el0", out(reg) hz) };
+    hz
+}
+
 /// Sleeps until that clock shows `time`.
 pub(crate) fn sleep_until(time: &[usize; 2]) {
     let at = time.as_ptr().expose_provenance();

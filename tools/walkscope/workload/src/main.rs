@@ -3,8 +3,8 @@
 //! `walkload TEST on` and `walkload TEST off` execute the marker that opens or closes the window of a test.
 //! `walkload TEST LOAD ARGUMENTS` prepares a load, opens the window, runs it and closes the window:
 //!
-//! - `gups BYTES COUNT file PATH|small|huge`: random reads and writes of a mapped file, or of anonymous memory
-//!   without or with transparent huge pages;
+//! - `gups BYTES COUNT file PATH|small|huge [SECONDS]`: random reads and writes of a mapped file, or of anonymous memory
+//!   without or with transparent huge pages; for so many seconds before the window opens;
 //! - `pread PATH BYTES COUNT`: random reads of 64 bytes from the page cache;
 //! - `chase PAGES PASSES`: reads one word of each page in order, for counts that arithmetic predicts;
 //! - `check BYTES SECONDS STOP file PATH|small`: the same with every word checked, for a time in the window, then until
@@ -185,15 +185,24 @@ fn gups(test: usize, arguments: &mut Arguments) {
     };
     touch(base, bytes);
     let mut random = Random(88_172_645_463_325_252);
-    mark(test, true);
-    for _ in 0..count {
-        add_one(word(base, random.below(bytes)));
-        // Some work for each access, within registers.
-        let mut spin = 40_u64;
-        while spin > 0 {
-            spin = core::hint::black_box(spin - 1);
+    let mut some = |count: usize| {
+        for _ in 0..count {
+            add_one(word(base, random.below(bytes)));
+            // Some work for each access, within registers.
+            let mut spin = 40_u64;
+            while spin > 0 {
+                spin = core::hint::black_box(spin - 1);
+            }
+        }
+    };
+    if arguments.left > 0 {
+        let end = linux::ticks() + arguments.number() as u64 * linux::ticks_per_second();
+        while linux::ticks() < end {
+            some(1 << 16);
         }
     }
+    mark(test, true);
+    some(count);
     mark(test, false);
 }
 
