@@ -6,7 +6,6 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use penumbra::toolchain::Project;
 use serde_json::json;
 
 use crate::figures::{self, Run};
@@ -88,8 +87,7 @@ const MARK: &str = "<!-- tables -->\n";
 
 /// Runs the benchmark.
 pub(crate) fn run(args: &BenchArgs) -> Result<(), String> {
-    let project = Project::find().map_err(|_| "this is not inside a tree of Penumbra's sources")?;
-    let tree = Tree::new(project)?;
+    let tree = Tree::find()?;
     let loads = args.loads();
     let start = Instant::now();
     let mut problems = Vec::new();

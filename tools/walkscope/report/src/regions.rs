@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use penumbra::toolchain::Project;
 
 use crate::figures::{self, Run};
 use crate::guest::Guest;
@@ -57,8 +56,7 @@ fn script() -> String {
 
 /// Boots the guest and compares.
 pub(crate) fn run(args: &RegionsArgs) -> Result<(), String> {
-    let project = Project::find().map_err(|_| "this is not inside a tree of Penumbra's sources")?;
-    let tree = Tree::new(project)?;
+    let tree = Tree::find()?;
     let load = Load {
         system: System::Bare,
         guest: Guest::Linux,

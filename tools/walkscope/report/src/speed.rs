@@ -8,7 +8,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use clap::Args;
-use penumbra::toolchain::Project;
 
 use crate::figures::{self, float};
 use crate::guest::Guest;
@@ -37,8 +36,7 @@ const LIMIT: Duration = Duration::from_secs(3600);
 
 /// Runs the guest with and without the plugin, in turns.
 pub(crate) fn run(args: &SpeedArgs) -> Result<(), String> {
-    let project = Project::find().map_err(|_| "this is not inside a tree of Penumbra's sources")?;
-    let tree = Tree::new(project)?;
+    let tree = Tree::find()?;
     let load = Load {
         system: System::Bare,
         guest: Guest::Linux,

@@ -38,7 +38,10 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    pub(crate) fn new(project: Project) -> Result<Self, String> {
+    /// The tree of sources that this is run in.
+    pub(crate) fn find() -> Result<Self, String> {
+        let project =
+            Project::find().map_err(|_| "this is not inside a tree of Penumbra's sources")?;
         let root = project.root().to_path_buf();
         let target = project
             .output()
