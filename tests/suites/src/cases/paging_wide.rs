@@ -10,7 +10,7 @@ use crate::workshop::Workshop;
 
 /// Under a plugin, on a host that may be busy.
 const LIMIT: Duration = Duration::from_secs(600);
-/// Instructions at EL2 at once: giving up, and a look at the vCPU that gives a table back if it falls due just then.
+/// Instructions at EL2 at once: what the longest takes, 4,925, and room. 3,500, as for floods, is to be reached.
 const LONGEST_STAY: u64 = 5500;
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
