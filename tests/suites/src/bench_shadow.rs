@@ -47,7 +47,7 @@ const REGIONS: u64 = 64;
 /// Stores of each kind.
 const STORES: u64 = 200;
 /// Bytes of the process whose pages are moved, and for how many seconds it works.
-const PROCESS: (u64, u64) = (16 << 20, 6);
+const PROCESS: (u64, u64) = (16 << 20, 12);
 /// Functions whose instructions in a call are counted apart, by group and a part of their symbol.
 const GROUPS: [(&str, &str); 5] = [
     ("copy", "cache14exchange_words"),
