@@ -39,10 +39,24 @@ impl Seen {
     /// None: all zero.
     pub(crate) const EMPTY: Self = Self([Root::FREE; PAGING_ROOTS]);
 
+    /// The place of a root's entry.
+    // A function, and so is the next one: written out at each use, the two were 3 KiB.
+    #[inline(never)]
+    fn place(&self, root: u64) -> Option<usize> {
+        let mut entries = self.0.iter();
+        entries.position(|entry| root != 0 && entry.root == root)
+    }
+
+    /// The entry that was written least of those that may go.
+    #[inline(never)]
+    fn least(&mut self) -> Option<&mut Root> {
+        let others = self.0.iter_mut().filter(|entry| entry.may_go());
+        others.min_by_key(|entry| entry.writes)
+    }
+
     fn find(&mut self, root: u64) -> Option<&mut Root> {
-        self.0
-            .iter_mut()
-            .find(|entry| root != 0 && entry.root == root)
+        let place = self.place(root)?;
+        self.0.get_mut(place)
     }
 
     /// Adds writes of a root.
@@ -54,8 +68,7 @@ impl Seen {
             entry.writes = entry.writes.saturating_add(writes);
             return;
         }
-        let others = self.0.iter_mut().filter(|entry| entry.may_go());
-        let Some(least) = others.min_by_key(|entry| entry.writes) else {
+        let Some(least) = self.least() else {
             return;
         };
         if least.writes <= writes {
@@ -85,19 +98,18 @@ impl Seen {
 
     /// The entry of a root, in place of the one that was written least if need be.
     fn make(&mut self, root: u64) -> Option<&mut Root> {
-        if self.find(root).is_none() {
-            let others = self.0.iter_mut().filter(|entry| entry.may_go());
-            let least = others.min_by_key(|entry| entry.writes)?;
-            *least = Root { root, ..Root::FREE };
+        if let Some(place) = self.place(root) {
+            return self.0.get_mut(place);
         }
-        self.find(root)
+        let least = self.least().filter(|_| root != 0)?;
+        *least = Root { root, ..Root::FREE };
+        Some(least)
     }
 
     /// Whether a space is wanted for a root.
     pub(super) fn is_wanted(&self, root: u64) -> bool {
-        self.0
-            .iter()
-            .any(|entry| root != 0 && entry.root == root && entry.wanted)
+        let entry = self.place(root).and_then(|place| self.0.get(place));
+        entry.is_some_and(|entry| entry.wanted)
     }
 
     /// Wants a space for a root. `false` if every entry is taken by another wish.
