@@ -217,9 +217,7 @@ impl RunLoop {
         }
         let (vm, me) = (id.vm(), id.index());
         let others = place.vm.gic.flush(me, &mut vcpu.gic, machine).without(me);
-        if !others.is_empty() {
-            self.system.wake_set(vm, others, machine);
-        }
+        self.system.wake_set(vm, others, machine);
         true
     }
 

@@ -301,6 +301,14 @@ impl System {
         set: VcpuSet,
         machine: &mut M,
     ) {
+        if !set.is_empty() {
+            self.wake_each(vm, set, machine);
+        }
+    }
+
+    // A function of its own: what has to be quick wakes one vCPU, or none.
+    #[inline(never)]
+    fn wake_each<M: PhysicalInterrupts + Core>(&self, vm: usize, set: VcpuSet, machine: &mut M) {
         let first = vm.wrapping_mul(MAX_VCPUS_PER_VM);
         for index in set.iter() {
             if let Some(id) = VcpuId::from_number(first.wrapping_add(index)) {

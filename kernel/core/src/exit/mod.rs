@@ -216,7 +216,5 @@ pub(crate) fn notify<M: Hardware + Core>(
         let more = place.vm.gic.flush(me, &mut vcpu.gic, machine);
         others = others.union(more.without(me));
     }
-    if !others.is_empty() {
-        place.system.wake_set(vcpu.id.vm(), others, machine);
-    }
+    place.system.wake_set(vcpu.id.vm(), others, machine);
 }

@@ -169,6 +169,7 @@ impl Vgic {
 
     /// SPIs `bits` of `word` changed: who must flush. That is the owner of one that is held or
     /// active, and the target of one that can be delivered.
+    #[inline(never)]
     pub(super) fn spis_changed(&self, spis: &Spis, word: usize, bits: u32) -> VcpuSet {
         let owned = spis.held.word(word) | spis.active.word(word);
         let concerned = owned | spis.candidates(word, self.groups.load(SeqCst));
