@@ -24,8 +24,8 @@ pub(crate) const fn name(text: &str) -> Name {
 /// The value that stands in a table beside the name that `strings` begin with, up to their first zero byte or their end.
 pub(crate) fn lookup<T: Copy>(table: &[(Name, T)], strings: &[u8]) -> Option<T> {
     // Most names differ in their first byte: to compare that is cheaper than to look for the end of `strings`.
-    let first = strings.first();
-    let mut alike = table.iter().filter(|(name, _)| name.first() == first);
+    let first = *strings.first()?;
+    let mut alike = table.iter().filter(|([own, ..], _)| *own == first);
     let found = alike.find(|(name, _)| is(name, strings));
     found.map(|&(_, value)| value)
 }

@@ -172,11 +172,13 @@ fn entry(table: &Table, va: u64, bytes: u64) -> Result<(&AtomicU64, u64), MapErr
     Ok((entry, (va | (bytes - 1)).wrapping_add(1)))
 }
 
-/// Fills in an entry that holds nothing.
-fn set_leaf(entry: &AtomicU64, value: u64) {
-    if entry.load(Ordering::Relaxed) & VALID == 0 {
+/// Fills in an entry if it holds nothing; returns whether it did.
+fn set_leaf(entry: &AtomicU64, value: u64) -> bool {
+    let free = entry.load(Ordering::Relaxed) & VALID == 0;
+    if free {
         entry.store(value, Ordering::Relaxed);
     }
+    free
 }
 
 /// Level 3, within 2 MiB.
@@ -198,18 +200,38 @@ fn map_pages(table: &Table, base: u64, end: u64, kind: Kind) {
     }
 }
 
+/// Blocks of level 2 from `base`, which one can begin at, up to an entry that holds something or to where none fits
+/// below `end`. Returns how far it came.
+fn map_whole(table: &Table, base: u64, end: u64, kind: Kind) -> u64 {
+    let first = ((base / (2 * MIB)) & 511) as usize;
+    let blocks = (end.wrapping_sub(base) / (2 * MIB)) as usize;
+    let Some(entries) = table.0.get(first..first.wrapping_add(blocks)) else {
+        return base;
+    };
+    let mut leaf = base | kind.attributes();
+    for entry in entries {
+        if !set_leaf(entry, leaf) {
+            break;
+        }
+        leaf = leaf.wrapping_add(2 * MIB);
+    }
+    leaf ^ kind.attributes()
+}
+
 /// Level 2, within 1 GiB: blocks where they fit and no pages are, else pages.
 fn map_blocks(table: &Table, base: u64, end: u64, kind: Kind) -> Result<(), MapError> {
     let mut at = base;
     while at < end {
-        let (entry, next) = entry(table, at, 2 * MIB)?;
-        let whole = at & (2 * MIB - 1) == 0 && next <= end;
-        if whole && !matches!(below(entry), Below::Table(_)) {
-            set_leaf(entry, at | kind.attributes());
-        } else if let Some(table) = table_under(entry)? {
-            map_pages(table, at, next.min(end), kind);
+        if at & (2 * MIB - 1) == 0 {
+            at = map_whole(table, at, end, kind);
         }
-        at = next;
+        if at < end {
+            let (entry, next) = entry(table, at, 2 * MIB)?;
+            if let Some(table) = table_under(entry)? {
+                map_pages(table, at, next.min(end), kind);
+            }
+            at = next;
+        }
     }
     Ok(())
 }
@@ -221,9 +243,8 @@ fn map_unchecked(base: u64, end: u64, kind: Kind) -> Result<(), MapError> {
     while at < end {
         let (entry, next) = entry(root, at, GIB)?;
         let whole = at & (GIB - 1) == 0 && next <= end;
-        if whole && !matches!(below(entry), Below::Table(_)) {
-            set_leaf(entry, at | kind.attributes());
-        } else if let Some(table) = table_under(entry)? {
+        let done = whole && set_leaf(entry, at | kind.attributes());
+        if !done && let Some(table) = table_under(entry)? {
             map_blocks(table, at, next.min(end), kind)?;
         }
         at = next;
