@@ -29,18 +29,20 @@ pub struct Firmware {
 
 impl fmt::Display for Firmware {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // All as u64: each type that is written takes its own code in the image.
         write!(
             f,
             "board revision {:x} ({} MiB), cores at {} MHz, {} C; clocks by number, in Hz:",
-            self.revision,
-            revision::mebibytes(self.revision).unwrap_or(0),
-            self.cores_hz / 1_000_000,
-            self.millicelsius / 1000
+            u64::from(self.revision),
+            u64::from(revision::mebibytes(self.revision).unwrap_or(0)),
+            u64::from(self.cores_hz / 1_000_000),
+            u64::from(self.millicelsius / 1000)
         )?;
         let known = self.clocks.iter().filter(|clock| clock.hz != 0);
-        known
-            .into_iter()
-            .try_for_each(|clock| write!(f, " {}={}", clock.number, clock.hz))
+        known.into_iter().try_for_each(|clock| {
+            let (number, hz) = (u64::from(clock.number), u64::from(clock.hz));
+            write!(f, " {number}={hz}")
+        })
     }
 }
 

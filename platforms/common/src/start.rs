@@ -1,5 +1,7 @@
 //! From the device tree to the run loop.
 
+use core::fmt;
+
 use penumbra_abi::{GicVersion, MAX_CPUS};
 use penumbra_board::plan::{self, FREE_RANGES};
 use penumbra_board::{Cpu, Facts, GicFacts, MemoryPlan, Range, StartMethod, UartKind};
@@ -36,6 +38,15 @@ pub struct Platform {
     pub ask_firmware: fn(&mut EarlyBoot, &Facts<'_>) -> Firmware,
     /// The manager's image, flat.
     pub manager: &'static [u8],
+}
+
+/// Text that is written as it is. A mere `str` brings the code that fills it up to a width, 1 KiB of the image.
+struct Plain(&'static str);
+
+impl fmt::Display for Plain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
 }
 
 impl Platform {
@@ -98,8 +109,8 @@ impl Platform {
         log::info!(
             "{} on {}: {cpus} core{}, GICv{}, {} MiB",
             env!("CARGO_PKG_VERSION"),
-            self.name,
-            if cpus == 1 { "" } else { "s" },
+            Plain(self.name),
+            Plain(if cpus == 1 { "" } else { "s" }),
             gic.version() as u64,
             facts.ram.bytes() / MIB
         );
@@ -134,7 +145,7 @@ impl Platform {
     }
 
     /// A line of the trail.
-    fn say(&self, line: core::fmt::Arguments<'_>) {
+    fn say(&self, line: fmt::Arguments<'_>) {
         if self.trail {
             log::info!("{line}");
         }
