@@ -68,7 +68,7 @@ pub use node::Form;
 pub use placing::{Donor, OWN_FRAMES};
 pub use relayout::{FrameMover, Relayout};
 pub use sample::{Accessed, MAX_SAMPLES, Sample, SampleKind};
-pub use settle::Home;
+pub use settle::HomeStep;
 pub use space::{Refusal, SpaceId};
 pub use store::Stored;
 pub use survey::{Region, SurveyStep};
@@ -139,7 +139,7 @@ pub struct Counters {
     pub demoted: u64,
     /// Nodes given up for want of room.
     pub evicted: u64,
-    /// Pages exchanged for a re-layout.
+    /// Pages exchanged for a re-layout, or to undo one.
     pub moved: u64,
     /// Regions that one leaf stands for through an alias.
     pub relaid: u64,

@@ -58,9 +58,10 @@ mod thin;
 mod tlb;
 
 pub use compound::{
-    ALIAS_BASE, Access, Accessed, Compound, Counters, Donor, Form, FrameMover, Home, MAX_SAMPLES,
-    Noted, OWN_FRAMES, POOL_BASE, Parked, Refusal, Region, Relayout, Sample, SampleKind,
-    ShadowError, SpaceId, SpaceView, Stored, StoredBy, SurveyStep, WINDOW_BIT, WalkRead,
+    ALIAS_BASE, Access, Accessed, Compound, Counters, Donor, Form, FrameMover, HomeStep,
+    MAX_SAMPLES, Noted, OWN_FRAMES, POOL_BASE, Parked, Refusal, Region, Relayout, Sample,
+    SampleKind, ShadowError, SpaceId, SpaceView, Stored, StoredBy, SurveyStep, WINDOW_BIT,
+    WalkRead,
 };
 pub use memory::TableMemory;
 pub use stage1::{

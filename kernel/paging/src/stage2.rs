@@ -12,6 +12,7 @@
 
 mod audit;
 mod edit;
+mod home;
 mod inspect;
 mod map;
 mod runs;
@@ -71,12 +72,16 @@ pub struct Stage2 {
     /// Tables out of the tree that a walker may still know.
     quarantine: TableList,
     quarantine_serial: u64,
+    /// Which regions frames belong to: the root of the records.
+    homes: Option<Pa>,
     /// Counts edits that owe TLB work.
     serial: u64,
     /// Counts edits behind which a page may lie elsewhere, or not be what it was.
     changes: u64,
     counts: LeafCounts,
     tables: u32,
+    /// Tables of the records of where frames belong.
+    records: u32,
 }
 
 /// Where the walk for an IPA ends: the deepest descriptor.
@@ -149,10 +154,12 @@ impl Stage2 {
             stock: TableList::new(),
             quarantine: TableList::new(),
             quarantine_serial: 0,
+            homes: None,
             serial: 0,
             changes: 0,
             counts: LeafCounts::NONE,
             tables: 0,
+            records: 0,
         })
     }
 
@@ -168,12 +175,14 @@ impl Stage2 {
         GEOMETRY.vttbr(self.root, vmid)
     }
 
-    /// Frames that the tables use, root apart: in the tree, in stock, in quarantine.
+    /// Frames that the tables use, root apart: in the tree, in stock, in quarantine, in the records of where frames
+    /// belong.
     #[must_use]
     pub const fn table_frames(&self) -> u32 {
         self.tables
             .saturating_add(self.stock.length())
             .saturating_add(self.quarantine.length())
+            .saturating_add(self.records)
     }
 
     /// Changes with each edit that removes something, lets it lead elsewhere or changes who may access it: as long

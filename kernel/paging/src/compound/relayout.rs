@@ -474,6 +474,8 @@ pub(super) fn exchange<M: TableMemory + FrameMover + ?Sized, T: TlbSink + ?Sized
     mut a: (Ipa, RamPage),
     mut b: (Ipa, RamPage),
 ) -> Result<(), ShadowError> {
+    vm.stage2.note_home(vm.memory, a.0, a.1.pa)?;
+    vm.stage2.note_home(vm.memory, b.0, b.1.pa)?;
     if !a.1.is_alone || !b.1.is_alone {
         for page in [a.0, b.0] {
             vm.stage2.split(vm.memory, vm.tlb, page)?;

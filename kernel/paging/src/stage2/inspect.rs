@@ -187,10 +187,9 @@ impl Stage2 {
         }
         let mut freed: u32 = 0;
         while freed < limit {
-            let spare = match self.stock.pop(memory) {
-                Some(table) => Some(table),
-                None => self.quarantine.pop(memory),
-            };
+            let spare = (self.stock.pop(memory))
+                .or_else(|| self.quarantine.pop(memory))
+                .or_else(|| self.take_home_table(memory));
             let table = match spare {
                 Some(table) => table,
                 None => match self.detach(memory) {

@@ -5,7 +5,7 @@ use penumbra_paging::{Access, Donor, SampleKind, ShadowError, Stage1Regs, Survey
 use penumbra_vmsa::{Half, Ipa, Level, PAGE_SIZE, Va};
 
 use crate::guest::{INDICES, Op, TARGETS, Value, level_of, page, raw_of};
-use crate::rig::{HOME, Rig, regs};
+use crate::rig::{Rig, regs};
 use crate::stores::PLAIN;
 use crate::vm;
 
@@ -315,9 +315,7 @@ impl Rig {
             self.world.0.borrow_mut().parked = number > 3;
             self.world.0.borrow_mut().moving = true;
             let page = Ipa::truncated(first + number * PAGE_SIZE);
-            let _ = self
-                .compound
-                .bring_home(vm!(self, memory, tlb), page, &HOME);
+            let _step = self.compound.bring_home(vm!(self, memory, tlb), page);
             self.world.0.borrow_mut().moving = false;
         }
         self.world.0.borrow_mut().parked = false;

@@ -5,8 +5,7 @@ use penumbra_oracle::compound::{
     World,
 };
 use penumbra_paging::{
-    Access, Compound, Home, Mapping, Parked, Relayout, SpaceId, Stage1Regs, Stage2, TlbSink,
-    WINDOW_BIT,
+    Access, Compound, Mapping, Parked, Relayout, SpaceId, Stage1Regs, Stage2, TlbSink, WINDOW_BIT,
 };
 use penumbra_vmsa::{Ipa, Level, PAGE_SIZE, Pa, Stage2Attrs, Tcr, Ttbr};
 
@@ -141,10 +140,14 @@ impl Rig {
         self.world.0.borrow_mut().parked = true;
         self.touch_all();
         while !self.compound.wind_up(vm!(self, memory, tlb), 8) {}
-        if !self.world.0.borrow().is_home() {
-            for page in (0..RAM_BYTES).step_by(PAGE_SIZE as usize) {
-                self.bring_home(Ipa::truncated(RAM_IPA + page))?;
-            }
+        let mut at = Some(Ipa::truncated(0));
+        // No page takes more than one move, and each region some steps.
+        for _ in 0..2 * RAM_BYTES / PAGE_SIZE {
+            let Some(from) = at else { break };
+            at = (self.compound.bring_home(vm!(self, memory, tlb), from)).next;
+        }
+        if let Some(at) = at {
+            return Err(format!("the way home does not end: {at:?}"));
         }
         for region in (0..RAM_BYTES).step_by(2 << 20) {
             let ipa = Ipa::truncated(RAM_IPA + region);
@@ -160,20 +163,6 @@ impl Rig {
             return Err("a page's contents are elsewhere".into());
         }
         Ok(())
-    }
-
-    fn bring_home(&mut self, page: Ipa) -> Result<(), String> {
-        let (mut memory, mut tlb) = (self.world.clone(), self.world.clone());
-        // A cycle is no longer than what two regions have in pages, many times over.
-        for _ in 0..4096 {
-            let home = self
-                .compound
-                .bring_home(vm!(self, memory, tlb), page, &HOME);
-            if home.map_err(|error| format!("{page:?} cannot go home: {error:?}"))? {
-                return Ok(());
-            }
-        }
-        Err(format!("{page:?} never comes home"))
     }
 
     /// Answers the walks that met a cleared access flag, as EL2 does on the fault.
@@ -260,13 +249,6 @@ impl Rig {
         }
     }
 }
-
-/// All of RAM.
-pub(crate) const HOME: Home = Home {
-    ipa: Ipa::truncated(RAM_IPA),
-    pa: Pa::truncated(RAM_PA),
-    bytes: RAM_BYTES,
-};
 
 /// Pages of thin memory that the guest has not touched when a script begins: some that its tables map.
 fn untouched() -> impl Iterator<Item = u64> {

@@ -178,13 +178,8 @@ fn a_table_that_is_stored_to_behind_the_last_step_is_looked_at_again() {
 fn a_page_that_has_moved_behind_the_last_step_is_looked_at_again() {
     let (mut rig, space) = shifted();
     let mut work = rig.placed(space);
-    let home = Home {
-        ipa: Ipa::truncated(DATA),
-        pa: Pa::truncated(DATA),
-        bytes: BLOCKS * REGION_BYTES,
-    };
     let page = Ipa::truncated(DATA + (SHIFT + 7) * PAGE_SIZE);
-    while rig.compound.bring_home(vm!(rig), page, &home) == Ok(false) {}
+    assert!(rig.compound.bring_home(vm!(rig), page).moved);
     assert_eq!(rig.finish(&work), Ok(false));
     // What was known of the frame holds no more.
     assert_eq!(rig.step_to_end(&mut work), Err(ShadowError::NotRam));
@@ -227,4 +222,56 @@ fn a_guest_that_always_disturbs_ends_the_work() {
     };
     assert_eq!(ended, ShadowError::NotUniform);
     assert!(stores < 100, "{stores}");
+}
+
+impl Rig {
+    /// A sweep through all of guest RAM. The pages that were moved.
+    fn bring_home(&mut self) -> u64 {
+        let before = self.compound.counters().moved;
+        let mut at = Some(Ipa::truncated(0));
+        while let Some(from) = at {
+            let step = self.compound.bring_home(vm!(self), from);
+            assert!(step.next.is_none_or(|next| next > from || step.moved));
+            at = step.next;
+            assert!(self.is_whole());
+        }
+        self.compound.counters().moved - before
+    }
+
+    /// Whether each page lies where it did at first, in blocks.
+    fn is_home(&self) -> bool {
+        (0..BLOCKS).all(|block| {
+            let ipa = Ipa::truncated(DATA + block * REGION_BYTES);
+            let leaf = self.stage2.lookup(&self.memory, ipa).unwrap();
+            (leaf.level, leaf.pa.raw()) == (Level::L2, ipa.raw())
+        })
+    }
+}
+
+#[test]
+fn pages_go_home_once_their_region_is_given_up() {
+    let (mut rig, space) = shifted();
+    let mut moved = 0;
+    for region in 0..2 {
+        moved += rig.relay(space, region, Donor::Own(0)).unwrap();
+    }
+    // What an alias shows stays where it is, and what lies elsewhere for its sake.
+    assert_eq!(rig.bring_home(), 0);
+    let parked = Parked::all_others();
+    let va = Va::truncated(0);
+    let gone = rig.compound.demote(vm!(rig), space, va, Level::L3, &parked);
+    assert!(gone);
+    let first = rig.bring_home();
+    assert!(first > 0 && !rig.is_home());
+    let va = Va::truncated(REGION_BYTES);
+    let gone = rig.compound.demote(vm!(rig), space, va, Level::L3, &parked);
+    assert!(gone);
+    let rest = rig.bring_home();
+    assert!(rig.is_home(), "and blocks are blocks again");
+    assert!(
+        first + rest <= moved,
+        "each exchange brings one home: {first} {rest} {moved}"
+    );
+    assert_eq!(rig.bring_home(), 0);
+    assert_eq!(rig.audit(), 0);
 }
