@@ -152,6 +152,10 @@ pub enum Call {
     /// Ends a space of the lower half, or the wish for one: its root is nested from then on. *Continuation.*
     /// X1: VM, X2: IPA of the root. Holds the VM's vCPUs for each piece. -> X1: 1 when done.
     PagingSpaceDrop = 80,
+    /// Brings pages back that re-layouts moved, from an IPA on, one at most, and merges what is a block of stage 2 again.
+    /// X1: VM, X2: IPA to go on (0 at first). In any mode.
+    /// -> X1: where to go on (0: the end of RAM), X2: 1 if a page was moved.
+    PagingHome = 81,
     /// Places a Generic Watchdog. X1: VM, X2: IPA of its control frame (64 KiB aligned; the refresh frame
     /// lies 64 KiB behind it), X3: INTID of its SPI (WS0). State Created.
     VmWatchdog = 82,
@@ -205,7 +209,7 @@ pub enum Call {
 
 impl Call {
     /// Every call, for tables and tests.
-    pub const ALL: [Self; 57] = [
+    pub const ALL: [Self; 58] = [
         Self::Version,
         Self::BootInfo,
         Self::BoardInfo,
@@ -249,6 +253,7 @@ impl Call {
         Self::PagingRoot,
         Self::PagingSpaceAdd,
         Self::PagingSpaceDrop,
+        Self::PagingHome,
         Self::VmWatchdog,
         Self::VmWatchdogStatus,
         Self::ScheduleSet,

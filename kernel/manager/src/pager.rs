@@ -3,7 +3,9 @@
 //!
 //! A guest that is nested has no deadline here and costs nothing.
 
+mod clock;
 mod guests;
+mod home;
 mod seen;
 mod text;
 mod users;
@@ -24,6 +26,7 @@ use crate::paging::cost::{Machine, QUERY_MOST, SURVEY_MOST};
 use crate::paging::policy::{Action, Changes, Config, FIRST_EPOCH_MS, LOCK_AFTER_MS, Mode, Policy};
 use crate::paging::sample::{Half, VmSample};
 use crate::paging::trace::Line;
+use home::Homeward;
 use seen::{region_sample, space_sample};
 pub(crate) use text::RefusalText;
 use users::{Move, Partners};
@@ -35,13 +38,8 @@ const BLOCK_FRAMES: u64 = 512;
 const PAGE_BYTES: u64 = 4096;
 /// Steps of a survey between two looks at the other events.
 const TICK_STEPS: u32 = 64;
-/// Pause between them at least, so that guests on the manager's core run.
-const TICK_PAUSE_MS: u64 = 5;
 /// Time after which a tick ends early: its edits hold the guest's vCPUs.
 const TICK_MS: u64 = 1;
-/// The pause is so many times as long as what the tick took: a guest is held for a quarter of the time
-/// at most.
-const PAUSE_FACTOR: u64 = 3;
 /// Steps of a whole survey at most: a guest can make its tables look endless.
 const SURVEY_STEPS: u32 = 4096;
 
@@ -75,6 +73,7 @@ pub(crate) struct Pager {
     moving: Option<Move>,
     queue: VecDeque<(u8, u64)>,
     partners: Partners,
+    homeward: Homeward,
     /// Space and VA at which the next samples begin.
     sampled: (u8, u64),
     /// What of the epoch is not sampled yet.
@@ -144,6 +143,7 @@ impl Pager {
             moving: None,
             queue: VecDeque::new(),
             partners: Partners::new(guest.memory_bytes),
+            homeward: Homeward::default(),
             sampled: (0, 0),
             unsampled: Vec::new(),
             window: None,
@@ -177,6 +177,8 @@ impl Pager {
             // What the manager before this one had learned of user spaces is lost: from the start.
             let _ = finish(|| hv.paging_roots(vm, paging_roots::STICKY));
         }
+        // So is which pages were moved.
+        pager.homeward.begin();
         // Its start is over: a layout that was to be locked is.
         pager.offset_ms = LOCK_AFTER_MS;
         pager.look_soon(hv);
@@ -190,12 +192,14 @@ impl Pager {
         (self.next, self.trouble) = (None, None);
         if let Err(trouble) = self.tell_el2(hv, vm, mode) {
             self.policy.set_mode(Mode::Nested);
+            self.count_relaid();
             self.trouble = Some(trouble);
             // It fails only if the VM is nested, or gone.
             let _ = finish(|| hv.paging_mode(vm, PagingMode::Nested));
             return;
         }
         self.policy.set_mode(mode);
+        self.count_relaid();
         self.look_soon(hv);
     }
 
@@ -240,35 +244,6 @@ impl Pager {
         self.next = self.due;
     }
 
-    /// When it wants to be called.
-    pub(crate) const fn next(&self) -> Option<u64> {
-        self.next
-    }
-
-    /// A counter value in the policy's time.
-    pub(crate) fn ms(&self, counter: u64) -> u64 {
-        let ticks = counter.saturating_sub(self.base);
-        let ms = ticks.saturating_mul(1000).checked_div(self.hz).unwrap_or(0);
-        self.offset_ms.saturating_add(ms)
-    }
-
-    /// Counter ticks in microseconds.
-    pub(crate) fn us(&self, ticks: u64) -> u64 {
-        let us = ticks.saturating_mul(1_000_000);
-        us.checked_div(self.hz).unwrap_or(0)
-    }
-
-    /// Counter ticks in nanoseconds.
-    fn ns(&self, ticks: u64) -> u64 {
-        let ns = ticks.saturating_mul(1_000_000_000);
-        ns.checked_div(self.hz).unwrap_or(0)
-    }
-
-    fn counter(&self, ms: u64) -> u64 {
-        let ms = ms.saturating_sub(self.offset_ms);
-        self.base.saturating_add(ms.saturating_mul(self.hz) / 1000)
-    }
-
     /// Does a bounded piece of work if it is due. `seen` gets what was found, if a trace is wanted.
     ///
     /// # Errors
@@ -279,6 +254,7 @@ impl Pager {
         vm: VmId,
         seen: &mut Vec<Line>,
     ) -> Result<(), Trouble> {
+        self.go_homeward(hv, vm);
         let now = hv.now();
         if self.next.is_none_or(|next| next > now) {
             return Ok(());
@@ -372,14 +348,6 @@ impl Pager {
         Ok(())
     }
 
-    /// Lets the guests run before the next tick.
-    fn pause<H: Hypervisor>(&mut self, hv: &mut H, began: u64) {
-        let end = hv.now();
-        let took = end.saturating_sub(began).saturating_mul(PAUSE_FACTOR);
-        let least = TICK_PAUSE_MS.saturating_mul(self.hz) / 1000;
-        self.next = Some(end.saturating_add(took.max(least)));
-    }
-
     fn apply<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId, now_ms: u64, action: Action) {
         let result = self.carry_out(hv, vm, action);
         let _ = self.policy.done(now_ms, action, result);
@@ -391,6 +359,7 @@ impl Pager {
         }
         self.sample_walks(hv, vm);
         self.due = self.policy.end(now_ms).map(|ms| self.counter(ms));
+        self.count_relaid();
         let glance = self.glance(hv.now());
         self.next = match self.due {
             Some(due) if self.policy.may_trap(now_ms) => Some(due.min(glance)),
@@ -486,6 +455,7 @@ impl Pager {
     /// The VM is nested and stays so until somebody says otherwise.
     fn fall(&mut self, trouble: Trouble) {
         self.policy.set_mode(Mode::Nested);
+        self.count_relaid();
         (self.survey, self.batch, self.moving) = (None, None, None);
         self.queue.clear();
         (self.next, self.trouble) = (None, Some(trouble));

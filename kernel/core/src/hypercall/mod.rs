@@ -136,6 +136,7 @@ pub fn answer(
         Call::PagingWorth => paging::worth(system, machine, arguments),
         Call::PagingRelayout => paging::relayout(system, machine, arguments),
         Call::PagingSettle => paging::settle(system, machine, (x1, x2)),
+        Call::PagingHome => paging::home(system, machine, (x1, x2)),
         Call::PagingEpoch => samples::epoch(system, machine, (x1, x2, x3, x4)),
         Call::PagingRoot => roots::describe(system, machine, (x1, x2)),
         Call::PagingSpaceAdd => roots::add(system, machine, (x1, x2)),

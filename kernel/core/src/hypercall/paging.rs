@@ -21,7 +21,7 @@ use crate::vm::Vm;
 pub(super) const SPARE_TABLES: usize = 6;
 /// Tables given back by one call that ends spaces.
 pub(super) const GIVEN_BACK_PER_CALL: u32 = 2;
-/// Steps of a survey that find nothing, in one call, while no interrupt waits.
+/// Steps of a survey, or on the way home, that find nothing, in one call, while no interrupt waits.
 const STEPS_PER_SURVEY: u32 = 8;
 /// Nodes that one call of the audit looks at.
 const AUDITED_PER_CALL: usize = 128;
@@ -463,6 +463,31 @@ pub(super) fn settle(
         state.tables.settle(access, ipa)
     });
     Ok(one(whole.into()))
+}
+
+/// One page at most that re-layouts moved goes home.
+pub(super) fn home(
+    system: &System,
+    machine: &mut impl Machine,
+    (number, from): (u64, u64),
+) -> Reply {
+    let (_, vm) = alive(system, number)?;
+    let mut at = Ipa::new(from).map_err(|_| Error::InvalidParameter)?;
+    let mut left = STEPS_PER_SURVEY;
+    loop {
+        // The lock anew for each step, as for a survey.
+        let step = vm.with_tables(machine, From::Pool, |state, access| {
+            state.tables.bring_home(access, at)
+        });
+        left = left.saturating_sub(1);
+        match step.next {
+            Some(next) if !step.moved && left > 0 && !machine.interrupt_waits() => at = next,
+            next => {
+                let next = next.map_or(0, Ipa::raw);
+                return Ok([next, step.moved.into(), 0, 0, 0, 0]);
+            }
+        }
+    }
 }
 
 pub(super) fn counter(

@@ -317,6 +317,10 @@ impl PagingService for Fake {
         Ok(true)
     }
 
+    fn paging_home(&mut self, vm: VmId, from: u64) -> Result<(Option<u64>, bool)> {
+        Ok(self.paging(vm)?.users.home(from))
+    }
+
     fn paging_demote(&mut self, place: Place) -> Result<u64> {
         self.note("PagingDemote", place.vm.0)?;
         let region = self.region(place)?;

@@ -48,6 +48,9 @@ pub(crate) struct FakeUsers {
     /// Those that will be once time has passed, and when they began.
     soon: (u64, u64),
     moved: u32,
+    /// Pages that are not where they belong, and how often all of RAM was looked through for such.
+    pub(crate) away: u32,
+    pub(crate) sweeps: u32,
 }
 
 impl FakePaging {
@@ -183,6 +186,18 @@ impl FakeUsers {
         sampled
     }
 
+    /// One page goes home, if no leaf needs it where it is.
+    pub(super) fn home(&mut self, from: u64) -> (Option<u64>, bool) {
+        let leaves = self.regions.values().filter(|r| r.form == PagingForm::Leaf);
+        let held = MOVES * u32::try_from(leaves.count()).unwrap();
+        if self.away > held {
+            self.away -= 1;
+            return (Some(from + 4096), true);
+        }
+        self.sweeps += 1;
+        (None, false)
+    }
+
     pub(super) fn relayout(&mut self, va: u64, partner: u64) -> Result<bool> {
         let region = self.regions.get_mut(&va).ok_or(Error::NotMapped)?;
         if region.form != PagingForm::Mirror {
@@ -197,6 +212,7 @@ impl FakeUsers {
             return Ok(false);
         }
         self.moved = 0;
+        self.away += MOVES;
         region.form = PagingForm::Leaf;
         self.partners.push(partner);
         Ok(true)

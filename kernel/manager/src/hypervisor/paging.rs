@@ -75,6 +75,8 @@ pub trait PagingService {
     fn paging_relayout(&mut self, place: Place, donor: u64) -> Result<bool>;
     /// `PagingSettle`; whether the 2 MiB are a block now.
     fn paging_settle(&mut self, vm: VmId, ipa: u64) -> Result<bool>;
+    /// `PagingHome`, from an IPA on: where to go on, if anywhere, and whether a page was moved.
+    fn paging_home(&mut self, vm: VmId, from: u64) -> Result<(Option<u64>, bool)>;
     /// `PagingDemote` of the level-3 table; how many tables were given up.
     fn paging_demote(&mut self, place: Place) -> Result<u64>;
     /// `PagingWorth` of the level-3 table.

@@ -47,7 +47,7 @@ pub(super) struct Move {
 }
 
 /// The 2 MiB of guest RAM that give their frames to regions for which none of those will do in which their own
-/// pages lie. A partner's pages lie scattered afterwards, so each serves once. Which the guest uses least nobody knows: the search begins in the middle of
+/// pages lie. A partner's pages lie scattered afterwards, so each serves once until they have gone home. Which the guest uses least nobody knows: the search begins in the middle of
 /// RAM, behind the kernel's image and before what Linux allocates from the top while it boots.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Partners {
@@ -64,6 +64,11 @@ impl Partners {
             next: blocks / 2,
             used: BTreeSet::new(),
         }
+    }
+
+    /// Those that have served may serve again: their pages are home.
+    pub(super) fn forgive(&mut self) {
+        self.used.clear();
     }
 
     /// A block that was not used, in which none of the tables lies, and which serves.
@@ -365,6 +370,10 @@ impl Pager {
             }
             Err(ended) => ended,
         };
+        if result.is_err() {
+            // Pages may have been moved for it.
+            self.homeward.begin();
+        }
         let action = Action::Relayout { space, va };
         if let Some(next) = self.policy.done(now_ms, action, result) {
             let result = self.carry_out(hv, vm, next);

@@ -368,6 +368,18 @@ impl Policy {
         }
     }
 
+    /// Notes that so many pages were moved that no action of the policy's asked for.
+    pub const fn copied(&mut self, pages: u64) {
+        self.copy_tokens = self.copy_tokens.saturating_sub(pages);
+    }
+
+    /// How many regions are in order because their pages were moved.
+    #[must_use]
+    pub fn relaid(&self) -> usize {
+        let relaid = |record: &&Record| record.seen.form == Form::Relaid;
+        self.records.iter().filter(relaid).count()
+    }
+
     /// Ends a pass in which everything was surveyed. When the next one is to begin; `None`: not before
     /// somebody changes the mode.
     pub fn end(&mut self, now_ms: u64) -> Option<u64> {

@@ -16,6 +16,8 @@ const FIGURE_LIMIT: Duration = Duration::from_secs(1200);
 const LOOKS: u32 = 400;
 /// Of the memory that the process uses, so much has to come under 2 MiB leaves, in percent.
 const SHARE: u64 = 95;
+/// Regions of 2 MiB that stage 2 maps by pages because of tables that came to be watched meanwhile, at most.
+const WATCHED_REGIONS: u64 = 4;
 /// A storm beside the process, of others that live short.
 const STORM: &str = "while :; do seq 50 | sort -r | wc -l >/dev/null; done &";
 
@@ -233,6 +235,11 @@ fn reader(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
         board.send(STORM)?;
         board.expect("# ", LIMIT)?;
     }
+    board.send("\x1ds")?;
+    board.expect("penumbra> ", LIMIT)?;
+    let before = pages(&mut board)?;
+    board.send("console linux")?;
+    board.expect("console of guest 1", LIMIT)?;
     let bytes = mib << 20;
     let what = if file { "file /tmp/f" } else { "small" };
     board.send(&format!(
@@ -249,6 +256,7 @@ fn reader(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
         |leaves| leaves >= wanted,
     )?;
     audit(&mut board)?;
+    let amid = pages(&mut board)?;
     board.send("console linux")?;
     board.expect("console of guest 1", LIMIT)?;
     board.send("touch /tmp/stop")?;
@@ -258,6 +266,7 @@ fn reader(w: &Workshop, name: &str, point: Point) -> Result<(), String> {
     await_leaves(&mut board, "what stood for the process stays", |leaves| {
         leaves == 0
     })?;
+    await_home(&mut board, (before, amid))?;
     audit(&mut board)?;
     board.send("console linux")?;
     board.expect("console of guest 1", LIMIT)?;
@@ -270,6 +279,34 @@ fn audit(board: &mut Board) -> Result<(), String> {
     board.expect("every mirror agrees with the guest's tables", LIMIT)?;
     board.send("audit")?;
     board.expect("every frame that a VM sees is its own", LIMIT)
+}
+
+/// How many pages of 4 KiB stage 2 maps by themselves.
+fn pages(board: &mut Board) -> Result<u64, String> {
+    board.send("stats linux")?;
+    board.expect("mapped by ", LIMIT)?;
+    let shown = board.until("pages of 4 KiB", LIMIT)?;
+    let pages = shown.split_whitespace().next_back();
+    pages
+        .and_then(|pages| pages.parse().ok())
+        .ok_or_else(|| format!("no number of pages: {shown}"))
+}
+
+/// Waits until the pages that were put in order are home again: stage 2 maps their regions by blocks, but for some that hold
+/// tables which the kernel's shadows watch.
+fn await_home(board: &mut Board, (before, amid): (u64, u64)) -> Result<(), String> {
+    let most = before.saturating_add(WATCHED_REGIONS * 512);
+    let mut last = amid;
+    for _ in 0..LOOKS {
+        last = pages(board)?;
+        if last <= most {
+            return Ok(());
+        }
+        sleep(Duration::from_secs(1));
+    }
+    Err(format!(
+        "stage 2 maps {last} pages by themselves: {before} before any were moved, {amid} after it"
+    ))
 }
 
 /// Waits until so many MiB of the user spaces are under 2 MiB leaves.

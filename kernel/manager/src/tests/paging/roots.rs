@@ -90,6 +90,8 @@ fn a_busy_reader_of_scattered_pages_ends_under_leaves_by_trapped_roots() {
     assert_eq!(leaves.count(), 10);
     assert_eq!(users.partners.len(), 10);
     assert!(users.partners.iter().all(|partner| *partner > middle));
+    // What was moved serves; nobody looks for pages that could go home.
+    assert_eq!((users.away > 0, users.sweeps), (true, 0));
     let screen = typed(&mut manager, &mut fake, "\x1dspaging show linux\r");
     shows(
         &screen,
@@ -109,6 +111,9 @@ fn a_busy_reader_of_scattered_pages_ends_under_leaves_by_trapped_roots() {
     let screen = typed(&mut manager, &mut fake, "paging show linux\r");
     // Because it paid, it is tried again at the full rate.
     shows(&screen, &["no space", "no traps"]);
+    // Nothing serves any more: all pages have gone home.
+    let users = &fake.vm(1).paging.users;
+    assert!(users.away == 0 && users.sweeps > 0);
     let settled = &fake.vm(1).paging.users.settled;
     assert!(settled.is_empty() || settled.iter().all(|ipa| ipa % (2 << 20) == 0));
 }

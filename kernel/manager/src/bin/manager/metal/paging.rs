@@ -93,6 +93,11 @@ impl PagingService for El2 {
         call1(Call::PagingSettle, &[vm.0, ipa]).map(|whole| whole != 0)
     }
 
+    fn paging_home(&mut self, vm: VmId, from: u64) -> Result<(Option<u64>, bool)> {
+        let [next, moved, ..] = call(Call::PagingHome, &[vm.0, from])?;
+        Ok(((next != 0).then_some(next), moved != 0))
+    }
+
     fn paging_demote(&mut self, place: Place) -> Result<u64> {
         call1(Call::PagingDemote, &table(place))
     }

@@ -1,0 +1,117 @@
+//! Brings the pages home that re-layouts moved, once a region that they were moved for is gone: what the
+//! guest does next with its RAM is to find it as it was, in blocks of stage 2.
+
+use penumbra_abi::PagingCounter;
+
+use super::Pager;
+use crate::hypervisor::{Hypervisor, VmId};
+
+/// Time after which other events have their turn. Nobody is held meanwhile.
+const SLICE_MS: u64 = 2;
+/// A guest that computes pays for what each page flushes. It is given so many times as long for the same pages, in which it
+/// may well come to rest: then they go home for nothing.
+const BUSY_FACTOR: u64 = 8;
+/// It computes if it was in user mode for this part of the time.
+const BUSY_PART: u64 = 16;
+/// The next way begins no sooner than so many times what the last one took.
+const REST_FACTOR: u64 = 16;
+
+/// A way through guest RAM, page by page.
+#[derive(Debug, Default)]
+pub(super) struct Homeward {
+    /// IPA to go on at; `None`: there is nothing to do.
+    at: Option<u64>,
+    /// Something was given up since it began.
+    again: bool,
+    /// Counter value of the next slice, of this way or of the one that may come.
+    next: u64,
+    /// Ticks that this way has taken.
+    took: u64,
+    /// Counter value of the last slice, and for how many ticks the guest had been in user mode then.
+    looked: (u64, u64),
+    /// Regions that were in order at the last look.
+    relaid: usize,
+}
+
+impl Homeward {
+    /// When it wants to go on.
+    pub(super) fn next(&self) -> Option<u64> {
+        self.at.map(|_| self.next)
+    }
+
+    /// What was moved for some region serves no more: go through all of RAM, once more if that is under way.
+    pub(super) fn begin(&mut self) {
+        match self.at {
+            Some(_) => self.again = true,
+            None => (self.at, self.took) = (Some(0), 0),
+        }
+    }
+
+    /// The way has come to its end.
+    fn end(&mut self) {
+        self.at = None;
+        if core::mem::take(&mut self.again) {
+            self.begin();
+        }
+    }
+}
+
+impl Pager {
+    /// Notes how many regions are in order now. If there were more, pages may go home.
+    pub(super) fn count_relaid(&mut self) {
+        let relaid = self.policy.relaid();
+        if relaid < core::mem::replace(&mut self.homeward.relaid, relaid) {
+            self.homeward.begin();
+        }
+    }
+
+    /// Whether pages may be moved home: not while others are put in order, or what is looked at is being timed.
+    pub(super) fn may_go_homeward(&self) -> bool {
+        self.window.is_none() && !self.is_moving()
+    }
+
+    /// Whether the guest was in user mode for long since the last slice.
+    fn computes<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId, now: u64) -> bool {
+        let ticks = hv.paging_counter(vm, PagingCounter::UserTicks);
+        let ticks = ticks.unwrap_or(0);
+        let (then, before) = core::mem::replace(&mut self.homeward.looked, (now, ticks));
+        let elapsed = now.saturating_sub(then);
+        ticks.saturating_sub(before) > elapsed / BUSY_PART
+    }
+
+    /// Goes on for a moment, if it is due.
+    pub(super) fn go_homeward<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId) {
+        let began = hv.now();
+        let due = self.homeward.next().is_some_and(|next| next <= began);
+        if !due || !self.may_go_homeward() {
+            return;
+        }
+        let most = SLICE_MS.saturating_mul(self.hz) / 1000;
+        let (mut moved, mut took) = (0_u64, 0);
+        while let Some(from) = self.homeward.at.filter(|_| took < most) {
+            // An error means that the VM is gone.
+            let (next, page) = hv.paging_home(vm, from).unwrap_or((None, false));
+            self.homeward.at = next;
+            moved = moved.saturating_add(page.into());
+            took = hv.now().saturating_sub(began);
+        }
+        self.policy.copied(moved);
+        let busy = self.computes(hv, vm, began);
+        let home = &mut self.homeward;
+        home.took = home.took.saturating_add(took);
+        // It is copying like any other, at the rate that the scenario allows.
+        let rate = self.policy.config().copy_pages_per_s;
+        let pace = moved.saturating_mul(self.hz).checked_div(rate);
+        let mut pause = (took / 2).max(pace.unwrap_or(self.hz));
+        if busy {
+            pause = pause.saturating_mul(BUSY_FACTOR);
+        }
+        if home.at.is_none() {
+            pause = pause.max(home.took.saturating_mul(REST_FACTOR));
+            home.end();
+            // Frames that others' pages lay in are whole again.
+            self.partners.forgive();
+        }
+        self.homeward.next = began.saturating_add(took).saturating_add(pause);
+    }
+}
