@@ -90,7 +90,7 @@ $w 11 on; find /tmp/tree -type f | xargs grep -l penumbra >/dev/null; $w 11 off
 $w 12 chase 16384 4
 rm /tmp/data
 rest; $w 5 gups BYTES ACCESSES small $warm
-$w 6 gups BYTES ACCESSES huge
+rest; $w 6 gups BYTES ACCESSES huge
 ifconfig lo up
 redis-server --save \"\" --appendonly no --daemonize yes >/dev/null
 redis=\"redis-benchmark -q -d 100 -r KEYS\"
