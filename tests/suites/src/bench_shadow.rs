@@ -19,11 +19,12 @@ use crate::workshop::{LOAD_ADDRESS, Workshop};
 /// Ten thousand million instructions under a plugin, on a host that may be busy.
 const LIMIT: Duration = Duration::from_secs(3600);
 
-/// `PagingShadow` and `PagingRelayout`, as eventscope numbers calls.
+/// `PagingShadow`, `PagingRelayout` and `PagingHome`, as eventscope numbers calls.
 const SHADOW: u64 = 0x46;
 const RELAYOUT: u64 = 0x49;
+const HOME: u64 = 0x51;
 /// The manager's calls that have to do with paging, by number.
-const CALLS: [(u64, &str); 17] = [
+const CALLS: [(u64, &str); 18] = [
     (0x40, "PagingMode"),
     (0x41, "PagingStatus"),
     (0x42, "PagingRoots"),
@@ -41,6 +42,7 @@ const CALLS: [(u64, &str); 17] = [
     (0x4e, "PagingRoot"),
     (0x4f, "PagingSpaceAdd"),
     (0x50, "PagingSpaceDrop"),
+    (HOME, "PagingHome"),
 ];
 /// Regions of the payload.
 const REGIONS: u64 = 64;
@@ -250,50 +252,27 @@ fn moved(w: &Workshop, ranges: &[String], table: &mut Table) -> Result<String, S
     ))?;
     board.expect("walkload: measured", LIMIT)?;
     let shown = show(&mut board, "linux")?;
-    board.send("poweroff now")?;
-    let counts = bench::finish(board, &out)?;
     let pages = counter(&shown, "pages moved")?;
     let regions = counter(&shown, "regions re-laid out")?;
-    let all = samples(&counts, "call", RELAYOUT);
-    let copies = samples(&counts, "call_copy", RELAYOUT);
-    let caches = samples(&counts, "call_cache", RELAYOUT);
-    let one = copies.iter().copied().filter(|copy| *copy > 0).min();
-    let one = one.ok_or(format!("no page was moved:\n{shown}"))?;
-    let (mut work, mut copy, mut cache) = (Vec::new(), Vec::new(), Vec::new());
-    for ((all, copied), cached) in all.iter().zip(&copies).zip(&caches) {
-        // Calls that move nothing have no part in it.
-        let Some(pages) = NonZeroU64::new((copied + one / 2) / one) else {
-            continue;
-        };
-        work.push((all - copied - cached) / pages);
-        copy.push(*copied / pages);
-        cache.push(*cached / pages);
-    }
-    table.add(
-        ("move-page", "move a page, without the next two rows"),
-        &work,
-        Some(1_500),
-    );
-    table.add(
-        ("move-page-copy", "  the copy: two pages are exchanged"),
-        &copy,
-        None,
-    );
-    table.add(
-        ("move-page-cache", "  cache maintenance of both"),
-        &cache,
-        None,
-    );
-    let sum: u64 = all.iter().sum();
-    let each = sum / pages.max(1);
-    table
-        .rows
-        .push(bench::row("move-page-all", "mean", each, None));
+    board.send("console linux")?;
+    board.expect("console of guest 1", LIMIT)?;
+    board.send("touch /tmp/stop; wait; sleep 10; echo rest\"ed\"")?;
+    board.expect("rested", LIMIT)?;
+    let shown = show(&mut board, "linux")?;
+    board.send("poweroff now")?;
+    let counts = bench::finish(board, &out)?;
+    let home = counter(&shown, "pages moved")?.saturating_sub(pages);
+    let Some((calls, each)) = moves(&counts, table, (RELAYOUT, pages), "move-page") else {
+        return Err(format!("no page was moved:\n{shown}"));
+    };
+    let Some((home_calls, home_each)) = moves(&counts, table, (HOME, home), "home-page") else {
+        return Err(format!("no page went home:\n{shown}"));
+    };
     let mut text = format!(
-        "\n{pages} pages moved for {regions} regions, {} calls of PagingRelayout: {each} instructions of EL2's a page \
-         in all of them\n\n| call            |     n |  median |      min..p99    |  a page |\n\
+        "\n{pages} pages moved for {regions} regions, {calls} calls of PagingRelayout: {each} instructions of EL2's a page \
+         in all of them\n{home} pages went home, {home_calls} calls of PagingHome: {home_each} instructions\n\n\
+         | call            |     n |  median |      min..p99    |  a page |\n\
          |-----------------|------:|--------:|------------------|--------:|\n",
-        all.len()
     );
     for (number, name) in CALLS {
         let all = samples(&counts, "call", number);
@@ -315,6 +294,45 @@ fn moved(w: &Workshop, ranges: &[String], table: &mut Table) -> Result<String, S
         let _ = write!(text, "{}", bench_reset::longest(&counts.total, 40));
     }
     Ok(text)
+}
+
+/// What moving so many pages took in the calls of a number. How many calls there were, and the instructions of all of
+/// them for each page; `None`: none moved any.
+fn moves(
+    counts: &Counts,
+    table: &mut Table,
+    (call, pages): (u64, u64),
+    case: &str,
+) -> Option<(usize, u64)> {
+    let all = samples(counts, "call", call);
+    let copies = samples(counts, "call_copy", call);
+    let caches = samples(counts, "call_cache", call);
+    let one = copies.iter().copied().filter(|copy| *copy > 0).min()?;
+    let (mut work, mut copy, mut cache) = (Vec::new(), Vec::new(), Vec::new());
+    for ((all, copied), cached) in all.iter().zip(&copies).zip(&caches) {
+        // Calls that move nothing have no part in it.
+        let Some(pages) = NonZeroU64::new((copied + one / 2) / one) else {
+            continue;
+        };
+        work.push((all - copied - cached) / pages);
+        copy.push(*copied / pages);
+        cache.push(*cached / pages);
+    }
+    let (what, limit) = match call {
+        HOME => ("bring a page home, without the next two rows", None),
+        _ => ("move a page, without the next two rows", Some(1_500)),
+    };
+    table.add((case, what), &work, limit);
+    for (part, what, samples) in [
+        ("copy", "  the copy: two pages are exchanged", copy),
+        ("cache", "  cache maintenance of both", cache),
+    ] {
+        table.add((&format!("{case}-{part}"), what), &samples, None);
+    }
+    let each = all.iter().sum::<u64>() / pages.max(1);
+    let row = bench::row(&format!("{case}-all"), "mean", each, None);
+    table.rows.push(row);
+    Some((all.len(), each))
 }
 
 /// What `paging show` says of a guest; leaves the operator's shell open.
