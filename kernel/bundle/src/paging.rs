@@ -10,9 +10,8 @@ use crate::error::{Error, Field};
 pub const PAGING_POOL_UNIT_BYTES: u64 = 2 << 20;
 /// Memory for mirror tables of one guest at most, as EL2 takes it.
 pub const MAX_PAGING_POOL_BYTES: u64 = 4 * PAGING_POOL_UNIT_BYTES;
-/// Bytes that may be moved each second, if the scenario does not say: pages that were put in order are not put back yet when
-/// their process ends, and their memory stays in pages.
-pub const DEFAULT_PAGING_COPY_BYTES: u64 = 0;
+/// Bytes that may be moved each second, if the scenario does not say.
+pub const DEFAULT_PAGING_COPY_BYTES: u64 = 64 << 20;
 /// Bytes that a scenario can allow to be moved each second at most.
 pub const MAX_PAGING_COPY_BYTES: u64 = 1 << 30;
 const PAGE_BYTES: u64 = 4096;

@@ -236,9 +236,6 @@ impl Tree {
             command.args(["image", "--vcpus", "1", "--memory", "1 GiB", "--smp", "2"]);
             let [backing, paging] = system.guest();
             command.args(["--backing", backing, "--paging", paging]);
-            if system.users() {
-                command.args(["--paging-copy", "64 MiB"]);
-            }
             command.args(["--cmdline", &guest.cmdline(system, short, layout)]);
             command.arg("--kernel").arg(files.kernel(guest));
             if guest.linux() {

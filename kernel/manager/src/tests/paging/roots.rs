@@ -69,7 +69,6 @@ fn a_busy_reader_of_scattered_pages_ends_under_leaves_by_trapped_roots() {
     let mut spec = compound("linux");
     spec.backing = Backing::Thin;
     spec.quota_bytes = Some(64 << 20);
-    spec.paging.copy_bytes = 64 << 20;
     let bundle = bundle(vec![spec]);
     let mut manager = booted(&mut fake, &bundle);
     fake.vm(1).paging.linear_map(20);
@@ -124,7 +123,6 @@ fn on_a_busy_host_a_look_costs_no_more_than_its_calls() {
     let mut fake = Fake::new();
     let mut spec = compound("linux");
     (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
-    spec.paging.copy_bytes = 64 << 20;
     let bundle = bundle(vec![spec]);
     let mut manager = booted(&mut fake, &bundle);
     fake.vm(1).paging.linear_map(20);
