@@ -77,7 +77,7 @@ test: check
 test-full: check (oracle "1000000")
     {{ suites }} full
 
-# More words are for the bench: paging takes churn, trials, gain, reserved, thin, shadow; walks what docs/walkscope.md says.
+# More words are for the bench: paging takes churn, trials, gain, reserved, thin, shadow and a number of rounds; walks what docs/walkscope.md says.
 # Figures for programs go to target/bench/NAME.json. reset is the first part of boot.
 # Measure: `just bench NAME` with events, floods, boot, reset, paging, paging-events, wakeups or walks.
 bench NAME *ARGS:

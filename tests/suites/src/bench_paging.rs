@@ -1,20 +1,24 @@
 //! What the modes of paging cost on work that changes translation tables: `just bench paging`.
 //!
-//! One boot of Debian's kernel for each mode and backing, under `-icount` and eventscope, runs every workload between
-//! markers. Counted is what ran in the guest, at EL2 and in the manager, which has the guest's core as well; compound
-//! mode is to be within 1 % of nested mode. The workloads last for seconds of the guest's time, and it is idle between
-//! them, so that a trial of trapped roots falls into each that the policy takes for one that computes.
+//! A boot of Debian's kernel for each group of workloads, mode, backing and round, under `-icount` and eventscope, runs every
+//! workload of the group between markers. Counted is what ran in the guest, at EL2 and in the manager, which has the guest's core as
+//! well; the medians of the rounds are compared ([`windows`]): compound mode is to be within 1 % of nested mode. The workloads
+//! last for seconds of the guest's time, and it is idle between them, so that a trial of trapped roots falls into each that
+//! the policy takes for one that computes. A round is a boot of its own, because a trial that fails makes the next one rarer.
+
+mod table;
+mod windows;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use penumbra::initramfs::{self, Contents};
-use serde_json::{Value, json};
-
 use crate::bench::{self, Counts, LIMIT, number};
 use crate::board::Board;
 use crate::workshop::Workshop;
+use penumbra::initramfs::{self, Contents};
+
+use windows::Cost;
 
 /// What the guest runs.
 const SCRIPT: &str = include_str!("../guest/paging.sh");
@@ -52,8 +56,9 @@ const GROUPS: [Group; 3] = [
 const FAULTS: (&str, u64) = ("mmap, touch, munmap", 10_000 * 16);
 const MODES: [&str; 3] = ["nested", "compound", "shadow"];
 const BACKINGS: [&str; 2] = ["reserved", "thin"];
-/// Compound mode may cost so much more than nested mode, in 1/100 %.
-const NEVER_WORSE: i64 = 100;
+/// Rounds unless the words say otherwise, and at most: the guest's script wants a digit.
+const ROUNDS: usize = 3;
+const MOST_ROUNDS: usize = 9;
 /// An instruction takes 2^SHIFT ns: a window of ten seconds has 1,250 million.
 const SHIFT: u8 = 3;
 /// A boot with all workloads, on a host that does other things as well.
@@ -97,88 +102,70 @@ const LIBRARIES: [&str; 16] = [
     "libzstd.so.1",
 ];
 
-/// Instructions of one workload in one mode.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Cost {
-    guest: u64,
-    el2: u64,
-    manager: u64,
-}
-
-impl Cost {
-    const fn all(self) -> u64 {
-        self.guest + self.el2 + self.manager
-    }
-
-    /// How much more than `base`, in 1/100 %.
-    fn over(self, base: Self) -> i64 {
-        let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let (here, there) = (signed(self.all()), signed(base.all()).max(1));
-        (here - there).saturating_mul(10_000) / there
-    }
-}
-
 /// One boot.
 #[derive(Debug)]
-struct Run {
+struct Boot {
     costs: BTreeMap<&'static str, Cost>,
     counters: Vec<u64>,
     /// Share of the kernel's coalescable regions under leaves, as `paging show` says.
     leaves: String,
 }
 
-/// What of it is wanted.
+/// What is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Wanted {
     groups: Vec<Group>,
     backings: Vec<&'static str>,
     modes: Vec<&'static str>,
+    /// Windows of each workload that is compared.
+    rounds: usize,
 }
 
 impl Wanted {
-    /// Words: groups, backings and `shadow`. Without a group or backing: all of them.
+    /// Words: groups, backings, `shadow` and a number of rounds. Without a group or backing: all of them.
     fn parse(words: &[&str]) -> Result<Self, String> {
         // `just bench paging -- churn` passes the dashes on.
         let words = words.strip_prefix(&["--"]).unwrap_or(words);
-        let known = |word: &&&str| {
-            let group = GROUPS.iter().any(|(name, _)| *name == **word);
-            group || BACKINGS.contains(word) || **word == "shadow"
+        let mut wanted = Self {
+            groups: Vec::new(),
+            backings: Vec::new(),
+            modes: MODES[..2].to_vec(),
+            rounds: ROUNDS,
         };
-        if let Some(word) = words.iter().find(|word| !known(word)) {
+        for word in words {
+            if let Some(group) = GROUPS.iter().find(|(name, _)| name == word) {
+                wanted.groups.push(*group);
+            } else if let Some(backing) = BACKINGS.iter().find(|name| *name == word) {
+                wanted.backings.push(backing);
+            } else if *word == MODES[2] {
+                wanted.modes = MODES.to_vec();
+            } else if let Ok(rounds) = word.parse() {
+                wanted.rounds = rounds;
+            } else {
+                return Err(format!(
+                    "bench paging: '{word}' is none of churn, trials, gain, reserved, thin, shadow, nor a number of rounds"
+                ));
+            }
+        }
+        if wanted.rounds.is_multiple_of(2) || wanted.rounds > MOST_ROUNDS {
             return Err(format!(
-                "bench paging: '{word}' is none of churn, trials, gain, reserved, thin, shadow"
+                "bench paging: {} rounds have no one in the middle; say 1, 3, 5, 7 or 9",
+                wanted.rounds
             ));
         }
-        let mut groups: Vec<Group> = GROUPS.to_vec();
-        groups.retain(|(name, _)| words.contains(name));
-        if groups.is_empty() {
-            groups = GROUPS.to_vec();
+        if wanted.groups.is_empty() {
+            wanted.groups = GROUPS.to_vec();
         }
-        let mut backings = BACKINGS.to_vec();
-        backings.retain(|name| words.contains(name));
-        if backings.is_empty() {
-            backings = BACKINGS.to_vec();
+        if wanted.backings.is_empty() {
+            wanted.backings = BACKINGS.to_vec();
         }
-        let modes = MODES
-            .into_iter()
-            .filter(|mode| *mode != "shadow" || words.contains(mode));
-        Ok(Self {
-            groups,
-            backings,
-            modes: modes.collect(),
-        })
+        Ok(wanted)
     }
 
-    fn workloads(&self) -> impl Iterator<Item = (u64, &'static str)> {
-        self.groups
-            .iter()
-            .flat_map(|(_, list)| list.iter().copied())
-    }
-
-    /// As the guest's script wants them.
-    fn names(&self) -> String {
-        let names: Vec<&str> = self.groups.iter().map(|(name, _)| *name).collect();
-        names.join(",")
+    /// Boots of a group in a mode. What is not compared is run once.
+    fn rounds(&self, group: Group, mode: &str) -> usize {
+        let compared = mode != MODES[2] && group.1.iter().any(|(_, name)| is_churn(name));
+        if compared { self.rounds } else { 1 }
     }
 }
 
@@ -200,15 +187,40 @@ pub fn paging(w: &Workshop, words: &[&str]) -> Result<bool, String> {
     let mut rows = Vec::new();
     let mut good = true;
     for backing in &wanted.backings {
-        let mut runs = Vec::new();
-        for mode in &wanted.modes {
-            runs.push((*mode, run(w, &wanted, backing, mode)?));
+        table::head(backing);
+        for group in &wanted.groups {
+            let runs = measure(w, &wanted, *group, backing)?;
+            good &= table::print(*group, &runs);
+            rows.extend(table::json_rows(*group, backing, &runs));
         }
-        good &= print(&wanted, backing, &runs);
-        rows.extend(json_rows(&wanted, backing, &runs));
+    }
+    if !good {
+        println!("\n{}", table::MARKS);
     }
     bench::write(w, "paging", &rows)?;
     Ok(good)
+}
+
+/// The boots of a group, by mode. The modes take turns, so that whatever else the host does falls upon both.
+fn measure(
+    w: &Workshop,
+    wanted: &Wanted,
+    group: Group,
+    backing: &str,
+) -> Result<Vec<(&'static str, Vec<Boot>)>, String> {
+    let mut runs: Vec<(&str, Vec<Boot>)> = wanted
+        .modes
+        .iter()
+        .map(|mode| (*mode, Vec::new()))
+        .collect();
+    for round in 1..=wanted.rounds {
+        for (mode, boots) in &mut runs {
+            if round <= wanted.rounds(group, mode) {
+                boots.push(run(w, group, backing, mode, round)?);
+            }
+        }
+    }
+    Ok(runs)
 }
 
 /// Redis with its libraries: path in the guest, and what it holds.
@@ -263,20 +275,26 @@ pub(crate) fn pack(
 }
 
 /// One boot. The manager has the guest's core, so that nothing it does is hidden.
-fn run(w: &Workshop, wanted: &Wanted, backing: &str, mode: &str) -> Result<Run, String> {
+fn run(
+    w: &Workshop,
+    group: Group,
+    backing: &str,
+    mode: &str,
+    round: usize,
+) -> Result<Boot, String> {
+    let (group, workloads) = group;
     let toml = format!(
         "[[guest]]\nname = \"linux\"\nvcpus = 1\nmemory = \"256 MiB\"\nbacking = \"{backing}\"\n\
          paging = \"{mode}\"\npaging_copy = \"64 MiB\"\nkernel = \"{}\"\ninitrd = \"{}\"\n\
-         cmdline = \"console=ttyAMA0 quiet nokaslr transparent_hugepage=never bench.paging={}\"\n",
+         cmdline = \"console=ttyAMA0 quiet nokaslr transparent_hugepage=never bench.paging={group} bench.round={round}\"\n",
         w.cached("linux-cloud/vmlinuz").display(),
         w.file("paging-initramfs.gz").display(),
-        wanted.names(),
     );
-    let name = format!("paging-{mode}-{backing}");
+    let name = format!("paging-{mode}-{backing}-{group}");
     let (mut board, out) = bench::scope(w, &name, &toml, (3, 1), (SHIFT, ",blocks=on"))?;
-    for (_, workload) in wanted.workloads() {
+    for (_, workload) in workloads {
         board.expect("bench: next", BOOT_LIMIT)?;
-        eprintln!("{name}: {workload}");
+        eprintln!("{name}, round {round}: {workload}");
     }
     board.expect("bench: done", BOOT_LIMIT)?;
     let shown = show(&mut board)?;
@@ -289,14 +307,14 @@ fn run(w: &Workshop, wanted: &Wanted, backing: &str, mode: &str) -> Result<Run, 
         rest.split_whitespace().next()?.parse().ok()
     };
     // For whoever wants to know what was decided.
-    fs::write(w.file(&format!("{name}.txt")), &shown)
+    fs::write(w.file(&format!("{name}-{round}.txt")), &shown)
         .map_err(|error| format!("cannot write what was shown: {error}"))?;
     let leaves = shown.lines().find_map(|line| {
         let (_, rest) = line.split_once("under 2 MiB leaves: ")?;
         Some(rest.trim().to_owned())
     });
-    Ok(Run {
-        costs: costs(wanted, &counts)?,
+    Ok(Boot {
+        costs: costs(workloads, &counts)?,
         counters: COUNTERS.map(|what| counter(what).unwrap_or(0)).to_vec(),
         leaves: leaves.unwrap_or_else(|| "none".into()),
     })
@@ -311,112 +329,24 @@ fn show(board: &mut Board) -> Result<String, String> {
     board.until("penumbra> ", LIMIT)
 }
 
-fn costs(wanted: &Wanted, counts: &Counts) -> Result<BTreeMap<&'static str, Cost>, String> {
+fn costs(
+    workloads: &[(u64, &'static str)],
+    counts: &Counts,
+) -> Result<BTreeMap<&'static str, Cost>, String> {
     let mut costs = BTreeMap::new();
-    for (test, name) in wanted.workloads() {
-        let line = counts.tests.get(&test);
+    for (test, name) in workloads {
+        let line = counts.tests.get(test);
         let get = |key| line.and_then(|line| number(line, key));
         let cost = (|| {
             Some(Cost {
-                guest: get("guests_median")?,
-                el2: get("median")?,
-                manager: get("manager_median")?,
+                guest: get("guests_sum")?,
+                el2: get("sum")?,
+                manager: get("manager_sum")?,
             })
         })();
-        costs.insert(name, cost.ok_or(format!("no window of \"{name}\""))?);
+        costs.insert(*name, cost.ok_or(format!("no window of \"{name}\""))?);
     }
     Ok(costs)
-}
-
-/// Prints a table. Whether compound mode kept within its limit.
-fn print(wanted: &Wanted, backing: &str, runs: &[(&str, Run)]) -> bool {
-    let mut good = true;
-    println!("\nDebian 6.1 (cloud), one vCPU, GICv3, {backing}: instructions\n");
-    println!(
-        "| workload                     | mode     |      guest |      EL2 |  manager | against nested |"
-    );
-    println!(
-        "|------------------------------|----------|-----------:|---------:|---------:|---------------:|"
-    );
-    let Some((_, nested)) = runs.first() else {
-        return good;
-    };
-    for (_, name) in wanted.workloads() {
-        let base = cost_of(nested, name);
-        for (mode, run) in runs {
-            let cost = cost_of(run, name);
-            let over = cost.over(base);
-            let worse = *mode == "compound" && is_churn(name) && over > NEVER_WORSE;
-            good &= !worse;
-            println!(
-                "| {name:28} | {mode:8} | {:>10} | {:>8} | {:>8} | {:>12} %{} |",
-                cost.guest,
-                cost.el2,
-                cost.manager,
-                percent(over),
-                if worse { '!' } else { ' ' },
-            );
-        }
-    }
-    for (mode, run) in runs {
-        let counted: Vec<String> = COUNTERS
-            .iter()
-            .zip(&run.counters)
-            .map(|(what, n)| format!("{what} {n}"))
-            .collect();
-        let faults = cost_of(run, FAULTS.0).el2;
-        println!(
-            "\n{mode}: {}; under 2 MiB leaves: {}; EL2 per page fault of the guest: {}.{:02}",
-            counted.join(", "),
-            run.leaves,
-            faults / FAULTS.1,
-            faults * 100 / FAULTS.1 % 100
-        );
-    }
-    good
-}
-
-fn cost_of(run: &Run, name: &str) -> Cost {
-    run.costs.get(name).copied().unwrap_or_default()
-}
-
-/// 1/100 % as text with a sign.
-fn percent(hundredths: i64) -> String {
-    let sign = if hundredths < 0 { '-' } else { '+' };
-    let size = hundredths.unsigned_abs();
-    format!("{sign}{}.{:02}", size / 100, size % 100)
-}
-
-fn json_rows(wanted: &Wanted, backing: &str, runs: &[(&str, Run)]) -> Vec<Value> {
-    let mut rows = Vec::new();
-    let Some((_, nested)) = runs.first() else {
-        return rows;
-    };
-    for (mode, run) in runs {
-        for (_, name) in wanted.workloads() {
-            let case = format!("{name}/{mode}/{backing}");
-            let cost = cost_of(run, name);
-            // Within 1 % of nested.
-            let limit = (*mode == "compound" && is_churn(name))
-                .then(|| cost_of(nested, name).all() * 101 / 100);
-            for (metric, value, limit) in [
-                ("guest", cost.guest, None),
-                ("el2", cost.el2, None),
-                ("manager", cost.manager, None),
-                ("all", cost.all(), limit),
-            ] {
-                rows.push(json!({"case": case, "metric": metric, "value": value,
-                    "unit": "instructions", "limit": limit}));
-            }
-        }
-        for (what, value) in COUNTERS.iter().zip(&run.counters) {
-            rows.push(
-                json!({"case": format!("counters/{mode}/{backing}"), "metric": what, "value": value,
-                "unit": "events", "limit": Value::Null}),
-            );
-        }
-    }
-    rows
 }
 
 #[cfg(test)]
@@ -424,40 +354,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_choose_groups_backings_and_modes() {
+    fn words_choose_groups_backings_modes_and_rounds() {
         let all = Wanted::parse(&[]).unwrap();
-        assert_eq!(
-            (all.names(), all.workloads().count()),
-            ("churn,trials,gain".into(), 9)
-        );
+        assert_eq!((&all.groups[..], all.rounds), (&GROUPS[..], ROUNDS));
         assert_eq!(
             (&all.backings[..], &all.modes[..]),
             (&BACKINGS[..], &MODES[..2])
         );
-        let some = Wanted::parse(&["--", "churn", "thin", "shadow"]).unwrap();
-        assert_eq!(
-            (some.names(), some.workloads().count()),
-            ("churn".into(), 4)
-        );
+        let some = Wanted::parse(&["--", "churn", "5", "thin", "shadow"]).unwrap();
+        assert_eq!((&some.groups[..], some.rounds), (&GROUPS[..1], 5));
         assert_eq!(
             (&some.backings[..], &some.modes[..]),
             (&["thin"][..], &MODES[..])
         );
-        assert!(some.workloads().all(|(_, name)| is_churn(name)));
-        assert!(Wanted::parse(&["fast"]).unwrap_err().contains("'fast'"));
+        assert!(GROUPS[0].1.iter().all(|(_, name)| is_churn(name)));
+        for bad in ["fast", "0", "4", "11"] {
+            let said = Wanted::parse(&[bad]).unwrap_err();
+            assert!(said.contains(bad), "{said}");
+        }
     }
 
     #[test]
-    fn costs_are_compared_in_hundredths_of_a_percent() {
-        let base = Cost {
-            guest: 10_000,
-            el2: 0,
-            manager: 0,
-        };
-        let more = Cost { el2: 101, ..base };
-        assert_eq!(more.over(base), 101);
-        assert_eq!(base.over(base), 0);
-        assert_eq!(percent(-205), "-2.05");
-        assert_eq!(percent(99), "+0.99");
+    fn only_what_is_compared_is_repeated() {
+        let wanted = Wanted::parse(&["5", "shadow"]).unwrap();
+        let [churn, trials, gain] = GROUPS;
+        let rounds = |group| MODES.map(|mode| wanted.rounds(group, mode));
+        assert_eq!(rounds(churn), [5, 5, 1]);
+        assert_eq!(rounds(trials), [5, 5, 1]);
+        assert_eq!(rounds(gain), [1, 1, 1]);
     }
 }

@@ -62,6 +62,12 @@ impl Test {
             ",\"min\":{min},\"median\":{median},\"p99\":{p99},\"max\":{max},\"manager_median\":{manager},\"guests_median\":{guests},\"longest_stay\":{}",
             self.longest
         );
+        let sums = [&self.el2, &self.manager, &self.guests].map(|all| all.iter().sum::<u64>());
+        let _ = write!(
+            line,
+            ",\"sum\":{},\"manager_sum\":{},\"guests_sum\":{}",
+            sums[0], sums[1], sums[2]
+        );
         let samples: Vec<String> = self.el2.iter().map(u64::to_string).collect();
         let _ = write!(line, ",\"samples\":[{}]}}", samples.join(","));
         Some(line)
@@ -189,7 +195,7 @@ mod tests {
             "{line}"
         );
         assert!(
-            line.ends_with("\"manager_median\":1,\"guests_median\":3,\"longest_stay\":8,\"samples\":[10,30,20]}"),
+            line.ends_with("\"manager_median\":1,\"guests_median\":3,\"longest_stay\":8,\"sum\":60,\"manager_sum\":3,\"guests_sum\":9,\"samples\":[10,30,20]}"),
             "{line}"
         );
     }

@@ -84,10 +84,10 @@ pub(crate) fn open(path: &CStr) -> usize {
     )
 }
 
-/// Gives the kernel's random number generator 256 bits, always the same, that it counts as entropy.
-pub(crate) fn seed() {
+/// Gives the kernel's random number generator 256 bits, always the same for a number, that it counts as entropy.
+pub(crate) fn seed(number: usize) {
     // Bits, bytes, and the bytes themselves.
-    let mut pool = [0x5eed_u32; 10];
+    let mut pool = [0x5eed_u32.wrapping_add(number as u32); 10];
     pool[0] = 256;
     pool[1] = 32;
     let at = pool.as_ptr().expose_provenance();

@@ -22,8 +22,8 @@
 //!   random so often;
 //! - `turns COUNT BYTES ACCESSES`: two processes that take turns, each reading and writing memory of its own so often in
 //!   a turn;
-//! - `seed`: makes the kernel's random number generator ready. Until it is, Linux hashes the whole pool for each
-//!   random number, which it draws at every system call: about 9,500 instructions;
+//! - `seed`: makes the kernel's random number generator ready, from bits that follow from TEST. Until it is, Linux hashes the whole
+//!   pool for each random number, which it draws at every system call: about 9,500 instructions;
 //! - `wake COUNT MICROSECONDS`: a real-time task that sleeps until the next multiple of a period. Each window is
 //!   one period, from one wake-up to the next;
 //! - `kvm KERNEL TREE INITRAMFS`: a guest under KVM, until it goes off; only opens the window;
@@ -143,7 +143,7 @@ extern "C" fn main(stack: *const usize) -> ! {
         b"turns" => processes::turns(test, &mut arguments),
         b"wake" => wake(test, arguments.number(), arguments.number()),
         b"scatter" => scatter(arguments.number()),
-        b"seed" => linux::seed(),
+        b"seed" => linux::seed(test),
         b"exit" => {}
         _ => exit(2),
     }
