@@ -28,8 +28,8 @@ pub const FLUSH: u64 = 512 * READ;
 /// Moving a page, with the calls that look at its region and search a frame: 4,706 instructions, as measured. Its flush takes
 /// little more: the next page follows so soon that others fill few entries again, 64 it is assumed.
 pub const MOVE_PAGE: u64 = 4_706 + 64 * READ;
-/// Bringing it home once its region is gone: 4,079 instructions with all calls on the way, as measured, and the flush.
-pub const HOME_PAGE: u64 = 4_079 + 64 * READ;
+/// Bringing it home once its region is gone: 3,926 instructions with all calls on the way, as measured, and the flush.
+pub const HOME_PAGE: u64 = 3_926 + 64 * READ;
 /// Looking at one region in a survey, the empty entries before it included: the median of `PagingSurvey`, as measured.
 pub const SURVEY: u64 = 15_000;
 /// Walks a second that are assumed of a kernel's region whose walks nobody has sampled. From the model
