@@ -33,8 +33,6 @@ pub(crate) struct FakeUsers {
     pub(crate) bad_partners: BTreeSet<u64>,
     /// Those that did.
     pub(crate) partners: Vec<u64>,
-    /// Merges of stage 2 that were asked for.
-    pub(crate) settled: Vec<u64>,
     /// Clock at the last look, and for how long it was busy until then.
     looked: (u64, u64),
     writes: u64,

@@ -1,10 +1,11 @@
-//! Brings the pages home that re-layouts moved, once a region that they were moved for is gone: what the
-//! guest does next with its RAM is to find it as it was, in blocks of stage 2.
+//! Brings the pages home that re-layouts moved, once a region that they were moved for is gone, and makes blocks of what was
+//! split for a trial: what the guest does next with its RAM is to find it as it was.
 
 use penumbra_abi::PagingCounter;
 
 use super::Pager;
 use crate::hypervisor::{Hypervisor, VmId};
+use crate::paging::cost::EDIT_MOST;
 
 /// Time after which other events have their turn. Nobody is held meanwhile.
 const SLICE_MS: u64 = 2;
@@ -45,6 +46,12 @@ impl Homeward {
             Some(_) => self.again = true,
             None => (self.at, self.took) = (Some(0), 0),
         }
+    }
+
+    /// The same, not before a time.
+    pub(super) fn begin_at(&mut self, counter: u64) {
+        self.begin();
+        self.next = self.next.max(counter);
     }
 
     /// The way has come to its end.
@@ -88,12 +95,18 @@ impl Pager {
         }
         let most = SLICE_MS.saturating_mul(self.hz) / 1000;
         let (mut moved, mut took) = (0_u64, 0);
+        self.called = 0;
         while let Some(from) = self.homeward.at.filter(|_| took < most) {
+            self.calls(1, EDIT_MOST);
             // An error means that the VM is gone.
             let (next, page) = hv.paging_home(vm, from).unwrap_or((None, false));
             self.homeward.at = next;
             moved = moved.saturating_add(page.into());
             took = hv.now().saturating_sub(began);
+        }
+        if moved == 0 {
+            // A trial has split what is whole again. Moves are weighed where they are asked for.
+            self.charge(hv, began);
         }
         self.policy.copied(moved);
         let busy = self.computes(hv, vm, began);

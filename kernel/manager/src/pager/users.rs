@@ -33,8 +33,8 @@ const MAX_PROBES: u64 = 256;
 const SAMPLE_CALLS: u32 = 16;
 /// Samples whose first hits are counted: few, because EL2 is busy for longer with each than a walk takes to come.
 const WINDOW_SAMPLES: u64 = 8;
-/// Blocks of stage 2 that are merged again at the end of a trial, at most.
-const MAX_SETTLED: usize = 64;
+/// This part of a second after the end of a trial EL2 has given back what stood for user spaces.
+const GIVEN_BACK_PART: u64 = 4;
 
 /// A re-layout under way.
 #[derive(Clone, Copy, Debug)]
@@ -188,17 +188,8 @@ impl Pager {
         self.calls(calls, EDIT_MOST);
         ended.map_err(failure)?;
         // Tables were protected and sampled by pages of their own in stage 2.
-        let records = self.policy.records().iter();
-        let users = records.filter(|record| record.half == Half::User);
-        let blocks: BTreeSet<u64> = users
-            .map(|record| record.seen.table / REGION_BYTES)
-            .take(MAX_SETTLED)
-            .collect();
-        for block in blocks {
-            self.calls(1, EDIT_MOST);
-            // What cannot be merged stays as it is.
-            let _ = hv.paging_settle(vm, block.saturating_mul(REGION_BYTES));
-        }
+        let soon = hv.now().saturating_add(self.hz / GIVEN_BACK_PART);
+        self.homeward.begin_at(soon);
         Ok(Form::Nested)
     }
 
