@@ -11,6 +11,8 @@ use super::{Stage2, Stage2Error};
 use crate::memory::{TableMemory, entry};
 use crate::thin::REGION_BYTES;
 
+/// The records reach to 512 GiB of PA.
+const END_SHIFT: u32 = Level::L1.shift() + 9;
 /// In a record, beside the region's IPA: there is one.
 const KNOWN: u64 = 1;
 
@@ -39,7 +41,7 @@ impl Stage2 {
         page: Ipa,
         pa: Pa,
     ) -> Result<(), Stage2Error> {
-        if pa.raw() >> (Level::L1.shift() + 9) != 0 {
+        if pa.raw() >> END_SHIFT != 0 {
             return Err(Stage2Error::OutOfRange);
         }
         let root = match self.homes {
@@ -74,7 +76,7 @@ impl Stage2 {
     #[inline]
     pub(crate) fn home<M: TableMemory + ?Sized>(&self, memory: &M, pa: Pa) -> Option<Ipa> {
         let table = memory.load(entry(self.homes?, Level::L1.index(pa.raw())));
-        if table == 0 {
+        if table == 0 || pa.raw() >> END_SHIFT != 0 {
             return None;
         }
         let record = entry(Pa::truncated(table), Level::L2.index(pa.raw()));
@@ -98,5 +100,39 @@ impl Stage2 {
             }
         }
         self.homes.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use penumbra_vmsa::GIB;
+
+    use super::*;
+    use crate::fake::FakeMemory;
+
+    #[test]
+    fn a_frame_belongs_where_its_first_page_lay() {
+        let mut memory = FakeMemory::default();
+        let mut stage2 = Stage2::new(Pa::truncated(0)).unwrap();
+        let (page, pa) = (Ipa::truncated(0x4020_3000), Pa::truncated(GIB | 0x60_3000));
+        assert_eq!(stage2.home(&memory, pa), None);
+        stage2.note_home(&mut memory, page, pa).unwrap();
+        // Whatever lies there later.
+        let later = (Ipa::truncated(0x8000_1000), Pa::truncated(GIB | 0x60_1000));
+        stage2.note_home(&mut memory, later.0, later.1).unwrap();
+        assert_eq!(stage2.home(&memory, pa), Some(page));
+        let other = Some(Ipa::truncated(0x4020_1000));
+        assert_eq!(stage2.home(&memory, later.1), other);
+        // One table for the GiB of RAM and one for this GiB.
+        assert_eq!((stage2.table_frames(), memory.live.len()), (2, 2));
+        // No record is taken for that of a frame 512 GiB above.
+        let beyond = Pa::truncated(pa.raw() + 512 * GIB);
+        assert_eq!(stage2.home(&memory, beyond), None);
+        let refused = stage2.note_home(&mut memory, page, beyond);
+        assert_eq!(refused, Err(Stage2Error::OutOfRange));
+        while let Some(table) = stage2.take_home_table(&mut memory) {
+            memory.free_table(table);
+        }
+        assert_eq!((stage2.table_frames(), memory.live.len()), (0, 0));
     }
 }
