@@ -2,7 +2,7 @@
 //!
 //! A boot of Debian's kernel for each group of workloads, mode, backing and round, under `-icount` and eventscope, runs every
 //! workload of the group between markers. Counted is what ran in the guest, at EL2 and in the manager, which has the guest's core as
-//! well; the medians of the rounds are compared ([`windows`]): compound mode is to be within 1 % of nested mode. The workloads
+//! well; the medians of the rounds are compared (module `windows`): compound mode is to be within 1 % of nested mode. The workloads
 //! last for seconds of the guest's time, and it is idle between them, so that a trial of trapped roots falls into each that
 //! the policy takes for one that computes. A round is a boot of its own, because a trial that fails makes the next one rarer.
 
