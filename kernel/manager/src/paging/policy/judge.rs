@@ -180,7 +180,8 @@ impl Policy {
         let shadowed = |record: &&mut Record| record.seen.form != Form::Nested;
         let victims = self.records.iter_mut().filter(shadowed);
         let victim = victims.min_by_key(|record| record.walks_per_s())?;
-        if victim.walks_per_s().saturating_mul(2) > walks {
+        // Nothing is worth twice as much as nothing: in shadow mode two such regions would take turns for ever.
+        if walks == 0 || victim.walks_per_s().saturating_mul(2) > walks {
             return None;
         }
         victim.why = Reason::Evicted;

@@ -214,6 +214,47 @@ fn room_is_taken_from_what_is_worth_half() {
 }
 
 #[test]
+fn room_is_not_taken_for_what_is_worth_as_little() {
+    let mut policy = Policy::new(Config {
+        mode: Mode::Shadow,
+        ..config(true)
+    });
+    let region = |n: u64, form| RegionSample {
+        space: 1,
+        va: USER + n * REGION_BYTES,
+        table: 0x5000_0000,
+        valid: 512,
+        form,
+        ..RegionSample::default()
+    };
+    policy.begin(
+        0,
+        &VmSample {
+            frames: 512,
+            ..VmSample::default()
+        },
+    );
+    let known = SpaceSample {
+        space: 1,
+        half: Half::User,
+        root: 0x4100_0000,
+        mirrored: true,
+    };
+    let root = RootSample {
+        root: known.root,
+        space: true,
+        ..RootSample::default()
+    };
+    assert_eq!(policy.root(0, &root), None);
+    assert_eq!(policy.space(0, &known), None);
+    assert_eq!(policy.region(0, &region(0, Form::Mirror)), None);
+    let action = policy.region(0, &region(1, Form::Nested));
+    let action = action.expect("shadow mode wants every region");
+    assert_eq!(policy.done(0, action, Err(Failure::Full)), None);
+    assert_eq!(policy.records()[0].seen.form, Form::Mirror);
+}
+
+#[test]
 fn a_root_mirror_that_stood_for_long_starts_from_the_shortest_wait() {
     let mut policy = Policy::new(config(false));
     let mut now = 0;
