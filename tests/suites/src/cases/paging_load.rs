@@ -11,6 +11,8 @@ use crate::case::Case;
 use crate::workshop::{Setup, Workshop};
 
 const LIMIT: Duration = Duration::from_secs(300);
+/// How often an audit is asked for until EL2 does it.
+const AUDITS: u32 = 5;
 /// Load of the quick suite.
 const QUICK_SECONDS: u64 = 12;
 /// Load of the full suite.
@@ -91,10 +93,7 @@ pub(super) fn run(
     let began = Instant::now();
     // Odd intervals, so that no two audits meet the load's loops at the same place.
     for pause in [700, 1300, 300, 1100, 1900].into_iter().cycle() {
-        board.send("paging audit linux")?;
-        board
-            .expect("every mirror agrees with the guest's tables", LIMIT)
-            .map_err(|why| format!("an audit under load: {why}"))?;
+        audit(&mut board)?;
         watch(&mut board)?;
         // The guest goes off at the end of its load, and the board with it.
         let left = (seconds / 2).min(20);
@@ -106,4 +105,21 @@ pub(super) fn run(
     board.send("console linux")?;
     board.expect("load: verdict", LIMIT)?;
     verdict(&board.off(LIMIT)?)
+}
+
+/// An audit, asked for again where EL2 refuses it: on a host with other work a core may not get to answer a hold in two seconds.
+fn audit(board: &mut Board) -> Result<(), String> {
+    let mut said = String::new();
+    for _ in 0..AUDITS {
+        board.send("paging audit linux")?;
+        board.expect("paging audit linux", LIMIT)?;
+        said = board.until("penumbra> ", LIMIT)?;
+        if said.contains("every mirror agrees with the guest's tables") {
+            return Ok(());
+        }
+        if !said.contains("no audit: ") {
+            break;
+        }
+    }
+    Err(format!("an audit under load: {}", said.trim()))
 }
