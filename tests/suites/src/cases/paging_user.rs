@@ -294,22 +294,22 @@ fn pages(board: &mut Board) -> Result<u64, String> {
 }
 
 /// Waits until the pages that were put in order are home again: stage 2 maps their regions by blocks, but for some that hold
-/// tables which the kernel's shadows watch. As long as there are fewer from look to look it is under way, however slow the host.
+/// tables which the kernel's shadows watch. As long as there are fewer than ever before it is under way, however slow the host.
 fn await_home(board: &mut Board, (before, amid): (u64, u64)) -> Result<(), String> {
     let most = before.saturating_add(WATCHED_REGIONS * 512);
-    let mut last = amid;
+    let mut fewest = amid;
     let mut looks = 0;
     while looks < LOOKS {
         let now = pages(board)?;
         if now <= most {
             return Ok(());
         }
-        looks = if now < last { 0 } else { looks + 1 };
-        last = now;
+        looks = if now < fewest { 0 } else { looks + 1 };
+        fewest = fewest.min(now);
         sleep(Duration::from_secs(1));
     }
     Err(format!(
-        "stage 2 maps {last} pages by themselves: {before} before any were moved, {amid} after it"
+        "stage 2 maps {fewest} pages by themselves at the least: {before} before any were moved, {amid} after it"
     ))
 }
 
