@@ -99,6 +99,7 @@ impl FakePaging {
             space: users.spaced,
             root: ROOT,
             writes: users.writes,
+            held: 1,
             ..PagingRoot::default()
         }
     }

@@ -60,9 +60,9 @@ impl Script {
         self.busy_ms += ms * self.busy_permille / 1000;
     }
 
-    /// A user space, whose root was written so often.
+    /// A user space, whose root was written so often and is in place.
     fn user(&mut self, space: u8, root: u64, writes: u64) {
-        writeln!(self.text, "root {root:#x} {writes}").unwrap();
+        writeln!(self.text, "root {root:#x} {writes} held").unwrap();
         writeln!(self.text, "space {space} user {root:#x} mirrored").unwrap();
     }
 

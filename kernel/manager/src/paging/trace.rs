@@ -8,7 +8,7 @@
 //! ```text
 //! machine reserved|thin VCPUS
 //! pass MS TRAPS SAMPLES MIRRORED DEMOTED FRAMES_USED FRAMES BUSY_MS
-//! root ROOT WRITES
+//! root ROOT WRITES held|free
 //! space NUMBER user|kernel ROOT mirrored|lost
 //! window ARMED HITS NS
 //! region SPACE VA TABLE VALID RUNS uniform|full|partial nested|mirror|leaf|relaid WRITES -|0|1
@@ -74,7 +74,10 @@ impl fmt::Display for Line {
                     "pass {at_ms} {traps} {samples} {mirrored} {demoted} {used} {frames} {busy}"
                 )
             }
-            Self::Root(root) => write!(f, "root {:#x} {}", root.root, root.writes),
+            Self::Root(root) => {
+                let held = if root.held { "held" } else { "free" };
+                write!(f, "root {:#x} {} {held}", root.root, root.writes)
+            }
             Self::Space(space) => {
                 let half = match space.half {
                     Half::User => "user",
@@ -157,6 +160,7 @@ fn read(line: &str) -> Option<Line> {
         "root" => Line::Root(RootSample {
             root: number(&mut words)?,
             writes: number(&mut words)?,
+            held: one_of(&mut words, &[("free", false), ("held", true)])?,
             ..RootSample::default()
         }),
         "space" => Line::Space(SpaceSample {
@@ -256,6 +260,7 @@ mod tests {
             Line::Root(RootSample {
                 root: 0x4987_6000,
                 writes: 77,
+                held: true,
                 ..RootSample::default()
             }),
             Line::Space(SpaceSample {
@@ -286,6 +291,7 @@ mod tests {
             "pass 1 2 3 4 5 6",
             "pass 1 2 3 4 5 6 7 8 9",
             "root 0x1",
+            "root 0x1 7",
             "machine fat 1",
             "space 256 user 0x0 lost",
             "space 1 user 0x0",

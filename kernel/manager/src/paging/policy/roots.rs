@@ -314,8 +314,10 @@ impl Policy {
                 return waits.then_some(Action::DropSpace { root: number });
             }
             root.wanted_ms = None;
-            let lives = eager || now_ms.saturating_sub(root.first_ms) >= LIVES_MS;
-            let due = lives && now_ms >= root.retry_ms;
+            let lived = now_ms.saturating_sub(root.first_ms) >= LIVES_MS;
+            // EL2 lists a root until another one takes its place: in a storm most of them belong to nobody any more.
+            let runs = sample.held || writes > 0;
+            let due = (eager || lived && runs) && now_ms >= root.retry_ms;
             if due && !room {
                 root.why = Reason::Budget;
             }
