@@ -5,6 +5,7 @@
 //! [`Policy::done`] told how that went. Passes come at intervals that double while there is nothing to
 //! learn. All times are milliseconds since the VM was first looked at.
 
+mod acquaintances;
 mod budget;
 mod gain;
 mod judge;
@@ -21,10 +22,11 @@ use super::reason::{Decision, Deed, Failure, Reason};
 use super::record::Stores;
 pub use super::record::{Record, State};
 use super::sample::{Form, Half, RegionSample, VmSample};
+use acquaintances::Acquaintance;
 pub use budget::{Budget, MOST_NS};
 pub use ledger::Ledger;
 pub use mode::{Changes, Mode};
-use roots::{Acquaintance, Load, Traps};
+use roots::{Load, Traps};
 pub use roots::{MAX_ROOTS, Root};
 pub use spaces::Space;
 

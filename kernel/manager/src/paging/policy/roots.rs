@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use super::super::cost;
 use super::super::reason::{Deed, Failure, Reason};
-use super::super::sample::{Half, RegionSample, RootSample, VmSample};
+use super::super::sample::{Half, RootSample, VmSample};
 use super::budget::counted;
 use super::{Action, FIRST_EPOCH_MS, Mode, Policy};
 
@@ -129,15 +129,6 @@ impl Root {
         self.retry_ms = now_ms.saturating_add(RETRY_MS << self.penalty);
         self.penalty = self.penalty.saturating_add(1).min(MAX_PENALTY);
     }
-}
-
-/// A process that had a space: it is the same one if its root has the same table at the same place.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Acquaintance {
-    root: u64,
-    va: u64,
-    table: u64,
-    first_ms: u64,
 }
 
 impl Traps {
@@ -359,50 +350,6 @@ impl Policy {
         let began_ms = self.traps.paid_ms.unwrap_or(self.traps.since_ms);
         let long = now_ms.saturating_sub(began_ms) >= LONG_TRIAL_MS;
         (long || self.budget.is_spent()).then_some(Action::Trap(false))
-    }
-
-    /// Remembers the process of a root whose space goes, by the first full region that was seen of it.
-    fn remember(&mut self, root: u64) {
-        let mut spaces = self.spaces.iter().map(|space| &space.seen);
-        let space = spaces.find(|space| space.half == Half::User && space.root == root);
-        let mut records = self.records.iter().map(|record| &record.seen);
-        let region = space
-            .and_then(|space| records.find(|region| region.space == space.space && region.full));
-        let mut roots = self.roots.iter();
-        let known = roots.find(|known| known.seen.root == root);
-        let (Some(region), Some(known)) = (region, known) else {
-            return;
-        };
-        let process = Acquaintance {
-            root,
-            va: region.va,
-            table: region.table,
-            first_ms: known.first_ms,
-        };
-        self.acquaintances.retain(|known| known.root != root);
-        if self.acquaintances.len() >= MAX_ROOTS {
-            self.acquaintances.remove(0);
-        }
-        self.acquaintances.push(process);
-    }
-
-    /// A region is seen for the first time: perhaps of a process that was there in an earlier trial.
-    pub(super) fn recognize(&mut self, sample: &RegionSample) {
-        let mut spaces = self.spaces.iter().map(|space| &space.seen);
-        let Some(root) = spaces
-            .find(|space| space.space == sample.space)
-            .map(|space| space.root)
-        else {
-            return;
-        };
-        let seen = (root, sample.va, sample.table);
-        let mut known = self.acquaintances.iter();
-        let known = known.find(|known| (known.root, known.va, known.table) == seen);
-        let mut roots = self.roots.iter_mut();
-        let root = roots.find(|known| known.seen.root == root);
-        if let (Some(known), Some(root)) = (known, root) {
-            root.first_ms = root.first_ms.min(known.first_ms);
-        }
     }
 
     /// EL2 took the permission to trap back by itself.
