@@ -14,7 +14,8 @@ const SLICE_MS: u64 = 2;
 const BUSY_FACTOR: u64 = 8;
 /// It computes if it was in user mode for this part of the time.
 const BUSY_PART: u64 = 16;
-/// The next way begins no sooner than so many times what the last one took.
+/// The next way begins no sooner than so many times what the last one took, but for the pages that it moved: those have a pace of
+/// their own, and a way that moved many may have left regions for the next one to make whole.
 const REST_FACTOR: u64 = 16;
 
 /// A way through guest RAM, page by page.
@@ -26,8 +27,8 @@ pub(super) struct Homeward {
     again: bool,
     /// Counter value of the next slice, of this way or of the one that may come.
     next: u64,
-    /// Ticks that this way has taken.
-    took: u64,
+    /// Ticks that this way has taken where it moved nothing.
+    searched: u64,
     /// Counter value of the last slice, and for how many ticks the guest had been in user mode then.
     looked: (u64, u64),
     /// Regions that were in order at the last look.
@@ -44,7 +45,7 @@ impl Homeward {
     pub(super) fn begin(&mut self) {
         match self.at {
             Some(_) => self.again = true,
-            None => (self.at, self.took) = (Some(0), 0),
+            None => (self.at, self.searched) = (Some(0), 0),
         }
     }
 
@@ -52,6 +53,18 @@ impl Homeward {
     pub(super) fn begin_at(&mut self, counter: u64) {
         self.begin();
         self.next = self.next.max(counter);
+    }
+
+    /// A call has taken so many ticks, and `moved` a page or not.
+    const fn count(&mut self, ticks: u64, moved: bool) {
+        if !moved {
+            self.searched = self.searched.saturating_add(ticks);
+        }
+    }
+
+    /// Ticks from the end of a way to the start of the next one, at least.
+    const fn rest(&self) -> u64 {
+        self.searched.saturating_mul(REST_FACTOR)
     }
 
     /// The way has come to its end.
@@ -102,7 +115,9 @@ impl Pager {
             let (next, page) = hv.paging_home(vm, from).unwrap_or((None, false));
             self.homeward.at = next;
             moved = moved.saturating_add(page.into());
-            took = hv.now().saturating_sub(began);
+            let since = hv.now().saturating_sub(began);
+            self.homeward.count(since.saturating_sub(took), page);
+            took = since;
         }
         if moved == 0 {
             // A trial has split what is whole again. Moves are weighed where they are asked for.
@@ -111,7 +126,6 @@ impl Pager {
         self.policy.copied(moved);
         let busy = self.computes(hv, vm, began);
         let home = &mut self.homeward;
-        home.took = home.took.saturating_add(took);
         // It is copying like any other, at the rate that the scenario allows.
         let rate = self.policy.config().copy_pages_per_s;
         let pace = moved.saturating_mul(self.hz).checked_div(rate);
@@ -120,11 +134,28 @@ impl Pager {
             pause = pause.saturating_mul(BUSY_FACTOR);
         }
         if home.at.is_none() {
-            pause = pause.max(home.took.saturating_mul(REST_FACTOR));
+            pause = pause.max(home.rest());
             home.end();
             // Frames that others' pages lay in are whole again.
             self.partners.forgive();
         }
         self.homeward.next = began.saturating_add(took).saturating_add(pause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_that_moved_much_is_soon_followed_by_the_next() {
+        let mut home = Homeward::default();
+        home.begin();
+        home.count(1_000_000, true);
+        home.count(10, false);
+        assert_eq!(home.rest(), 10 * REST_FACTOR);
+        home.end();
+        home.begin();
+        assert_eq!(home.rest(), 0, "of the last way alone");
     }
 }
