@@ -2,6 +2,7 @@
 //! one has to be seen here.
 
 mod steps;
+mod trials;
 mod users;
 
 use core::fmt::Write;
