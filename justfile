@@ -89,5 +89,6 @@ size:
 
 # Restart a guest and kill the manager so often beside a running Linux; then storm on address spaces in compound mode.
 test-soak RESTARTS="1000" KILLS="100" MINUTES="60":
+    tools/fetch-arm64 linux
     {{ suites }} soak {{ RESTARTS }} {{ KILLS }}
     {{ suites }} soak-paging {{ MINUTES }}

@@ -40,7 +40,9 @@ fn add(
         .find_map(|file| fs::read(folder.join(format!("{file}.ko"))).ok())
         .ok_or_else(|| {
             let folder = folder.display();
-            format!("there is no module {name} in {folder}; `tools/fetch-arm64` puts some there")
+            format!(
+                "there is no module {name} in {folder}; `tools/fetch-arm64 KERNEL` fetches Debian's"
+            )
         })?;
     if !bytes.starts_with(b"\x7fELF") {
         return Err(format!(
