@@ -91,9 +91,10 @@ pub(super) fn run(
     board.send("\x1ds")?;
     board.expect("penumbra> ", LIMIT)?;
     let began = Instant::now();
+    let mut refused = 0;
     // Odd intervals, so that no two audits meet the load's loops at the same place.
     for pause in [700, 1300, 300, 1100, 1900].into_iter().cycle() {
-        audit(&mut board)?;
+        refused += audit(&mut board)?;
         watch(&mut board)?;
         // The guest goes off at the end of its load, and the board with it.
         let left = (seconds / 2).min(20);
@@ -102,20 +103,26 @@ pub(super) fn run(
         }
         sleep(Duration::from_millis(pause));
     }
+    if refused > 0 {
+        println!(
+            "{name}: {refused} audits were refused and asked for again: a core did not answer in time"
+        );
+    }
     board.send("console linux")?;
     board.expect("load: verdict", LIMIT)?;
     verdict(&board.off(LIMIT)?)
 }
 
-/// An audit, asked for again where EL2 refuses it: on a host with other work a core may not get to answer a hold in two seconds.
-fn audit(board: &mut Board) -> Result<(), String> {
+/// An audit, asked for again where EL2 refuses it: on a host with other work a core may not get to answer a hold in two seconds. How
+/// often it was refused.
+fn audit(board: &mut Board) -> Result<u32, String> {
     let mut said = String::new();
-    for _ in 0..AUDITS {
+    for refused in 0..AUDITS {
         board.send("paging audit linux")?;
         board.expect("paging audit linux", LIMIT)?;
         said = board.until("penumbra> ", LIMIT)?;
         if said.contains("every mirror agrees with the guest's tables") {
-            return Ok(());
+            return Ok(refused);
         }
         if !said.contains("no audit: ") {
             break;
