@@ -12,8 +12,11 @@ const SLICE_MS: u64 = 2;
 /// A guest that computes pays for what each page flushes. It is given so many times as long for the same pages, in which it
 /// may well come to rest: then they go home for nothing.
 const BUSY_FACTOR: u64 = 8;
-/// It computes if it was in user mode for this part of the time.
+/// It computes if it was in user mode for this part of the time, in the last few seconds.
 const BUSY_PART: u64 = 16;
+/// For so long it is watched before the verdict is made anew: EL2 looks where a vCPU is once a second, far more seldom than pages
+/// are moved.
+const WATCH_S: u64 = 2;
 /// The next way begins no sooner than so many times what the last one took, but for the pages that it moved: those have a pace of
 /// their own, and a way that moved many may have left regions for the next one to make whole.
 const REST_FACTOR: u64 = 16;
@@ -29,8 +32,10 @@ pub(super) struct Homeward {
     next: u64,
     /// Ticks that this way has taken where it moved nothing.
     searched: u64,
-    /// Counter value of the last slice, and for how many ticks the guest had been in user mode then.
-    looked: (u64, u64),
+    /// Counter value since which the guest is watched, and for how many ticks it had been in user mode then.
+    since: (u64, u64),
+    /// It computed while it was watched before that.
+    computed: bool,
     /// Regions that were in order at the last look.
     relaid: usize,
 }
@@ -67,6 +72,18 @@ impl Homeward {
         self.searched.saturating_mul(REST_FACTOR)
     }
 
+    /// Whether the guest computes, if it has been in user mode for so many ticks by `now`.
+    fn computes(&mut self, now: u64, user: u64, hz: u64) -> bool {
+        let (then, before) = self.since;
+        let elapsed = now.saturating_sub(then);
+        let computes = user.saturating_sub(before) > elapsed / BUSY_PART;
+        let verdict = computes || self.computed;
+        if elapsed >= WATCH_S.saturating_mul(hz) {
+            (self.since, self.computed) = ((now, user), computes);
+        }
+        verdict
+    }
+
     /// The way has come to its end.
     fn end(&mut self) {
         self.at = None;
@@ -88,15 +105,6 @@ impl Pager {
     /// Whether pages may be moved home: not while others are put in order, or what is looked at is being timed.
     pub(super) fn may_go_homeward(&self) -> bool {
         self.window.is_none() && !self.is_moving()
-    }
-
-    /// Whether the guest was in user mode for long since the last slice.
-    fn computes<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId, now: u64) -> bool {
-        let ticks = hv.paging_counter(vm, PagingCounter::UserTicks);
-        let ticks = ticks.unwrap_or(0);
-        let (then, before) = core::mem::replace(&mut self.homeward.looked, (now, ticks));
-        let elapsed = now.saturating_sub(then);
-        ticks.saturating_sub(before) > elapsed / BUSY_PART
     }
 
     /// Goes on for a moment, if it is due.
@@ -124,8 +132,9 @@ impl Pager {
             self.charge(hv, began);
         }
         self.policy.copied(moved);
-        let busy = self.computes(hv, vm, began);
+        let user = hv.paging_counter(vm, PagingCounter::UserTicks);
         let home = &mut self.homeward;
+        let busy = home.computes(began, user.unwrap_or(0), self.hz);
         // It is copying like any other, at the rate that the scenario allows.
         let rate = self.policy.config().copy_pages_per_s;
         let pace = moved.saturating_mul(self.hz).checked_div(rate);
@@ -157,5 +166,22 @@ mod tests {
         home.end();
         home.begin();
         assert_eq!(home.rest(), 0, "of the last way alone");
+    }
+
+    #[test]
+    fn a_guest_that_computes_is_seen_between_two_looks_of_el2() {
+        let (mut home, hz) = (Homeward::default(), 1_000);
+        let mut slow = |ms: core::ops::Range<u64>, user: fn(u64) -> u64| {
+            let slices = ms.step_by(10);
+            slices
+                .filter(|ms| home.computes(*ms, user(*ms), hz))
+                .count()
+        };
+        // Each look finds it in user mode, and adds the second since the last one.
+        let all = slow(1_000..10_000, |ms| ms / 1_000 * 1_000);
+        assert_eq!(all, 900);
+        // It rests: that is believed soon.
+        let some = slow(10_000..20_000, |_| 10_000);
+        assert!((200..=400).contains(&some), "{some}");
     }
 }
