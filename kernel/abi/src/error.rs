@@ -29,11 +29,13 @@ pub enum Error {
     NotMapped = -10,
     /// A table of the guest's serves at too many places.
     Crowded = -11,
+    /// The VM's vCPUs could not be brought to a stop in time: nothing was done, and the call may be made again.
+    Busy = -12,
 }
 
 impl Error {
     /// All errors, for tables and tests.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NotSupported,
         Self::NotRequired,
         Self::InvalidParameter,
@@ -45,6 +47,7 @@ impl Error {
         Self::AlreadyMapped,
         Self::NotMapped,
         Self::Crowded,
+        Self::Busy,
     ];
 
     /// The value for X0.

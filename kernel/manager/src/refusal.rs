@@ -253,6 +253,7 @@ impl fmt::Display for ErrorText {
             Error::AlreadyMapped => "the address is in use",
             Error::NotMapped => "the address is not mapped",
             Error::Crowded => "the table serves at too many places",
+            Error::Busy => "a core did not answer in time; try again",
         })
     }
 }

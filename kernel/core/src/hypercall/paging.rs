@@ -104,7 +104,7 @@ pub(super) fn edit<M: Machine, R>(
             })
         },
     )
-    .unwrap_or(Err(Error::BadState))
+    .unwrap_or(Err(Error::Busy))
 }
 
 pub(super) fn mode(

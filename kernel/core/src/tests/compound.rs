@@ -267,7 +267,7 @@ fn a_held_vm_stands_still_and_a_core_that_does_not_answer_delays_nobody_for_ever
     bench.cores[0].shared.lock().unwrap().deaf = true;
     assert_eq!(
         bench.error(Call::PagingShadow, &[vm, 0, KERNEL, 3]),
-        Error::BadState
+        Error::Busy
     );
     bench.cores[0].shared.lock().unwrap().deaf = false;
     assert_eq!(bench.shadow(vm, KERNEL), Some(PagingForm::Leaf));

@@ -52,7 +52,7 @@ pub(super) const fn refused(refusal: PagingRefusal) -> Option<Failure> {
 pub(super) const fn failure(error: Error) -> Failure {
     match error {
         Error::NoSlot | Error::NoMemory | Error::QuotaExceeded => Failure::Full,
-        Error::BadState => Failure::Busy,
+        Error::Busy => Failure::Busy,
         Error::InvalidParameter => Failure::NotRam,
         Error::Crowded => Failure::Crowded,
         Error::NotSupported => Failure::Unsupported,
