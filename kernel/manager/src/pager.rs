@@ -192,14 +192,14 @@ impl Pager {
         (self.next, self.trouble) = (None, None);
         if let Err(trouble) = self.tell_el2(hv, vm, mode) {
             self.policy.set_mode(Mode::Nested);
-            self.count_relaid();
+            self.count_shadowed(hv.now());
             self.trouble = Some(trouble);
             // It fails only if the VM is nested, or gone.
             let _ = finish(|| hv.paging_mode(vm, PagingMode::Nested));
             return;
         }
         self.policy.set_mode(mode);
-        self.count_relaid();
+        self.count_shadowed(hv.now());
         self.look_soon(hv);
     }
 
@@ -359,7 +359,7 @@ impl Pager {
         }
         self.sample_walks(hv, vm);
         self.due = self.policy.end(now_ms).map(|ms| self.counter(ms));
-        self.count_relaid();
+        self.count_shadowed(hv.now());
         let glance = self.glance(hv.now());
         self.next = match self.due {
             Some(due) if self.policy.may_trap(now_ms) => Some(due.min(glance)),
@@ -453,9 +453,9 @@ impl Pager {
     }
 
     /// The VM is nested and stays so until somebody says otherwise.
-    fn fall(&mut self, trouble: Trouble) {
+    fn fall(&mut self, now: u64, trouble: Trouble) {
         self.policy.set_mode(Mode::Nested);
-        self.count_relaid();
+        self.count_shadowed(now);
         (self.survey, self.batch, self.moving) = (None, None, None);
         self.queue.clear();
         (self.next, self.trouble) = (None, Some(trouble));

@@ -45,7 +45,7 @@ impl Manager<'_> {
             let mut seen = Vec::new();
             let result = pager.tick(hv, vm, &mut seen);
             if let Err(trouble) = result {
-                pager.fall(trouble);
+                pager.fall(hv.now(), trouble);
             }
             for line in seen {
                 self.console.say(hv, format_args!("trace {line}"));

@@ -17,6 +17,9 @@ const BUSY_PART: u64 = 16;
 /// For so long it is watched before the verdict is made anew: EL2 looks where a vCPU is once a second, far more seldom than pages
 /// are moved.
 const WATCH_S: u64 = 2;
+/// Tables that are watched no more are waited for for so long before a way begins that makes blocks whole: a guest that writes its
+/// tables all the time is not to cost one for each.
+const LATER_S: u64 = 8;
 /// The next way begins no sooner than so many times what the last one took, but for the pages that it moved: those have a pace of
 /// their own, and a way that moved many may have left regions for the next one to make whole.
 const REST_FACTOR: u64 = 16;
@@ -36,8 +39,8 @@ pub(super) struct Homeward {
     since: (u64, u64),
     /// It computed while it was watched before that.
     computed: bool,
-    /// Regions that were in order at the last look.
-    relaid: usize,
+    /// Regions that were in order, and those whose tables were watched, at the last look.
+    shadowed: (usize, usize),
 }
 
 impl Homeward {
@@ -94,11 +97,16 @@ impl Homeward {
 }
 
 impl Pager {
-    /// Notes how many regions are in order now. If there were more, pages may go home.
-    pub(super) fn count_relaid(&mut self) {
-        let relaid = self.policy.relaid();
-        if relaid < core::mem::replace(&mut self.homeward.relaid, relaid) {
+    /// Notes how many regions are in order now, and how many tables are watched. If there were more, pages may go home, or blocks be
+    /// whole again in which those tables lie.
+    pub(super) fn count_shadowed(&mut self, now: u64) {
+        let (relaid, watched) = self.policy.shadowed();
+        let before = core::mem::replace(&mut self.homeward.shadowed, (relaid, watched));
+        if relaid < before.0 {
             self.homeward.begin();
+        } else if watched < before.1 && self.homeward.at.is_none() {
+            let later = LATER_S.saturating_mul(self.hz);
+            self.homeward.begin_at(now.saturating_add(later));
         }
     }
 

@@ -375,11 +375,15 @@ impl Policy {
         self.copy_tokens = self.copy_tokens.saturating_sub(pages);
     }
 
-    /// How many regions are in order because their pages were moved.
+    /// How many regions are in order because their pages were moved, and how many tables are watched for those that are shadowed.
     #[must_use]
-    pub fn relaid(&self) -> usize {
-        let relaid = |record: &&Record| record.seen.form == Form::Relaid;
-        self.records.iter().filter(relaid).count()
+    pub fn shadowed(&self) -> (usize, usize) {
+        let count = |holds: fn(Form) -> bool| {
+            let records = self.records.iter();
+            records.filter(|record| holds(record.seen.form)).count()
+        };
+        let relaid = count(|form| form == Form::Relaid);
+        (relaid, count(|form| form != Form::Nested))
     }
 
     /// Ends a pass in which everything was surveyed. When the next one is to begin; `None`: not before
