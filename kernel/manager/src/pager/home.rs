@@ -29,8 +29,8 @@ const REST_FACTOR: u64 = 16;
 pub(super) struct Homeward {
     /// IPA to go on at; `None`: there is nothing to do.
     at: Option<u64>,
-    /// Something was given up since it began.
-    again: bool,
+    /// Something was given up since it began: there is to be another way, no sooner than at this counter value.
+    again: Option<u64>,
     /// Counter value of the next slice, of this way or of the one that may come.
     next: u64,
     /// Ticks that this way has taken where it moved nothing.
@@ -51,16 +51,18 @@ impl Homeward {
 
     /// What was moved for some region serves no more: go through all of RAM, once more if that is under way.
     pub(super) fn begin(&mut self) {
-        match self.at {
-            Some(_) => self.again = true,
-            None => (self.at, self.searched) = (Some(0), 0),
-        }
+        self.begin_at(0);
     }
 
-    /// The same, not before a time.
+    /// The same, not before a time. A way that is under way goes on meanwhile.
     pub(super) fn begin_at(&mut self, counter: u64) {
-        self.begin();
-        self.next = self.next.max(counter);
+        match self.at {
+            Some(_) => self.again = self.again.max(Some(counter)),
+            None => {
+                (self.at, self.searched) = (Some(0), 0);
+                self.next = self.next.max(counter);
+            }
+        }
     }
 
     /// A call has taken so many ticks, and `moved` a page or not.
@@ -87,11 +89,11 @@ impl Homeward {
         verdict
     }
 
-    /// The way has come to its end.
+    /// The way has come to its end. The next one, if there is to be one, begins at `next` at the earliest.
     fn end(&mut self) {
         self.at = None;
-        if core::mem::take(&mut self.again) {
-            self.begin();
+        if let Some(soonest) = self.again.take() {
+            self.begin_at(soonest);
         }
     }
 }
@@ -104,7 +106,7 @@ impl Pager {
         let before = core::mem::replace(&mut self.homeward.shadowed, (relaid, watched));
         if relaid < before.0 {
             self.homeward.begin();
-        } else if watched < before.1 && self.homeward.at.is_none() {
+        } else if watched < before.1 {
             let later = LATER_S.saturating_mul(self.hz);
             self.homeward.begin_at(now.saturating_add(later));
         }
@@ -150,13 +152,16 @@ impl Pager {
         if busy {
             pause = pause.saturating_mul(BUSY_FACTOR);
         }
-        if home.at.is_none() {
+        let ended = home.at.is_none();
+        if ended {
             pause = pause.max(home.rest());
+        }
+        home.next = began.saturating_add(took).saturating_add(pause);
+        if ended {
             home.end();
             // Frames that others' pages lay in are whole again.
             self.partners.forgive();
         }
-        self.homeward.next = began.saturating_add(took).saturating_add(pause);
     }
 }
 
@@ -174,6 +179,18 @@ mod tests {
         home.end();
         home.begin();
         assert_eq!(home.rest(), 0, "of the last way alone");
+    }
+
+    #[test]
+    fn what_is_given_up_behind_a_way_has_one_of_its_own() {
+        let mut home = Homeward::default();
+        home.begin();
+        home.begin_at(8_000);
+        assert_eq!(home.next(), Some(0), "the one under way goes on");
+        home.end();
+        assert_eq!(home.next(), Some(8_000));
+        home.end();
+        assert_eq!(home.next(), None);
     }
 
     #[test]
