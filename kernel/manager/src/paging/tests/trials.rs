@@ -4,11 +4,7 @@ use super::*;
 
 #[test]
 fn a_trial_ends_with_what_it_may_cost() {
-    let mut free = config(true);
-    free.may_trap = true;
-    let mut policy = Policy::new(free);
-    let mut now = 0;
-    trial(&mut policy, &mut now);
+    let (mut policy, now) = tried();
     policy.looked(15_000_000);
     assert_eq!(policy.overspent(), None);
     policy.looked(11_000_000);
@@ -23,24 +19,20 @@ fn a_trial_ends_with_what_it_may_cost() {
     assert_eq!(policy.budget().wait_ms(), 5_800, "what its end took");
 }
 
-/// What is asked of a policy that traps roots, pass by pass.
-fn trial(policy: &mut Policy, now: &mut u64) {
+/// A policy that has just begun a trial, and its time.
+fn tried() -> (Policy, u64) {
+    let mut free = config(true);
+    free.may_trap = true;
+    let mut policy = Policy::new(free);
+    let mut now = 0;
     for _ in 0..40 {
-        let busy_ms = *now;
-        policy.begin(
-            *now,
-            &VmSample {
-                busy_ms,
-                ..VmSample::default()
-            },
-        );
-        if let Some(action) = policy.trap_roots(*now) {
+        begin_next(&mut policy, &mut now);
+        if let Some(action) = policy.trap_roots(now) {
             assert_eq!(action, Action::Trap(true));
-            assert_eq!(policy.done(*now, action, Ok(Form::Nested)), None);
-            return;
+            assert_eq!(policy.done(now, action, Ok(Form::Nested)), None);
+            return (policy, now);
         }
-        let _ = policy.end(*now);
-        *now += 500;
+        let _ = policy.end(now);
     }
     panic!("no trial in 20 s");
 }
@@ -57,11 +49,7 @@ fn begin_next(policy: &mut Policy, now: &mut u64) {
 
 #[test]
 fn a_trial_that_meets_a_storm_ends_before_the_next_pass() {
-    let mut free = config(true);
-    free.may_trap = true;
-    let mut policy = Policy::new(free);
-    let mut now = 0;
-    trial(&mut policy, &mut now);
+    let (mut policy, now) = tried();
     assert_eq!(policy.glance_ms(now), 50);
     // 19,000 a second are none; then 21,000.
     assert_eq!(policy.probe(now + 20, 1_000), None, "too soon to say");
@@ -78,11 +66,8 @@ fn a_trial_that_meets_a_storm_ends_before_the_next_pass() {
 
 #[test]
 fn a_root_that_stands_for_no_process_is_asked_for_later_and_later() {
-    let mut free = config(true);
-    free.may_trap = true;
-    let mut policy = Policy::new(free);
-    let (mut now, mut asked) = (0, 0);
-    trial(&mut policy, &mut now);
+    let (mut policy, mut now) = tried();
+    let mut asked = 0;
     let empty = RootSample {
         root: 0x4123_0000,
         held: true,
@@ -106,11 +91,7 @@ fn a_root_that_stands_for_no_process_is_asked_for_later_and_later() {
 
 #[test]
 fn a_space_whose_process_is_gone_is_dropped_and_not_revived() {
-    let mut free = config(true);
-    free.may_trap = true;
-    let mut policy = Policy::new(free);
-    let mut now = 0;
-    trial(&mut policy, &mut now);
+    let (mut policy, mut now) = tried();
     let root = RootSample {
         root: 0x4123_0000,
         space: true,
@@ -143,11 +124,7 @@ fn a_space_whose_process_is_gone_is_dropped_and_not_revived() {
 
 #[test]
 fn a_wish_that_nobody_fulfils_is_taken_back() {
-    let mut free = config(true);
-    free.may_trap = true;
-    let mut policy = Policy::new(free);
-    let mut now = 0;
-    trial(&mut policy, &mut now);
+    let (mut policy, mut now) = tried();
     let mut wanted = [false; 12];
     let (mut most, mut dropped, mut writes) = (0, 0, 0);
     // Roots of processes that end as soon as they are to have spaces, as EL2 goes on to list them.
@@ -176,11 +153,7 @@ fn a_wish_that_nobody_fulfils_is_taken_back() {
 
 #[test]
 fn roots_that_nobody_holds_take_no_place_from_one_that_runs() {
-    let mut free = config(true);
-    free.may_trap = true;
-    let mut policy = Policy::new(free);
-    let mut now = 0;
-    trial(&mut policy, &mut now);
+    let (mut policy, mut now) = tried();
     let runs = 0x4123_0000;
     let mut asked = Vec::new();
     for _ in 0..4 {
