@@ -34,7 +34,7 @@ pub(crate) struct FakeUsers {
     /// Those that did.
     pub(crate) partners: Vec<u64>,
     /// Clock at the last look, and for how long it was busy until then.
-    looked: (u64, u64),
+    pub(crate) looked: (u64, u64),
     writes: u64,
     wanted: bool,
     pub(super) spaced: bool,

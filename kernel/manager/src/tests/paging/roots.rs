@@ -217,3 +217,22 @@ fn a_reader_that_begins_is_seen_sampled_and_moved_within_nine_seconds() {
         assert_eq!(leaves.count(), 128, "{idle}");
     }
 }
+
+#[test]
+fn a_guest_that_has_computed_for_days_is_still_tried() {
+    let mut fake = Fake::new();
+    fake.pace = 64;
+    let mut spec = compound("linux");
+    (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
+    let bundle = bundle(vec![spec]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(20);
+    // Three days of four vCPUs at 62.5 MHz: a million times that is more than 64 bits hold.
+    fake.vm(1).paging.users.looked = (fake.clock, 1 << 46);
+    work(&mut manager, &mut fake, 20_000);
+    fake.vm(1).paging.random_reader(10);
+    work(&mut manager, &mut fake, 15_000);
+    let regions = fake.vm(1).paging.users.regions.values();
+    let leaves = regions.filter(|region| region.form == PagingForm::Leaf);
+    assert_eq!(leaves.count(), 10);
+}
