@@ -187,9 +187,8 @@ impl Pager {
 
     /// Changes the mode. On failure the VM is nested and [`Self::trouble`] says why.
     pub(crate) fn set_mode<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId, mode: Mode) {
-        (self.survey, self.batch, self.moving) = (None, None, None);
-        self.queue.clear();
-        (self.next, self.trouble) = (None, None);
+        self.drop_work(hv.now());
+        self.trouble = None;
         if let Err(trouble) = self.tell_el2(hv, vm, mode) {
             self.policy.set_mode(Mode::Nested);
             self.count_shadowed(hv.now());
@@ -217,13 +216,8 @@ impl Pager {
         if self.blocks == 0 {
             self.grow(hv, vm).map_err(failed("give table memory"))?;
         }
-        let allow = failed("allow the kernel's root");
-        if self.policy.traps_roots() {
-            return finish(|| hv.paging_roots(vm, paging_roots::STICKY)).map_err(allow);
-        }
-        hv.paging_roots(vm, paging_roots::STICKY)
-            .map_err(allow)
-            .map(drop)
+        finish(|| hv.paging_roots(vm, paging_roots::STICKY))
+            .map_err(failed("allow the kernel's root"))
     }
 
     /// Gives the VM another block of table memory.
@@ -454,11 +448,22 @@ impl Pager {
 
     /// The VM is nested and stays so until somebody says otherwise.
     fn fall(&mut self, now: u64, trouble: Trouble) {
+        self.drop_work(now);
         self.policy.set_mode(Mode::Nested);
         self.count_shadowed(now);
+        self.trouble = Some(trouble);
+    }
+
+    /// Leaves off what is under way. Pages that were moved for it, and blocks that were split for it, are not forgotten.
+    fn drop_work(&mut self, now: u64) {
+        if self.moving.is_some() || self.policy.traps_roots() {
+            self.go_home_soon(now);
+        }
         (self.survey, self.batch, self.moving) = (None, None, None);
         self.queue.clear();
-        (self.next, self.trouble) = (None, Some(trouble));
+        self.window = None;
+        self.unsampled.clear();
+        self.next = None;
     }
 
     fn note(&self, seen: &mut Vec<Line>, line: Line) {

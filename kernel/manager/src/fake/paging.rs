@@ -153,6 +153,7 @@ impl PagingService for Fake {
             paging.status.refusal = PagingRefusal::None;
         }
         if mode == PagingMode::Nested {
+            paging.users.drop_space();
             for region in paging.regions.values_mut() {
                 region.form = PagingForm::Nested;
             }

@@ -114,7 +114,7 @@ impl Pager {
 
     /// Whether pages may be moved home: not while others are put in order, or what is looked at is being timed.
     pub(super) fn may_go_homeward(&self) -> bool {
-        self.window.is_none() && !self.is_moving()
+        !self.is_timing() && !self.is_moving()
     }
 
     /// Goes on for a moment, if it is due.

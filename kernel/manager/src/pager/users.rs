@@ -123,13 +123,16 @@ impl Pager {
         (now_ms, status): (u64, &PagingStatus),
         seen: &mut Vec<Line>,
     ) {
-        if !self.policy.traps_roots() {
-            return;
-        }
-        if status.roots & paging_roots::TRAPPED == 0 {
-            // What is left is allowed anew, or the kernel's root would bear the blame.
-            let _ = hv.paging_roots(vm, status.roots & paging_roots::STICKY);
+        let trapped = status.roots & paging_roots::TRAPPED != 0;
+        if trapped != self.policy.traps_roots() {
+            // EL2 ended it: what is left is allowed anew, or the kernel's root would bear the blame. Or the manager before this
+            // one began it, and could not be rid of it.
+            let _ = finish(|| hv.paging_roots(vm, status.roots & paging_roots::STICKY));
+            self.go_home_soon(hv.now());
             return self.policy.stormed(now_ms);
+        }
+        if !trapped {
+            return;
         }
         for number in (0..=u8::MAX).take(PAGING_ROOTS) {
             self.calls(1, QUERY_MOST);
@@ -187,10 +190,14 @@ impl Pager {
         });
         self.calls(calls, EDIT_MOST);
         ended.map_err(failure)?;
-        // Tables were protected and sampled by pages of their own in stage 2.
-        let soon = hv.now().saturating_add(self.hz / GIVEN_BACK_PART);
-        self.homeward.begin_at(soon);
+        self.go_home_soon(hv.now());
         Ok(Form::Nested)
+    }
+
+    /// Begins a way home behind a trial, in which tables were protected and sampled by pages of their own in stage 2.
+    pub(super) fn go_home_soon(&mut self, now: u64) {
+        let soon = now.saturating_add(self.hz / GIVEN_BACK_PART);
+        self.homeward.begin_at(soon);
     }
 
     /// Begins an epoch of walk samples in the user spaces, where the last one ended, of what could be put in order and is
@@ -295,7 +302,7 @@ impl Pager {
         }
     }
 
-    pub(super) fn is_moving(&self) -> bool {
+    pub(crate) fn is_moving(&self) -> bool {
         self.moving.is_some() || !self.queue.is_empty()
     }
 

@@ -111,6 +111,11 @@ impl Pager {
         }
     }
 
+    /// Whether samples have just begun, of which the first hits are to be counted.
+    pub(crate) const fn is_timing(&self) -> bool {
+        self.window.is_some()
+    }
+
     /// When the first hits of the samples that have just begun are to be counted.
     pub(super) const fn window_end(&self, now: u64) -> u64 {
         now.saturating_add(WINDOW_US.saturating_mul(self.hz) / 1_000_000)

@@ -362,6 +362,10 @@ impl Policy {
     }
 
     pub(super) fn trapped(&mut self, now_ms: u64, on: bool, ok: bool) {
+        if !on && !ok {
+            // They are still trapped, and cost what they cost: the next look asks again.
+            return;
+        }
         let why = self.traps.why;
         if ok {
             let deed = if on { Deed::TrapOn } else { Deed::TrapOff };

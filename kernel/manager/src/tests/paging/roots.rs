@@ -1,6 +1,7 @@
 //! Root mirrors that are given up, and user spaces.
 
 use super::*;
+use crate::pager::Pager;
 
 #[test]
 fn a_root_mirror_that_was_given_up_is_made_anew_later_and_later() {
@@ -235,4 +236,100 @@ fn a_guest_that_has_computed_for_days_is_still_tried() {
     let regions = fake.vm(1).paging.users.regions.values();
     let leaves = regions.filter(|region| region.form == PagingForm::Leaf);
     assert_eq!(leaves.count(), 10);
+}
+
+#[test]
+fn what_a_trial_has_split_is_made_whole_behind_a_storm() {
+    let mut fake = Fake::new();
+    fake.pace = 64;
+    let mut spec = compound("linux");
+    (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
+    let bundle = bundle(vec![spec]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(20);
+    // So few have nothing to gain: they are sampled and no more.
+    fake.vm(1).paging.random_reader(2);
+    work(&mut manager, &mut fake, 20_000);
+    let both = paging_roots::STICKY | paging_roots::TRAPPED;
+    assert_eq!(fake.vm(1).paging.status.roots, both);
+    assert_eq!(fake.vm(1).paging.users.sweeps, 0);
+    fake.vm(1).paging.status.roots = paging_roots::STICKY;
+    work(&mut manager, &mut fake, 3_000);
+    assert_eq!(fake.vm(1).paging.users.sweeps, 1);
+}
+
+#[test]
+fn traps_that_el2_goes_on_with_are_ended_later() {
+    let mut fake = Fake::new();
+    fake.pace = 64;
+    let mut spec = compound("linux");
+    (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
+    let bundle = bundle(vec![spec]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(20);
+    // So few have nothing to gain.
+    fake.vm(1).paging.random_reader(2);
+    work(&mut manager, &mut fake, 20_000);
+    let both = paging_roots::STICKY | paging_roots::TRAPPED;
+    assert_eq!(fake.vm(1).paging.status.roots, both);
+    fake.failures.insert("PagingRoots", Error::NoMemory);
+    work(&mut manager, &mut fake, 20_000);
+    let screen = typed(&mut manager, &mut fake, "\x1dspaging show linux\r");
+    shows(&screen, &["user roots: trapped since"]);
+    fake.failures.clear();
+    work(&mut manager, &mut fake, 3_000);
+    assert_eq!(fake.vm(1).paging.status.roots, paging_roots::STICKY);
+}
+
+#[test]
+fn traps_that_a_new_manager_cannot_end_at_once_it_ends_later() {
+    let mut fake = Fake::new();
+    fake.pace = 64;
+    let mut spec = compound("linux");
+    (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
+    let bundle = bundle(vec![spec]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(20);
+    fake.vm(1).paging.random_reader(2);
+    work(&mut manager, &mut fake, 20_000);
+    drop(manager);
+    fake.vm(1).paging.users.busy = false;
+    fake.failures.insert("PagingRoots", Error::Busy);
+    let mut manager =
+        Manager::boot(&mut fake, &bundle, revival(1)).unwrap_or_else(|_| panic!("no boot"));
+    fake.failures.clear();
+    let both = paging_roots::STICKY | paging_roots::TRAPPED;
+    assert_eq!(fake.vm(1).paging.status.roots, both);
+    work(&mut manager, &mut fake, 3_000);
+    assert_eq!(fake.vm(1).paging.status.roots, paging_roots::STICKY);
+}
+
+#[test]
+fn pages_go_home_whenever_the_operator_ends_a_trial() {
+    let timed = |pager: &Pager, away: u32| away > 0 && pager.is_timing();
+    // The first region's: none is in order that could be missed.
+    let moving = |pager: &Pager, away: u32| away == 0 && pager.is_moving();
+    for is_soon in [timed, moving] {
+        let mut fake = Fake::new();
+        fake.pace = 64;
+        let mut spec = compound("linux");
+        (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
+        spec.paging.copy_bytes = 4 << 20;
+        let bundle = bundle(vec![spec]);
+        let mut manager = booted(&mut fake, &bundle);
+        fake.vm(1).paging.random_reader(10);
+        let is_now = |manager: &Manager<'_>, away| {
+            let pager = manager.slots[0].pager.as_ref();
+            pager.is_some_and(|pager| is_soon(pager, away))
+        };
+        while !is_now(&manager, fake.vm(1).paging.users.away) {
+            assert_eq!(manager.step(&mut fake), None, "{}", fake.screen);
+            assert!(fake.clock < 60_000, "{}", fake.screen);
+        }
+        fake.vm(1).paging.users.sweeps = 0;
+        typed(&mut manager, &mut fake, "\x1dspaging mode linux nested\r");
+        work(&mut manager, &mut fake, 20_000);
+        let users = &fake.vm(1).paging.users;
+        assert_eq!((users.away, users.sweeps > 0), (0, true));
+    }
 }
