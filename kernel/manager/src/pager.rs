@@ -190,14 +190,14 @@ impl Pager {
         self.drop_work(hv.now());
         self.trouble = None;
         if let Err(trouble) = self.tell_el2(hv, vm, mode) {
-            self.policy.set_mode(Mode::Nested);
+            self.policy.set_mode(self.ms(hv.now()), Mode::Nested);
             self.count_shadowed(hv.now());
             self.trouble = Some(trouble);
             // It fails only if the VM is nested, or gone.
             let _ = finish(|| hv.paging_mode(vm, PagingMode::Nested));
             return;
         }
-        self.policy.set_mode(mode);
+        self.policy.set_mode(self.ms(hv.now()), mode);
         self.count_shadowed(hv.now());
         self.look_soon(hv);
     }
@@ -449,7 +449,7 @@ impl Pager {
     /// The VM is nested and stays so until somebody says otherwise.
     fn fall(&mut self, now: u64, trouble: Trouble) {
         self.drop_work(now);
-        self.policy.set_mode(Mode::Nested);
+        self.policy.set_mode(self.ms(now), Mode::Nested);
         self.count_shadowed(now);
         self.trouble = Some(trouble);
     }

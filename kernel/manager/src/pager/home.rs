@@ -65,6 +65,11 @@ impl Homeward {
         }
     }
 
+    /// There is no way any more, and none that follows.
+    const fn forget(&mut self) {
+        (self.at, self.again) = (None, None);
+    }
+
     /// A call has taken so many ticks, and `moved` a page or not.
     const fn count(&mut self, ticks: u64, moved: bool) {
         if !moved {
@@ -120,6 +125,9 @@ impl Pager {
     /// Goes on for a moment, if it is due.
     pub(super) fn go_homeward<H: Hypervisor>(&mut self, hv: &mut H, vm: VmId) {
         let began = hv.now();
+        if self.policy.is_locked(self.ms(began)) {
+            return self.homeward.forget();
+        }
         let due = self.homeward.next().is_some_and(|next| next <= began);
         if !due || !self.may_go_homeward() {
             return;

@@ -49,7 +49,7 @@ pub const LAST_EPOCH_MS: u64 = 64_000;
 pub const BUSY_EPOCH_MS: u64 = 2_000;
 /// How long a guest without any address space is taken to boot.
 const BOOT_MS: u64 = 30_000;
-/// How long after its first look the layout of a VM with [`Changes::Lock`] is settled.
+/// How long after its first look, or a change of its mode, the layout of a VM with [`Changes::Lock`] is settled.
 pub const LOCK_AFTER_MS: u64 = 30_000;
 
 /// The limits of one VM.
@@ -142,6 +142,8 @@ pub struct Policy {
     /// This pass surveys the kernel's half as well, and when the next one that does is due.
     whole: bool,
     whole_ms: u64,
+    /// When the layout is settled, if that is wanted.
+    locked_ms: u64,
     /// Time between passes over the users' half alone, while roots are trapped.
     users_epoch_ms: u64,
     /// Something was done or is about to be: in the kernel's half, and in the users'.
@@ -176,6 +178,7 @@ impl Policy {
             epoch_ms: FIRST_EPOCH_MS,
             whole: true,
             whole_ms: 0,
+            locked_ms: LOCK_AFTER_MS,
             users_epoch_ms: FIRST_EPOCH_MS,
             news: News::default(),
             counters: VmSample::default(),
@@ -200,9 +203,10 @@ impl Policy {
         &self.config
     }
 
-    /// Changes the mode; what was learned of stores stays.
-    pub fn set_mode(&mut self, mode: Mode) {
+    /// Changes the mode; what was learned of stores stays. A layout that is to be settled has time for that once more.
+    pub fn set_mode(&mut self, now_ms: u64, mode: Mode) {
         self.config.mode = mode;
+        self.locked_ms = now_ms.saturating_add(LOCK_AFTER_MS);
         (self.epoch_ms, self.whole_ms) = (FIRST_EPOCH_MS, 0);
         self.traps = Traps::default();
         self.roots.clear();
@@ -224,8 +228,10 @@ impl Policy {
         !nested && !fixed
     }
 
-    const fn is_locked(&self, now_ms: u64) -> bool {
-        matches!(self.config.changes, Changes::Lock) && now_ms >= LOCK_AFTER_MS
+    /// Whether the layout is settled: nothing is to be done about the VM's memory any more.
+    #[must_use]
+    pub const fn is_locked(&self, now_ms: u64) -> bool {
+        matches!(self.config.changes, Changes::Lock) && now_ms >= self.locked_ms
     }
 
     /// Why an action that was just returned is wanted.

@@ -251,8 +251,43 @@ fn a_locked_guest_is_looked_at_for_thirty_seconds() {
     let bundle = bundle(vec![spec]);
     let mut manager = booted(&mut fake, &bundle);
     fake.vm(1).paging.linear_map(50);
+    // What processes do is never settled.
+    fake.vm(1).paging.random_reader(10);
     work(&mut manager, &mut fake, 100_000);
     assert_eq!(fake.vm(1).paging.leaves(), 50);
+    assert_eq!(fake.vm(1).paging.status.roots, paging_roots::STICKY);
+    assert_eq!(manager.deadline(&mut fake), u64::MAX);
+    // The operator's wish is carried out, in as much time.
+    let screen = typed(&mut manager, &mut fake, "\x1dspaging mode linux nested\r");
+    shows(
+        &screen,
+        &["the operator set the paging of 'linux' to nested"],
+    );
+    work(&mut manager, &mut fake, 20_000);
+    assert!(fake.vm(1).paging.users.sweeps > 0, "blocks are made whole");
+    typed(&mut manager, &mut fake, "paging mode linux compound\r");
+    work(&mut manager, &mut fake, 40_000);
+    assert_eq!(fake.vm(1).paging.leaves(), 50);
+    assert_eq!(manager.deadline(&mut fake), u64::MAX);
+}
+
+#[test]
+fn nothing_is_made_whole_for_a_guest_whose_layout_is_settled() {
+    let mut fake = Fake::new();
+    let mut spec = compound("linux");
+    spec.paging.changes = PagingChanges::Lock;
+    let bundle = bundle(vec![spec]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(50);
+    work(&mut manager, &mut fake, 29_500);
+    for n in 0..50 {
+        fake.vm(1).paging.store(KERNEL + n * (2 << 20));
+    }
+    // A way through memory would begin eight seconds behind this look.
+    let pager = manager.slots[0].pager.as_mut().unwrap();
+    pager.look_soon(&mut fake);
+    work(&mut manager, &mut fake, 100_000);
+    assert_eq!(fake.vm(1).paging.users.sweeps, 0);
     assert_eq!(manager.deadline(&mut fake), u64::MAX);
 }
 

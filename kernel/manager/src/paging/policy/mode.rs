@@ -37,7 +37,8 @@ pub enum Changes {
     /// At any time.
     #[default]
     Free,
-    /// Within [`LOCK_AFTER_MS`](super::LOCK_AFTER_MS) of its start, then no more: no rendezvous and no flush comes from here.
+    /// Within [`LOCK_AFTER_MS`](super::LOCK_AFTER_MS) of its start or of a change of its mode, then no more: no rendezvous and no
+    /// flush comes from here. User spaces stay nested: what processes map is never settled.
     Lock,
     /// Never: it stays nested.
     Never,

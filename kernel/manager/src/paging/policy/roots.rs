@@ -10,7 +10,7 @@ use super::super::cost;
 use super::super::reason::{Deed, Failure, Reason};
 use super::super::sample::{Half, RootSample, VmSample};
 use super::budget::counted;
-use super::{Action, FIRST_EPOCH_MS, Mode, Policy};
+use super::{Action, Changes, FIRST_EPOCH_MS, Mode, Policy};
 
 /// Roots that are remembered of a VM at most.
 pub const MAX_ROOTS: usize = 16;
@@ -151,9 +151,12 @@ impl Traps {
 
 impl Policy {
     /// Whether writes of roots may be trapped for this VM: where user spaces have nothing to gain whatever a trial
-    /// showed, there is none.
+    /// showed, there is none, and none where the layout is to be settled, because processes come and go.
     #[must_use]
     pub fn may_trap(&self, now_ms: u64) -> bool {
+        if matches!(self.config.changes, Changes::Lock) {
+            return false;
+        }
         let gains = self.config.may_trap && self.config.machine.moving_pays();
         let wanted = gains || self.config.mode == Mode::Shadow;
         wanted && self.is_active(now_ms)

@@ -291,7 +291,7 @@ fn nested_mode_never_looks() {
     none.mode = Mode::Nested;
     let mut policy = Policy::new(none);
     assert!(!policy.is_active(0));
-    policy.set_mode(Mode::Compound);
+    policy.set_mode(0, Mode::Compound);
     assert!(policy.is_active(0));
 }
 
