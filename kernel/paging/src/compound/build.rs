@@ -110,12 +110,13 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         let Space { root, start, .. } = *space;
         let frame = self.frame_for(vm, root)?;
         let mirror = self.pool.pa(frame);
-        let shown = self.watch(vm, root).and_then(|()| {
-            vm.flush();
-            vm.copy_table(root, mirror);
-            show(vm, alias_of(root), mirror)
-        });
-        let node = shown.and_then(|()| {
+        if let Err(error) = self.watch(vm, root) {
+            self.pool.give(vm.memory, frame);
+            return Err(error);
+        }
+        vm.flush();
+        vm.copy_table(root, mirror);
+        let node = show(vm, alias_of(root), mirror).and_then(|()| {
             self.nodes
                 .insert(Node::root(root, start, id.0, frame))
                 .ok_or(ShadowError::Full)

@@ -31,6 +31,7 @@ macro_rules! vm {
 
 mod detached;
 mod known;
+mod refused;
 mod relaid;
 mod survey;
 
@@ -78,64 +79,6 @@ fn regs() -> Stage1Regs {
         tcr: Tcr::new(tcr),
         ttbr0: Ttbr::new(ROOT),
         ttbr1: Ttbr::new(ROOT),
-    }
-}
-
-#[test]
-fn unsuitable_registers_are_refused_with_the_reason() {
-    let good = regs();
-    let with_tcr = |change: u64| Stage1Regs {
-        tcr: Tcr::new(good.tcr.raw() ^ change),
-        ..good
-    };
-    let cases = [
-        (
-            Stage1Regs {
-                sctlr: 0b100,
-                ..good
-            },
-            Refusal::Off,
-        ),
-        (
-            Stage1Regs {
-                sctlr: 0b001,
-                ..good
-            },
-            Refusal::Off,
-        ),
-        (
-            Stage1Regs {
-                sctlr: 0b101 | 1 << 25,
-                ..good
-            },
-            Refusal::BigEndian,
-        ),
-        (with_tcr(1 << 14), Refusal::Granule),
-        (with_tcr(1 << 59), Refusal::Granule),
-        (with_tcr(1), Refusal::RootSize),
-        (with_tcr(3 << 32), Refusal::OutputSize),
-        (with_tcr(1 << 8), Refusal::Uncached),
-        (with_tcr(1 << 39), Refusal::HardwareFlags),
-        (
-            Stage1Regs {
-                ttbr0: Ttbr::new(ROOT | 1),
-                ..good
-            },
-            Refusal::CommonNotPrivate,
-        ),
-        (
-            Stage1Regs {
-                ttbr0: Ttbr::new(1 << 38),
-                ..good
-            },
-            Refusal::RootAddress,
-        ),
-    ];
-    for (regs, refusal) in cases {
-        let mut rig = Rig::new();
-        let planted = rig.compound.plant(vm!(rig), &regs, Half::Low);
-        assert_eq!(planted, Err(ShadowError::Refused(refusal)));
-        assert!(!rig.compound.is_watched(Ipa::truncated(ROOT)));
     }
 }
 
