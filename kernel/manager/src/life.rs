@@ -265,15 +265,19 @@ impl<'a> Manager<'a> {
         true
     }
 
-    /// Adds frames to the stock of a thin guest that waits for them.
+    /// Adds frames to the stock of a thin guest that waits for them: one at least, with which the tables come that it may be
+    /// waiting for.
     fn feed<H: Hypervisor>(&mut self, hv: &mut H, index: usize, vm: VmId, status: &VmStatus) {
         let mut stock = status.stock_frames;
-        while stock < FIRST_STOCK_FRAMES {
+        loop {
             match finish(|| hv.vm_stock_add(vm)) {
                 Ok(()) => stock = stock.saturating_add(1),
                 Err(Error::NoMemory) if stock == 0 => return self.starved(hv, index, vm),
                 // What it has is enough to go on; and if its quota is used up, EL2 stops it.
                 Err(_) => return,
+            }
+            if stock >= FIRST_STOCK_FRAMES {
+                return;
             }
         }
     }

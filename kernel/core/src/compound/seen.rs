@@ -122,6 +122,11 @@ impl Seen {
         true
     }
 
+    /// How many roots are waiting for their spaces.
+    pub(crate) fn wishes(&self) -> usize {
+        self.0.iter().filter(|entry| entry.wanted).count()
+    }
+
     /// A wish is fulfilled, or not, and why.
     pub(super) fn settle(&mut self, root: u64, refusal: PagingRefusal) {
         if let Some(entry) = self.find(root) {

@@ -11,14 +11,11 @@ use penumbra_vmsa::{Half, Ipa, Level, Va, VmId};
 use super::{Arguments, NOTHING, Reply, guest, one};
 use crate::compound::{From, Holder, State, VmAccess, drop_low, held};
 use crate::machine::{Core, Machine};
-use crate::memory::stage2_error;
+use crate::memory::{ROOT_TABLES, stage2_error};
 use crate::system::System;
 use crate::vcpu::VcpuId;
 use crate::vm::Vm;
 
-/// Frames that a VM keeps ready for stage-2 tables of its own exits: planting a root splits a block
-/// twice at most and makes two tables in the window.
-pub(super) const SPARE_TABLES: usize = 6;
 /// Tables given back by one call that ends spaces.
 pub(super) const GIVEN_BACK_PER_CALL: u32 = 2;
 /// Steps of a survey, or on the way home, that find nothing, in one call, while no interrupt waits.
@@ -131,7 +128,7 @@ pub(super) fn mode(
     }
     vm.memory
         .lock_patiently(machine)
-        .add_spare(machine, SPARE_TABLES)?;
+        .keep_ready(machine, ROOT_TABLES)?;
     vm.paging.set_mode(mode);
     let done = edit(system, &target, machine, |state, access, parked| {
         let mut nested = (0..PAGING_SPACES).filter_map(|number| {

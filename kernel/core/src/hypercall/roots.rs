@@ -4,10 +4,11 @@ use penumbra_abi::{Error, PAGING_ROOTS, PagingRoot, paging_roots};
 use penumbra_paging::WINDOW_BIT;
 use penumbra_vmsa::PAGE_SIZE;
 
-use super::paging::{GIVEN_BACK_PER_CALL, SPARE_TABLES, Target, alive, edit, target};
+use super::paging::{GIVEN_BACK_PER_CALL, Target, alive, edit, target};
 use super::{Reply, guest, one};
 use crate::compound::{From, drop_low, drop_space, low_space};
 use crate::machine::{Core, Machine};
+use crate::memory::{FURTHER_ROOT_TABLES, ROOT_TABLES};
 use crate::system::System;
 use crate::vm::Vm;
 
@@ -24,10 +25,13 @@ pub(super) fn allow(
     if roots & !(paging_roots::STICKY | paging_roots::TRAPPED) != 0 {
         return Err(Error::InvalidParameter);
     }
-    vm.memory
-        .lock_patiently(machine)
-        .add_spare(machine, SPARE_TABLES)?;
     let paging = &vm.paging;
+    if roots & !paging.roots() != 0 {
+        // To take a permission back needs none.
+        vm.memory
+            .lock_patiently(machine)
+            .keep_ready(machine, ROOT_TABLES)?;
+    }
     let trapped = |roots: u64| roots & paging_roots::TRAPPED != 0;
     if trapped(paging.roots()) && !trapped(roots) {
         // Trapped until none of these spaces is left: a root written unseen could meet what its
@@ -96,9 +100,12 @@ pub(super) fn add(
     if !vm.paging.traps_roots() {
         return Err(Error::BadState);
     }
+    // Other wishes may be fulfilled first.
+    let wishes = vm.paging.state(machine, |state| state.seen.wishes());
+    let tables = wishes.saturating_mul(FURTHER_ROOT_TABLES);
     vm.memory
         .lock_patiently(machine)
-        .add_spare(machine, SPARE_TABLES)?;
+        .keep_ready(machine, tables.saturating_add(ROOT_TABLES))?;
     let exists = vm.paging.change(machine, |state| {
         if low_space(state, root).is_some() {
             return Ok(true);

@@ -4,7 +4,7 @@ use penumbra_abi::{Backing, Error, ZERO_CHUNK_BYTES};
 use penumbra_paging::Mapping;
 use penumbra_vmsa::{GIB, Ipa, PAGE_SIZE, Pa, Stage2Attrs, VmId};
 
-use super::tables::{MAX_SPARE, allocate_table};
+use super::tables::{MAX_SPARE, allocate_table, kept_for};
 use super::{GUEST_END, MAX_STOCK, Memory, Region, TableFrames, stage2_error};
 use crate::frames::{FRAME_BYTES, FrameTable, Owner};
 use crate::machine::Machine;
@@ -337,8 +337,13 @@ impl Memory {
         self.chunk = Chunk::NONE;
     }
 
-    /// Keeps `count` frames ready for tables that exits of the VM make.
-    pub(crate) fn add_spare(&mut self, machine: &impl Machine, count: usize) -> Result<(), Error> {
+    /// Keeps so many frames ready for tables that exits of the VM make, besides those that first touches take.
+    pub(crate) fn keep_ready(&mut self, machine: &impl Machine, count: usize) -> Result<(), Error> {
+        let touches = kept_for(self.stocked);
+        self.add_spare(machine, touches.saturating_add(count))
+    }
+
+    fn add_spare(&mut self, machine: &impl Machine, count: usize) -> Result<(), Error> {
         while self.spare.count() < count.min(MAX_SPARE) {
             let table = allocate_table(machine).ok_or(Error::NoMemory)?;
             if !self.spare.push(table) {
@@ -358,8 +363,7 @@ impl Memory {
         if self.built.bytes != 0 || !self.regions.iter().any(|region| region.thin) {
             return Err(Error::BadState);
         }
-        // With each frame a table for it, and two for the levels above.
-        self.add_spare(machine, self.stocked.saturating_add(3))?;
+        self.add_spare(machine, kept_for(self.stocked.saturating_add(1)))?;
         if self.stocked >= MAX_STOCK {
             return Err(Error::NoSlot);
         }

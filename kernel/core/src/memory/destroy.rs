@@ -64,7 +64,7 @@ impl Memory {
             .stage2
             .teardown(&mut tables, &flushed, TABLES_PER_CALL)
             .map_err(super::stage2_error)?;
-        while let Some(table) = self.spare.pop() {
+        while let Some(table) = self.spare.pop(0) {
             machine.free(table, PAGE_SIZE);
         }
         Ok(done)

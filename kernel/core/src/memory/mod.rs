@@ -16,7 +16,7 @@ use penumbra_vmsa::{Ipa, MIB, Pa, Stage2Attrs};
 
 pub(crate) use build::{RamRequest, largest_block};
 pub(crate) use grant::{begin as begin_grant, end as end_grants};
-pub(crate) use tables::{TableFrames, VmTlb};
+pub(crate) use tables::{FURTHER_ROOT_TABLES, ROOT_TABLES, TableFrames, VmTlb};
 
 use crate::compound::{From, VmAccess};
 use crate::frames::FRAME_BYTES;
@@ -25,7 +25,7 @@ use crate::vm::Vm;
 use build::Chunk;
 use destroy::Destroyed;
 use grant::Grant;
-use tables::Spare;
+use tables::{Spare, kept_for};
 
 /// RAM ranges of a VM at most.
 pub(crate) const MAX_REGIONS: usize = 4;
@@ -168,14 +168,24 @@ impl Memory {
         (self.stage2.counts(), tables.into())
     }
 
-    /// Frames in stock.
+    /// Frames in stock that can be put to use: there is a table for one.
     pub(crate) const fn stocked(&self) -> usize {
+        if self.spare.count() == 0 {
+            return 0;
+        }
         self.stocked
     }
 
-    /// Whether a vCPU that waits for frames may go on: there are some, or there never will be.
+    /// Whether a vCPU that waits for frames may go on: there are some, and tables for them, or there never will be.
     pub(crate) const fn has_stock(&self) -> bool {
-        self.stocked != 0 || self.held.saturating_add(FRAME_BYTES) > self.quota
+        if self.stocked != 0 {
+            return self.spare.count() >= kept_for(1);
+        }
+        self.is_at_quota()
+    }
+
+    const fn is_at_quota(&self) -> bool {
+        self.held.saturating_add(FRAME_BYTES) > self.quota
     }
 
     /// Whether any of `[ipa, ipa + bytes)` is RAM or about to be.
@@ -219,7 +229,10 @@ impl Memory {
     ) -> R {
         let mut tables = match from {
             From::Pool => TableFrames::of_pool(machine),
-            From::Spare => TableFrames::of_vm(machine, &mut self.spare),
+            From::Spare => {
+                let kept = kept_for(self.stocked);
+                TableFrames::of_vm(machine, &mut self.spare, kept)
+            }
         };
         work(&mut Access {
             stage2: &mut self.stage2,
@@ -233,7 +246,7 @@ impl Memory {
         let Some(region) = self.region(ipa.raw()) else {
             return Touch::NotMemory;
         };
-        let mut tables = TableFrames::of_vm(machine, &mut self.spare);
+        let mut tables = TableFrames::of_vm(machine, &mut self.spare, 0);
         match self.stage2.touch(&mut tables, ipa) {
             Ok(Touched::Populated { pages, .. })
                 if pages >= FILL_PAGES && pages.is_power_of_two() =>
@@ -250,7 +263,7 @@ impl Memory {
     /// Makes one block of the region around `ipa`, what was not touched of it included.
     #[cold]
     fn complete(&mut self, machine: &impl Machine, ipa: Ipa) -> Touch {
-        let mut tables = TableFrames::of_vm(machine, &mut self.spare);
+        let mut tables = TableFrames::of_vm(machine, &mut self.spare, 0);
         let mut tlb = VmTlb::new(machine, self.vttbr);
         // Refused while a page is watched or lies elsewhere: then pages go on coming one by one.
         let _ = self.stage2.promote(&mut tables, &mut tlb, ipa);
@@ -261,13 +274,13 @@ impl Memory {
     #[cold]
     fn populate(&mut self, machine: &impl Machine, ipa: Ipa) -> Touch {
         let Some(frame) = self.take_stock() else {
-            return if self.has_stock() {
+            return if self.is_at_quota() {
                 Touch::OverQuota
             } else {
                 Touch::WantsStock
             };
         };
-        let mut tables = TableFrames::of_vm(machine, &mut self.spare);
+        let mut tables = TableFrames::of_vm(machine, &mut self.spare, 0);
         let base = ipa.align_down(FRAME_BYTES);
         match self
             .stage2
@@ -293,7 +306,7 @@ impl Memory {
 
     /// Whether the manager should add to the stock, and may.
     fn is_stock_low(&self) -> bool {
-        self.stocked < LOW_STOCK && self.held.saturating_add(FRAME_BYTES) <= self.quota
+        self.stocked < LOW_STOCK && !self.is_at_quota()
     }
 
     fn take_stock(&mut self) -> Option<Pa> {
@@ -320,5 +333,31 @@ pub(crate) const fn stage2_error(error: Stage2Error) -> Error {
         Stage2Error::NotMapped => Error::NotMapped,
         Stage2Error::NoTable => Error::NoMemory,
         Stage2Error::NotUniform | Stage2Error::NotFlushed => Error::BadState,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_without_a_table_are_none_to_go_on_with() {
+        let mut memory = Memory {
+            quota: 8 * FRAME_BYTES,
+            held: 8 * FRAME_BYTES,
+            ..Memory::new()
+        };
+        assert!(
+            memory.has_stock(),
+            "there never will be any: it is over its quota"
+        );
+        assert!(memory.put_stock(Pa::truncated(FRAME_BYTES)));
+        assert_eq!((memory.has_stock(), memory.stocked()), (false, 0));
+        for table in 1..=3 {
+            assert!(!memory.has_stock());
+            assert!(memory.spare.push(Pa::truncated(table * 4096)));
+            assert_eq!(memory.stocked(), 1, "for one that needs no tables above it");
+        }
+        assert!(memory.has_stock());
     }
 }

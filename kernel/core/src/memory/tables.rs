@@ -6,8 +6,15 @@ use penumbra_vmsa::{PAGE_SIZE, Pa};
 use super::MAX_STOCK;
 use crate::machine::Machine;
 
-/// Tables that a VM keeps ready: one for each frame in stock, and those above them.
-pub(super) const MAX_SPARE: usize = MAX_STOCK + 2;
+/// Tables above those of the stock's frames.
+const ABOVE: usize = 2;
+/// Tables that a VM keeps ready for compound roots that its exits put in place: the first splits a block twice at most and makes
+/// two tables in the window.
+pub(crate) const ROOT_TABLES: usize = 6;
+/// What each further one takes, mostly: a table of the block that it splits, and one in the window.
+pub(crate) const FURTHER_ROOT_TABLES: usize = 2;
+/// Tables that a VM keeps ready at most.
+pub(super) const MAX_SPARE: usize = MAX_STOCK + ABOVE + ROOT_TABLES + 4 * FURTHER_ROOT_TABLES;
 
 /// Zeroed frames for tables, of one VM. A guest's fault takes from here only, so no guest's exit
 /// waits for the board's pool.
@@ -27,7 +34,11 @@ impl Spare {
         self.count
     }
 
-    pub(super) fn pop(&mut self) -> Option<Pa> {
+    /// Takes one, if more than `kept` are there.
+    pub(super) fn pop(&mut self, kept: usize) -> Option<Pa> {
+        if self.count <= kept {
+            return None;
+        }
         self.count = self.count.checked_sub(1)?;
         self.frames.get(self.count).copied()
     }
@@ -42,6 +53,15 @@ impl Spare {
     }
 }
 
+/// Tables that first touches take for so many frames in stock: one for each, and those above them. What else an exit makes takes
+/// none of these, or the guest would wait for a table where it has frames.
+pub(super) const fn kept_for(stocked: usize) -> usize {
+    if stocked == 0 {
+        return 0;
+    }
+    stocked.saturating_add(ABOVE)
+}
+
 /// A zeroed frame out of the board's pool.
 pub(super) fn allocate_table(machine: &impl Machine) -> Option<Pa> {
     let table = machine.allocate(PAGE_SIZE)?;
@@ -53,8 +73,8 @@ pub(super) fn allocate_table(machine: &impl Machine) -> Option<Pa> {
 #[derive(Debug)]
 pub(crate) struct TableFrames<'a, M> {
     machine: &'a M,
-    /// The VM's own frames, if the pool may not be asked.
-    spare: Option<&'a mut Spare>,
+    /// The VM's own frames, if the pool may not be asked, and how many of them are to be left.
+    spare: Option<(&'a mut Spare, usize)>,
 }
 
 impl<'a, M: Machine> TableFrames<'a, M> {
@@ -66,11 +86,11 @@ impl<'a, M: Machine> TableFrames<'a, M> {
         }
     }
 
-    /// Out of the VM's own frames, for a guest's exits.
-    pub(super) const fn of_vm(machine: &'a M, spare: &'a mut Spare) -> Self {
+    /// Out of the VM's own frames but for the last `kept`, for a guest's exits.
+    pub(super) const fn of_vm(machine: &'a M, spare: &'a mut Spare, kept: usize) -> Self {
         Self {
             machine,
-            spare: Some(spare),
+            spare: Some((spare, kept)),
         }
     }
 }
@@ -78,13 +98,13 @@ impl<'a, M: Machine> TableFrames<'a, M> {
 impl<M: Machine> TableMemory for TableFrames<'_, M> {
     fn alloc_table(&mut self) -> Option<Pa> {
         match &mut self.spare {
-            Some(spare) => spare.pop(),
+            Some((spare, kept)) => spare.pop(*kept),
             None => allocate_table(self.machine),
         }
     }
 
     fn free_table(&mut self, table: Pa) {
-        if let Some(spare) = &mut self.spare {
+        if let Some((spare, _)) = &mut self.spare {
             self.machine.zero(table, PAGE_SIZE);
             if spare.push(table) {
                 return;

@@ -349,3 +349,61 @@ fn thin_memory_that_fills_up_keeps_its_tables_protected() {
     );
     assert_eq!(bench.differences(vm), 0);
 }
+
+/// A thin guest with a stock of eight frames and this many whole blocks, each with what may be a root.
+fn thin_with_roots(blocks: u64) -> (Bench, u64) {
+    let mut bench = Bench::new(2);
+    let vm = bench.create(1);
+    bench.ok(Call::VmMapRam, &[vm, RAM, 64 * MIB, 1, 64 * MIB]);
+    bench.start(vm, &[1]);
+    for block in 0..blocks {
+        bench.finish(Call::VmStockAdd, &[vm], 1);
+        let base = RAM + block * 2 * MIB;
+        bench.program(
+            vm,
+            0,
+            (0..16).map(|page| Op::Store(base + page * PAGE_SIZE, 8, 0)),
+        );
+        bench.steps(5);
+        let core = &mut bench.cores[1];
+        assert_eq!(core.leaf(base).unwrap().bytes(), 2 * MIB);
+        core.write_guest(root_in(block), LEVEL2 | TABLE);
+    }
+    for _ in 0..8 {
+        bench.finish(Call::VmStockAdd, &[vm], 1);
+    }
+    let core = &mut bench.cores[1];
+    core.sysregs.sctlr_el1 |= MMU_AND_CACHES;
+    core.sysregs.tcr_el1 = TCR;
+    core.sysregs.mair_el1 = 0xff;
+    core.sysregs.pstate = EL0;
+    bench.ok(Call::PagingMode, &[vm, PagingMode::Compound as u64]);
+    bench.finish(Call::PagingPool, &[vm], 1);
+    bench.ok(Call::PagingRoots, &[vm, paging_roots::STICKY]);
+    (bench, vm)
+}
+
+const fn root_in(block: u64) -> u64 {
+    ROOT + block * 2 * MIB
+}
+
+#[test]
+fn a_guest_that_goes_on_to_plant_roots_has_tables_left_for_what_it_touches() {
+    let (mut bench, vm) = thin_with_roots(9);
+    let mut planted = 0;
+    for block in 0..9 {
+        bench.cores[1].sysregs.ttbr1_el1 = root_in(block);
+        bench.cores[0].pass(100_000_000);
+        settle(&mut bench);
+        planted += u64::from(bench.is_planted());
+    }
+    let before = bench.log(vm, 0).len();
+    let new = |number| Op::Store(RAM + (32 + 2 * number) * MIB, 8, number);
+    bench.program(vm, 0, (0..8).map(new));
+    bench.steps(20);
+    assert_eq!(bench.log(vm, 0).len(), before + 8);
+    // The last roots found none.
+    assert!((2..9).contains(&planted), "{planted}");
+    assert_eq!(bench.paging(vm).refusal, PagingRefusal::Full);
+    assert_eq!(bench.differences(vm), 0);
+}

@@ -254,6 +254,13 @@ impl Fake {
         self.shared.lock().unwrap().pages.len() as u64 * PAGE_SIZE
     }
 
+    /// Nothing is left to allocate.
+    pub(super) fn use_up(&self) {
+        let mut shared = self.shared.lock().unwrap();
+        let first = RAM / PAGE_SIZE;
+        shared.pages.extend(first..first + RAM_BYTES / PAGE_SIZE);
+    }
+
     fn has_interrupt(&self) -> bool {
         let shared = self.shared.lock().unwrap();
         let timer = self.deadline.is_some_and(|at| shared.now >= at);

@@ -302,6 +302,20 @@ fn taken_away_it_leaves_no_space_and_no_trap() {
 }
 
 #[test]
+fn to_take_it_away_needs_no_memory() {
+    let (mut bench, vm) = trapped();
+    bench.msr(vm, TTBR0, ROOT | asid(7));
+    bench.cores[0].use_up();
+    assert_eq!(
+        bench.error(Call::PagingSpaceAdd, &[vm, OTHER]),
+        Error::NoMemory
+    );
+    bench.finish(Call::PagingRoots, &[vm, 0], 1);
+    settle(&mut bench);
+    assert!(!bench.is_trapping());
+}
+
+#[test]
 fn contextidr_is_written_at_the_first_look_and_counts() {
     use crate::exit::{Next, first_synchronous};
     let (mut bench, vm) = trapped();

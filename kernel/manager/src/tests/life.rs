@@ -241,6 +241,18 @@ fn a_thin_guest_is_fed_when_it_asks() {
 }
 
 #[test]
+fn a_guest_that_waits_gets_a_frame_though_it_has_enough() {
+    // Tables come with it, of which EL2 may have none for those that are there.
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![thin("linux", 64 * MIB)]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).status.stock_frames = 8;
+    fake.vm(1).status.wants_stock = true;
+    assert_eq!(settle(&mut manager, &mut fake), None, "no spinning");
+    assert_eq!(fake.vm(1).status.stock_frames, 9);
+}
+
+#[test]
 fn a_little_is_better_than_nothing() {
     let mut fake = Fake::new();
     let bundle = bundle(vec![thin("linux", 64 * MIB)]);
