@@ -12,7 +12,6 @@ use super::astray;
 use super::hold::{Holder, held};
 use super::quick::stored_by;
 use super::roots::{half_at, registers, restore_root, restore_roots};
-use super::trapped::retrap;
 use super::whole;
 use super::{From, State, VmAccess};
 use crate::machine::{GuestRegister, Machine};
@@ -362,10 +361,6 @@ pub(super) fn nest<M: Machine>(
                 access.flush();
             }
         });
-    }
-    if fresh && !roots {
-        // Else the manager sees to that, behind the last root.
-        retrap(vcpu, place, machine);
     }
     answer
 }

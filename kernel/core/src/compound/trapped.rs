@@ -142,7 +142,6 @@ pub(super) fn install<M: Machine>(
     regs.ttbr0 = Ttbr::new(value & !WINDOW_BIT);
     let root = value & ROOT;
     let roots = &mut vcpu.roots;
-    let allowed = paging.traps_roots() && !paging.is_ending();
     let (space, generation) = place.vm.with_tables(machine, From::Spare, |state, access| {
         if !roots.holds_for(paging.generation()) {
             roots.report(&mut state.seen);
@@ -151,11 +150,7 @@ pub(super) fn install<M: Machine>(
             let old = core::mem::replace(slot, Slot::EMPTY);
             state.seen.note(old.value & ROOT, old.writes);
         }
-        let space = if allowed {
-            space_for(paging, state, access, &regs)
-        } else {
-            None
-        };
+        let space = space_for(paging, state, access, &regs);
         // Under the lock: a space made later has another generation.
         (space, paging.generation())
     });
@@ -196,6 +191,9 @@ pub(super) fn install<M: Machine>(
 }
 
 /// The space of the root in TTBR0_EL1: one that exists, or is wanted and can be made now.
+///
+/// One that exists serves until it is gone, in a VM that is nested as well: the vCPU's TLB may hold what its compound root
+/// says, and would meet what the guest's own says.
 fn space_for<M: Machine>(
     paging: &Paging,
     state: &mut State,
@@ -204,7 +202,8 @@ fn space_for<M: Machine>(
 ) -> Option<usize> {
     let root = regs.ttbr0.raw() & ROOT;
     let exists = low_space(state, root).is_some();
-    if !exists && !state.seen.is_wanted(root) {
+    let may_make = paging.mode() != PagingMode::Nested && !paging.is_ending();
+    if !exists && (!may_make || !state.seen.is_wanted(root)) {
         return None;
     }
     if !exists && state.tables.is_empty(access, Ipa::truncated(root)) {
@@ -240,7 +239,7 @@ fn high<M: Machine>(vcpu: &Vcpu, place: &'static Place, machine: &mut M, value: 
         new |= old & WINDOW_BIT;
         return machine.set_guest(GuestRegister::Ttbr1El1, new);
     }
-    if paging.traps_roots() {
+    if paging.traps_roots() && paging.mode() != PagingMode::Nested {
         let has_space = place.vm.with_tables(machine, From::Spare, |state, access| {
             let known = (0..PAGING_SPACES)
                 .filter_map(|number| state.tables.space(number))
@@ -325,7 +324,7 @@ fn measure<M: Machine>(vcpu: &mut Vcpu, place: &'static Place, machine: &mut M) 
     end_trapping(vcpu, place, machine)
 }
 
-/// Lets the cores of the vCPU's VM see that what is trapped has changed.
+/// Lets the cores of the vCPU's VM see that nothing is trapped any more.
 pub(super) fn retrap<M: Machine>(vcpu: &Vcpu, place: &'static Place, machine: &mut M) {
     if let Some(id) = super::fault::vm_of(vcpu) {
         place.system.note_traps(id);
@@ -357,9 +356,10 @@ impl Paging {
         self.generation() != 0
     }
 
-    /// Whether roots are to be trapped.
+    /// Whether roots are to be trapped. Whatever the mode: a root of the lower half that has a space is exchanged until that
+    /// has gone.
     pub(crate) fn traps_roots(&self) -> bool {
-        self.roots() & paging_roots::TRAPPED != 0 && self.mode() != PagingMode::Nested
+        self.roots() & paging_roots::TRAPPED != 0
     }
 
     /// Traps roots no more. The VM is held, or nothing has been made of them yet.

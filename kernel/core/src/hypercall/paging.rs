@@ -168,7 +168,12 @@ fn nest(system: &System, target: &Target<'_>, machine: &mut impl Machine) -> Res
         return Ok(false);
     }
     edit(system, target, machine, |state, access, parked| {
-        Ok(drop_low(state, access, parked))
+        // A vCPU may just have planted a root as the mode changed.
+        let done = !state.tables.has_roots() && drop_low(state, access, parked);
+        if done && vm.paging.traps_roots() {
+            vm.paging.stop_trapping();
+        }
+        Ok(done)
     })
 }
 

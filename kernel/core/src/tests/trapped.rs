@@ -302,6 +302,34 @@ fn taken_away_it_leaves_no_space_and_no_trap() {
 }
 
 #[test]
+fn roots_of_a_vm_that_fell_are_exchanged_until_their_spaces_are_gone() {
+    let (mut bench, vm) = trapped();
+    bench.cores[1].write_guest(OTHER, LEVEL2 | TABLE);
+    bench.msr(vm, TTBR0, ROOT | asid(7));
+    assert_eq!(bench.ok(Call::PagingSpaceAdd, &[vm, OTHER]), 0);
+    let roots = [ROOT | asid(7), OTHER | asid(5)];
+    let exchanged = |bench: &mut Bench| roots.map(|root| bench.msr(vm, TTBR0, root));
+    let aliases = roots.map(|root| root | WINDOW_BIT);
+    assert_eq!(exchanged(&mut bench), aliases);
+    // A TLB conflict. One root is given up, the other one is for the manager.
+    bench.program(vm, 0, [Op::Class(0x24, 0b11_0000)]);
+    settle(&mut bench);
+    assert_eq!(bench.paging(vm).mode, PagingMode::Nested);
+    assert!(bench.paging(vm).nodes_used > 0);
+    bench.cores[0].pass(2_000_000);
+    settle(&mut bench);
+    // A TLB may hold what its leaves say under its ASID.
+    assert!(bench.is_trapping());
+    assert_eq!(exchanged(&mut bench), aliases);
+    bench.finish(Call::PagingMode, &[vm, PagingMode::Nested as u64], 1);
+    settle(&mut bench);
+    assert!(!bench.is_trapping());
+    assert_eq!(bench.paging(vm).roots, 0, "not again of itself");
+    assert_eq!(exchanged(&mut bench), roots);
+    assert_eq!(bench.differences(vm), 0);
+}
+
+#[test]
 fn to_take_it_away_needs_no_memory() {
     let (mut bench, vm) = trapped();
     bench.msr(vm, TTBR0, ROOT | asid(7));
