@@ -81,17 +81,28 @@ pub(super) fn mark_runs<M: TableMemory + ?Sized>(
     runs
 }
 
-fn mark_run<M: TableMemory + ?Sized>(memory: &mut M, mirror: Pa, level: Level, at: u64) -> bool {
+/// Whether the 16 entries from `at` on are leaves that follow each other, all of them with this contiguous bit.
+pub(super) fn are_a_run<M: TableMemory + ?Sized>(
+    memory: &M,
+    mirror: Pa,
+    level: Level,
+    at: u64,
+    hint: u64,
+) -> bool {
     let first = memory.load(entry(mirror, at)) & !IGNORED;
     let bytes = CONTIGUOUS_ENTRIES << level.shift();
-    if first & bits::CONTIGUOUS != 0 || !starts_run(level, first, bytes) {
+    if first & bits::CONTIGUOUS != hint || !starts_run(level, first, bytes) {
         return false;
     }
-    for index in 1..CONTIGUOUS_ENTRIES {
+    (1..CONTIGUOUS_ENTRIES).all(|index| {
         let raw = memory.load(entry(mirror, at | index)) & !IGNORED;
-        if raw != first.wrapping_add(index << level.shift()) {
-            return false;
-        }
+        raw == first.wrapping_add(index << level.shift())
+    })
+}
+
+fn mark_run<M: TableMemory + ?Sized>(memory: &mut M, mirror: Pa, level: Level, at: u64) -> bool {
+    if !are_a_run(memory, mirror, level, at, 0) {
+        return false;
     }
     for index in 0..CONTIGUOUS_ENTRIES {
         let slot = entry(mirror, at | index);

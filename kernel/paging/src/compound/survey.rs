@@ -6,7 +6,7 @@ use penumbra_vmsa::{
 };
 
 use super::access::guest_entry;
-use super::coalesce::leaf_for;
+use super::coalesce::{are_a_run, leaf_for};
 use super::node::{Node, NodeId};
 use super::sample::SampleKind;
 use super::{Access, Compound, Form, IGNORED, SpaceId};
@@ -218,6 +218,7 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         let Some(frame) = node.mirror else { return 0 };
         let mirror = self.pool.pa(frame);
         let mut wrong: u32 = 0;
+        let mut hinted = false;
         for index in 0..TABLE_ENTRIES {
             let ours = vm.memory.load(entry(mirror, index));
             let guests = guest_entry(vm, node.guest, index);
@@ -226,9 +227,14 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
                     .nodes
                     .child(id, u16::try_from(index).unwrap_or(0))
                     .is_some();
-            if ours != guests && !linked && ours ^ guests != bits::CONTIGUOUS {
-                wrong = wrong.saturating_add(1);
+            if index.is_multiple_of(CONTIGUOUS_ENTRIES) {
+                hinted = are_a_run(vm.memory, mirror, node.level, index, bits::CONTIGUOUS);
             }
+            // A hint of ours has to be borne out by all sixteen.
+            let hint =
+                ours ^ guests == bits::CONTIGUOUS && (hinted || ours & bits::CONTIGUOUS == 0);
+            let agrees = ours == guests || linked || hint;
+            wrong = wrong.saturating_add(u32::from(!agrees));
         }
         wrong
     }

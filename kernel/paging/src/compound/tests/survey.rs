@@ -114,3 +114,35 @@ fn a_region_is_counted_as_its_table_says() {
         assert_eq!(shape(&mut rig), wanted);
     }
 }
+
+#[test]
+fn an_audit_finds_a_hint_that_not_all_sixteen_bear_out() {
+    let mut rig = Rig::new();
+    rig.write(ROOT, LEVEL2 | bits::TABLE);
+    rig.write(LEVEL2, LEVEL3 | bits::TABLE);
+    // Two runs, and the table that they lie in is no leaf.
+    for page in 0..32 {
+        rig.write(
+            LEVEL3 + page * 8,
+            page << 12 | bits::NOT_GLOBAL | bits::AF | bits::TABLE,
+        );
+    }
+    let parked = Parked::all_others();
+    let (space, _) = rig.compound.plant(vm!(rig), &regs(), Half::Low).unwrap();
+    let made = rig
+        .compound
+        .shadow(vm!(rig), space, Va::truncated(0), Level::L3, &parked);
+    assert_eq!((made, rig.audit()), (Ok(Form::Mirror), 0));
+    let hinted: Vec<u64> = (rig.memory.words.iter())
+        .filter(|(at, raw)| **at >= 64 * MIB && **raw & bits::CONTIGUOUS != 0)
+        .map(|(at, _)| *at)
+        .collect();
+    assert_eq!(hinted.len(), 32);
+    for at in [hinted[0], hinted[7], hinted[15], hinted[16]] {
+        let raw = rig.memory.words[&at];
+        rig.write(at, raw ^ bits::CONTIGUOUS);
+        assert_eq!(rig.audit(), 15, "the others have it still");
+        rig.write(at, raw);
+    }
+    assert_eq!(rig.audit(), 0);
+}
