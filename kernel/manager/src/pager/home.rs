@@ -33,6 +33,8 @@ pub(super) struct Homeward {
     again: Option<u64>,
     /// Counter value of the next slice, of this way or of the one that may come.
     next: u64,
+    /// A trial has split what it makes whole.
+    tried: bool,
     /// Ticks that this way has taken where it moved nothing.
     searched: u64,
     /// Counter value since which the guest is watched, and for how many ticks it had been in user mode then.
@@ -67,7 +69,13 @@ impl Homeward {
 
     /// There is no way any more, and none that follows.
     const fn forget(&mut self) {
-        (self.at, self.again) = (None, None);
+        (self.at, self.again, self.tried) = (None, None, false);
+    }
+
+    /// The same, for a trial: what that costs is part of it.
+    pub(super) fn begin_behind_trial(&mut self, counter: u64) {
+        self.tried = true;
+        self.begin_at(counter);
     }
 
     /// A call has taken so many ticks, and `moved` a page or not.
@@ -97,8 +105,9 @@ impl Homeward {
     /// The way has come to its end. The next one, if there is to be one, begins at `next` at the earliest.
     fn end(&mut self) {
         self.at = None;
-        if let Some(soonest) = self.again.take() {
-            self.begin_at(soonest);
+        match self.again.take() {
+            Some(soonest) => self.begin_at(soonest),
+            None => self.tried = false,
         }
     }
 }
@@ -145,8 +154,8 @@ impl Pager {
             self.homeward.count(since.saturating_sub(took), page);
             took = since;
         }
-        if moved == 0 {
-            // A trial has split what is whole again. Moves are weighed where they are asked for.
+        if moved == 0 && (self.homeward.tried || self.policy.traps_roots()) {
+            // Moves are weighed where they are asked for.
             self.charge(hv, began);
         }
         self.policy.copied(moved);

@@ -197,7 +197,7 @@ impl Pager {
     /// Begins a way home behind a trial, in which tables were protected and sampled by pages of their own in stage 2.
     pub(super) fn go_home_soon(&mut self, now: u64) {
         let soon = now.saturating_add(self.hz / GIVEN_BACK_PART);
-        self.homeward.begin_at(soon);
+        self.homeward.begin_behind_trial(soon);
     }
 
     /// Begins an epoch of walk samples in the user spaces, where the last one ended, of what could be put in order and is

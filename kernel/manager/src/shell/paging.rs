@@ -178,12 +178,15 @@ impl Manager<'_> {
         };
         let (name, vm) = (slot.guest.name, slot.vm);
         let (Some(vm), Some(pager)) = (vm, slot.pager.as_ref()) else {
-            let text = format_args!("'{name}' has never run: it has no tables");
+            let text = format_args!("'{name}' has no VM now: it has no tables");
             return self.console.print(hv, text);
         };
         let mut lines = Vec::new();
         match hv.paging_status(vm) {
-            Ok(status) => head(&mut lines, name, pager, &status, now),
+            Ok(status) => {
+                let now = (slot.phase == Phase::Running).then_some(now);
+                head(&mut lines, name, pager, &status, now);
+            }
             Err(error) => lines.push(format!("guest '{name}': nested; {}", ErrorText(error))),
         }
         let nested = pager.policy.config().mode == Mode::Nested;
@@ -219,8 +222,14 @@ impl Manager<'_> {
     }
 }
 
-/// Mode, roots, memory and when it is looked at next.
-fn head(lines: &mut Vec<String>, name: &str, pager: &Pager, status: &PagingStatus, now: u64) {
+/// Mode, roots, memory and when it is looked at next, if it runs `now`.
+fn head(
+    lines: &mut Vec<String>,
+    name: &str,
+    pager: &Pager,
+    status: &PagingStatus,
+    now: Option<u64>,
+) {
     let mode = pager.policy.config().mode.name();
     let vcpus: Vec<String> = (0..8_u32)
         .filter(|vcpu| status.planted >> vcpu & 1 != 0)
@@ -245,13 +254,13 @@ fn head(lines: &mut Vec<String>, name: &str, pager: &Pager, status: &PagingStatu
             penumbra_abi::PAGING_NODES
         ));
     }
-    let (ms, next) = (pager.ms(now), pager.next());
-    let next = match next {
-        Some(next) => {
-            let wait = pager.ms(next).saturating_sub(ms);
+    let next = match (now, pager.next()) {
+        (Some(now), Some(next)) => {
+            let wait = pager.ms(next).saturating_sub(pager.ms(now));
             format!("next look in {}", Seconds(wait))
         }
-        None => String::from("nobody looks any more"),
+        (Some(_), None) => String::from("nobody looks any more"),
+        (None, _) => String::from("nobody looks while it does not run"),
     };
     if pager.policy.config().mode != Mode::Nested {
         lines.push(format!(
@@ -290,7 +299,9 @@ fn show_roots(lines: &mut Vec<String>, policy: &Policy, now_ms: u64) {
                 Seconds(policy.budget().wait_ms())
             )
         } else {
-            String::from("never tried: `paging_copy` is 0, or the layout is fixed")
+            String::from(
+                "never tried: its memory is not moved (`paging_copy`, `backing`), or its layout is locked",
+            )
         };
         let why = match why {
             Reason::New => String::new(),

@@ -2,7 +2,10 @@
 
 mod roots;
 
-use penumbra_abi::{Error, PagingCounter, PagingForm, PagingMode, PagingRefusal, paging_roots};
+use penumbra_abi::{
+    CrashCause, Error, PagingCounter, PagingForm, PagingMode, PagingRefusal, StopReason,
+    paging_roots,
+};
 use penumbra_bundle::{MAX_PAGING_POOL_BYTES, PAGING_POOL_UNIT_BYTES, PagingChanges};
 
 use super::*;
@@ -453,4 +456,35 @@ fn over_thin_memory_that_lies_in_blocks_nothing_is_mirrored_that_stays_pages() {
             .partition(|form| *form == PagingForm::Leaf);
         assert_eq!((leaves.len(), mirrors.len()), (20, usize::from(!whole)));
     }
+}
+
+#[test]
+fn blocks_that_are_made_whole_without_a_trial_are_not_charged_to_one() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![compound("linux")]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(50);
+    work(&mut manager, &mut fake, 5_000);
+    fake.vm(1).paging.store(KERNEL);
+    let pager = manager.slots[0].pager.as_mut().unwrap();
+    pager.look_soon(&mut fake);
+    work(&mut manager, &mut fake, 20_000);
+    assert!(fake.vm(1).paging.users.sweeps > 0);
+    let pager = manager.slots[0].pager.as_ref().unwrap();
+    assert_eq!(pager.policy.budget().spent_ns(), 0);
+}
+
+#[test]
+fn the_shell_says_so_where_a_guest_does_not_run() {
+    let mut fake = Fake::new();
+    let bundle = bundle(vec![compound("fragile"), guest("other")]);
+    let mut manager = booted(&mut fake, &bundle);
+    fake.vm(1).paging.linear_map(50);
+    work(&mut manager, &mut fake, 5_000);
+    let screen = typed(&mut manager, &mut fake, "\x1dspaging show fragile\r");
+    shows(&screen, &["guest 'fragile': compound", "next look in "]);
+    fake.stop(1, StopReason::Crash, CrashCause::Serror);
+    work(&mut manager, &mut fake, 100);
+    let screen = typed(&mut manager, &mut fake, "paging show fragile\r");
+    shows(&screen, &["nobody looks while it does not run"]);
 }
