@@ -38,7 +38,7 @@ pub(crate) struct Vm {
     pub(crate) watchdog: Mutex<Watchdog>,
     pub(crate) memory: Mutex<Memory>,
     pub(crate) paging: Paging,
-    pub(crate) report: Mutex<Report>,
+    report: Mutex<Report>,
     pub(crate) traps: Mutex<TrapLog>,
 }
 
@@ -241,6 +241,27 @@ impl Vm {
         changed.is_ok()
     }
 
+    /// [`Self::stop`] with a report of it.
+    pub(crate) fn stop_with(
+        &self,
+        (reason, cause, vcpu): (StopReason, CrashCause, u8),
+        news: Report,
+    ) -> bool {
+        let mut report = self.report.lock();
+        let stopped = self.stop(reason, cause, vcpu);
+        if stopped {
+            *report = news;
+        }
+        stopped
+    }
+
+    /// State and report, of one moment.
+    pub(crate) fn seen(&self) -> (Life, Report) {
+        // Under the lock no stop comes in between.
+        let report = self.report.lock();
+        (self.life(), *report)
+    }
+
     /// Sets the state whatever it was, for the only core that may touch the VM then.
     pub(crate) fn set_state(&self, state: VmState) {
         let bits = Life::new(state).to_bits();
@@ -433,6 +454,36 @@ const PLACED: u64 = 1 << 63;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stop_is_seen_with_its_report_or_not_at_all() {
+        const ROUNDS: u32 = 200_000;
+        const ESR: u64 = 0x9200_0046;
+        let vm = Vm::new();
+        vm.set_state(VmState::Running);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let news = Report {
+                    esr: ESR,
+                    ..Report::default()
+                };
+                while !done.load(Ordering::Relaxed) {
+                    assert!(vm.stop_with((StopReason::Crash, CrashCause::Serror, 0), news));
+                    let mut report = vm.report.lock();
+                    vm.set_state(VmState::Running);
+                    *report = Report::default();
+                }
+            });
+            let halves = (0..ROUNDS).filter(|_| {
+                let (life, report) = vm.seen();
+                (life.state == VmState::Stopped) != (report.esr == ESR)
+            });
+            let halves = halves.count();
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(halves, 0);
+        });
+    }
 
     #[test]
     fn a_hold_that_comes_or_goes_is_no_reason_to_refuse_a_change() {

@@ -170,18 +170,15 @@ fn stop(
     ipa: Option<Ipa>,
 ) {
     let syndrome = machine.syndrome();
-    let mut report = place.vm.report.lock();
     let index = u8::try_from(vcpu.id.index()).unwrap_or(u8::MAX);
-    if !place.vm.stop(reason, cause, index) {
-        return;
-    }
-    *report = Report {
+    let report = Report {
         esr: syndrome.esr,
         far: syndrome.far,
         ipa,
     };
-    drop(report);
-    announce_stop(place.system, vcpu.id.vm(), machine);
+    if place.vm.stop_with((reason, cause, index), report) {
+        announce_stop(place.system, vcpu.id.vm(), machine);
+    }
 }
 
 /// Tells cores and manager that a VM has stopped.

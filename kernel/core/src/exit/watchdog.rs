@@ -98,13 +98,9 @@ fn settle(
     }
     let over = watchdog.status() & status::WS1 != 0;
     drop(watchdog);
-    if over {
-        let mut report = state.report.lock();
-        if state.stop(StopReason::Watchdog, CrashCause::None, 0) {
-            *report = Report::default();
-            drop(report);
-            announce_stop(system, vm, machine);
-        }
+    let stop = (StopReason::Watchdog, CrashCause::None, 0);
+    if over && state.stop_with(stop, Report::default()) {
+        announce_stop(system, vm, machine);
     }
     set
 }

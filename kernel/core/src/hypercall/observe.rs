@@ -15,8 +15,7 @@ pub(super) fn status(system: &System, machine: &impl Machine, number: u64) -> Re
     let (id, vm) = guest(system, number)?;
     // Before the state is read: what changes later is reported again.
     system.events.clear(Source::Status, id);
-    let report = *vm.report.lock();
-    let life = vm.life();
+    let (life, report) = vm.seen();
     let memory = vm.memory.lock_patiently(machine);
     let status = VmStatus {
         state: life.state,
