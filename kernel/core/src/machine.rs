@@ -8,6 +8,8 @@
 //! [`GprFrame`]. They move to and from [`SysregFrame`] only when another vCPU is loaded.
 
 use penumbra_abi::Call;
+use penumbra_trap::advance;
+use penumbra_trap::esr::Esr;
 use penumbra_vmsa::{CpuIndex, Half, Ipa, Pa};
 
 use crate::hypercall;
@@ -273,8 +275,25 @@ pub trait GuestRegisters {
     fn guest(&self, register: GuestRegister) -> u64;
     /// Writes a register of the resident vCPU; it takes effect at the next entry.
     fn set_guest(&mut self, register: GuestRegister, value: u64);
-    /// Moves the PC past the trapped 4-byte instruction.
+    /// Goes past the trapped instruction, which is done, as [`advance::past`] has it.
+    #[inline]
     fn skip_instruction(&mut self) {
+        if advance::is_plain(self.guest(GuestRegister::Pstate)) {
+            self.skip_unstepped();
+        } else {
+            skip_with_state(self);
+        }
+    }
+    /// Whether a debugger in the guest steps through the trapped instruction.
+    #[inline]
+    fn is_stepped(&self) -> bool {
+        advance::is_stepped(self.guest(GuestRegister::Pstate))
+    }
+    /// [`skip_instruction`](Self::skip_instruction) where each instruction counts, for one of AArch64 that is not
+    /// [stepped](Self::is_stepped). A branch type stays: the next instruction looks at it only if it lies in a guarded page,
+    /// and this one did not.
+    #[inline]
+    fn skip_unstepped(&mut self) {
         let pc = self.guest(GuestRegister::Pc);
         self.set_guest(GuestRegister::Pc, pc.wrapping_add(4));
     }
@@ -283,6 +302,18 @@ pub trait GuestRegisters {
     /// The board's value of an ID register, by its encoding (op0=3, op1=0, CRn=0): `crm`, `op2`.
     /// Values are read from the hardware once at boot.
     fn id_register(&self, crm: u8, op2: u8) -> u64;
+}
+
+/// The same where more than the PC moves, or the PC by less.
+#[cold]
+#[inline(never)]
+fn skip_with_state(machine: &mut (impl GuestRegisters + ?Sized)) {
+    let esr = Esr::new(machine.syndrome().esr);
+    let pc = machine.guest(GuestRegister::Pc);
+    let pstate = machine.guest(GuestRegister::Pstate);
+    let (pc, pstate) = advance::past(pc, pstate, esr.instruction_bytes());
+    machine.set_guest(GuestRegister::Pc, pc);
+    machine.set_guest(GuestRegister::Pstate, pstate);
 }
 
 /// Moving vCPUs in and out of the hardware.

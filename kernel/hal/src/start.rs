@@ -6,6 +6,7 @@ use core::mem::{offset_of, size_of};
 use penumbra_core::exit::Next;
 use penumbra_core::machine::ExitKind;
 use penumbra_core::vectors;
+use penumbra_trap::advance;
 
 use crate::el2_map::EarlyTables;
 use crate::image::STACK_STRIDE;
@@ -48,6 +49,8 @@ global_asm!(
     KNOWN_SHIFT = const vectors::KNOWN_SHIFT,
     KNOWN_BITS = const vectors::KNOWN_BITS,
     LOOK_BIT = const vectors::LOOK_BIT,
+    STEP_BIT = const advance::STEP_BIT,
+    BRANCH_TYPE = const advance::BTYPE,
     WINDOW = const vectors::WINDOW,
     MITIGATIONS = const cfg!(feature = "mitigations") as u32,
     HISTORY = const HISTORY,

@@ -174,7 +174,8 @@ penumbra_vectors:
     b       .Lexit
 
 // X3 = the register that is written, X4 = the vCPU's place, X5 = what it knows of its roots, X7 = the mask of the ASID.
-// In: W3 = 32 times the register's number. On at .Lroot_unknown if nothing is known for the VM's generation.
+// In: W3 = 32 times the register's number. On at .Lroot_unknown if nothing is known for the VM's generation, or if the
+// guest's PSTATE has what the instruction would end: a software step, a branch type.
 .macro find_roots
     lsr     w3, w3, #({RT_SHIFT} - 3)
     ldr     x3, [x0, x3]
@@ -184,7 +185,10 @@ penumbra_vectors:
     ldr     x4, [x0, #{VCPU_PLACE}]         // there is one, or nothing would be known
     ldr     x1, [x4, #{PLACE_GENERATION}]
     ldr     w1, [x1]
-    cmp     x1, x6
+    mrs     x2, spsr_el2
+    tbnz    w2, #{STEP_BIT}, .Lroot_unknown
+    tst     w2, #{BRANCH_TYPE}
+    ccmp    x1, x6, #0, eq
     b.ne    .Lroot_unknown
 .endm
 

@@ -7,9 +7,11 @@
 use crate::bits::{bit, byte};
 
 /// PSTATE.SS: the step that was active is done, so that its exception comes next.
-const SS: u64 = 1 << 21;
+const SS: u64 = 1 << STEP_BIT;
+/// Where PSTATE.SS is, for assembly.
+pub const STEP_BIT: u32 = 21;
 /// PSTATE.BTYPE, AArch64.
-const BTYPE: u64 = 0b11 << 10;
+pub const BTYPE: u64 = 0b11 << 10;
 /// PSTATE.nRW: AArch32.
 const AARCH32: u32 = 4;
 /// PSTATE.IT[7:2], AArch32.
@@ -18,6 +20,20 @@ const IT_HIGH: u32 = 10;
 const IT_LOW: u32 = 25;
 /// All of PSTATE.IT, AArch32.
 const IT: u64 = 0x3f << IT_HIGH | 0b11 << IT_LOW;
+
+/// Whether [`past`] adds four to PC and leaves PSTATE as it is.
+#[inline]
+#[must_use]
+pub const fn is_plain(pstate: u64) -> bool {
+    pstate & (SS | BTYPE | 1 << AARCH32) == 0
+}
+
+/// Whether a software step is active, which ends with the instruction.
+#[inline]
+#[must_use]
+pub const fn is_stepped(pstate: u64) -> bool {
+    pstate & SS != 0
+}
 
 /// PC and PSTATE after the instruction at `pc`, which has `bytes` bytes
 /// ([`Esr::instruction_bytes`](crate::esr::Esr::instruction_bytes)).
@@ -86,6 +102,17 @@ mod tests {
         }
         for it in 0..=0xff {
             assert_eq!(u64::from(it_state(with_it(it))), it);
+        }
+    }
+
+    #[test]
+    fn what_is_plain_moves_four_bytes_and_changes_nothing() {
+        for set in 0..64 {
+            let bits = [4, 10, 11, 21, 22, 30].into_iter().enumerate();
+            let pstate = bits.fold(5, |all, (n, at)| all | (set >> n & 1) << at);
+            // The syndrome says 4 for all of AArch64.
+            let plain = past(0x1000, pstate, 4) == (0x1004, pstate) && !bit(pstate, AARCH32);
+            assert_eq!(is_plain(pstate), plain, "{pstate:#x}");
         }
     }
 

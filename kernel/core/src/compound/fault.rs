@@ -57,8 +57,6 @@ struct Store {
     ordered: bool,
 }
 
-/// PSTATE.SS, bit 21, and PSTATE.BTYPE, bits 11:10: an instruction that is done clears them.
-pub(super) const STEP_STATE: u64 = 1 << 21 | 0b11 << 10;
 /// PSTATE.EL, bits 3:2.
 pub(super) const EL: u64 = 0b1100;
 /// PSTATE.PAN.
@@ -105,8 +103,6 @@ pub(crate) fn on_permission<M: Machine>(
     let paging = &place.vm.paging;
     match seen {
         Seen::Mirrored => {
-            let pstate = machine.guest(GuestRegister::Pstate);
-            machine.set_guest(GuestRegister::Pstate, pstate & !STEP_STATE);
             machine.skip_instruction();
             Faulted::Again
         }

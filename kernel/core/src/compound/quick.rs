@@ -6,7 +6,7 @@ use penumbra_trap::abort::{AccessSize, DataAbort, FaultStatus};
 use penumbra_vmsa::{Half, PAGE_SIZE, Va};
 
 use super::From;
-use super::fault::{EL, PAN, STEP_STATE};
+use super::fault::{EL, PAN};
 use super::trapped::{LOOK, ROOT};
 use crate::machine::{GuestRegister, GuestRegisters, Machine};
 use crate::vcpu::{Place, Vcpu};
@@ -50,9 +50,6 @@ pub(crate) fn known_store<M: Machine>(
     drop(state);
     drop(memory);
     if done {
-        if pstate & STEP_STATE != 0 {
-            machine.set_guest(GuestRegister::Pstate, pstate & !STEP_STATE);
-        }
         machine.skip_instruction();
     }
     done

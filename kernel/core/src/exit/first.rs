@@ -98,7 +98,7 @@ fn call(vcpu: &mut Vcpu, machine: &mut impl Machine, esr: Esr) -> Next {
     };
     match esr.cause() {
         TrapCause::Hvc64(0) => {}
-        TrapCause::Smc64(0) => machine.skip_instruction(),
+        TrapCause::Smc64(0) if !machine.is_stepped() => machine.skip_unstepped(),
         _ => return Next::Fast,
     }
     vcpu.gpr.set(0, reply);
@@ -119,7 +119,7 @@ fn register(vcpu: &mut Vcpu, machine: &mut impl Machine, access: SysRegAccess) -
     let register = access.register();
     if !access.is_read() {
         if vcpu.gic.is_direct() && register == SysReg::ICC_SGI1R_EL1 {
-            return sgi(vcpu, machine, place, vcpu.gpr.get(rt));
+            return sgi(vcpu, machine, vcpu.gpr.get(rt), place);
         }
         return root(vcpu, machine, place, access);
     }
@@ -137,9 +137,13 @@ fn register(vcpu: &mut Vcpu, machine: &mut impl Machine, access: SysRegAccess) -
 }
 
 /// A write of `value` to ICC_SGI1R_EL1: mostly to one other vCPU, or to none.
+// The place comes last, of which `sgi_to_more` gets two fields instead: what comes before it stays where it is.
 #[inline(never)]
-fn sgi(vcpu: &mut Vcpu, machine: &mut impl Machine, place: &'static Place, value: u64) -> Next {
-    machine.skip_instruction();
+fn sgi(vcpu: &mut Vcpu, machine: &mut impl Machine, value: u64, place: &'static Place) -> Next {
+    if machine.is_stepped() {
+        return Next::Fast;
+    }
+    machine.skip_unstepped();
     place.shared.count(Counter::SystemRegisters);
     match place.vm.gic.send_sgi_to_other(vcpu.id.index(), value) {
         Sent::Nobody => Next::Enter,
@@ -147,7 +151,7 @@ fn sgi(vcpu: &mut Vcpu, machine: &mut impl Machine, place: &'static Place, value
             place.system.wake(vcpu.id.sibling(other), machine);
             done(vcpu)
         }
-        Sent::NotYet => sgi_to_more(vcpu, place, machine, value),
+        Sent::NotYet => sgi_to_more(vcpu, machine, value, place),
     }
 }
 
@@ -178,9 +182,9 @@ fn root(
 #[inline(never)]
 fn sgi_to_more(
     vcpu: &mut Vcpu,
-    place: &'static Place,
     machine: &mut impl Machine,
     value: u64,
+    place: &'static Place,
 ) -> Next {
     let me = vcpu.id.index();
     let set = place.vm.gic.send_sgi(me, SgiRegister::Sgi1, value);

@@ -120,8 +120,7 @@ fn rare(vcpu: &mut Vcpu, place: &'static Place, machine: &mut impl Machine, esr:
         TrapCause::Coprocessor
             if !condition::passed(esr.iss(), machine.guest(GuestRegister::Pstate)) =>
         {
-            let pc = machine.guest(GuestRegister::Pc);
-            machine.set_guest(GuestRegister::Pc, pc.wrapping_add(esr.instruction_bytes()));
+            machine.skip_instruction();
             None
         }
         TrapCause::Unknown

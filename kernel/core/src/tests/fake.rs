@@ -27,6 +27,8 @@ pub(super) const GICR: u64 = 0x080a_0000;
 pub(super) enum Op {
     /// HVC #0 with X0 to X7.
     Hvc([u64; 8]),
+    /// SMC #0 with X0.
+    Smc(u64),
     /// Load of `bytes` from an IPA into X1, until stage 2 lets it through.
     Load(u64, u64),
     /// Store of X1 = value.
@@ -99,6 +101,8 @@ pub(super) struct Fake {
     pub(super) sysregs: SysregFrame,
     pub(super) controls: Controls,
     syndrome: Syndrome,
+    /// Instructions have 16 bits.
+    pub(super) narrow: bool,
     pub(super) lr: [u64; 4],
     fp: u64,
     pub(super) deadline: Option<u64>,
@@ -204,6 +208,7 @@ impl Fake {
             sysregs: SysregFrame::ZERO,
             controls: Controls::ZERO,
             syndrome: Syndrome::default(),
+            narrow: false,
             lr: [0; 4],
             fp: 0,
             deadline: None,
@@ -309,7 +314,7 @@ impl Fake {
     }
 
     fn sync(&mut self, class: u64, iss: u64) -> ExitKind {
-        self.syndrome.esr = class << 26 | 1 << 25 | iss;
+        self.syndrome.esr = class << 26 | u64::from(!self.narrow) << 25 | iss;
         ExitKind::Sync
     }
 
@@ -345,6 +350,10 @@ impl Fake {
                 }
                 self.sysregs.pc = self.sysregs.pc.wrapping_add(4);
                 self.sync(0x16, 0)
+            }
+            Op::Smc(x0) => {
+                vcpu.gpr.set(0, x0);
+                self.sync(0x17, 0)
             }
             Op::Load(ipa, size) => match self.access(ipa, false, size) {
                 Some(exit) => return (Some(exit), is_device(ipa)),

@@ -1,9 +1,13 @@
 //! What a guest gets for what it may not do, and for what is not there.
 
 use penumbra_abi::{Call, CrashCause, Error, StopReason, TrapRecord, VmState};
+use penumbra_trap::advance::{BTYPE, STEP_BIT};
 
-use super::fake::{GICD, HZ, Op, RAM};
+use super::compound::EL1H;
+use super::fake::{GICD, HZ, Op, RAM, UART};
 use super::{Bench, hvc, ok};
+
+const SS: u64 = 1 << STEP_BIT;
 
 /// A guest with vectors at a place of its RAM, on core 1.
 fn with_vectors() -> (Bench, u64) {
@@ -134,6 +138,76 @@ fn cheap_calls_and_unknown_ones() {
     bench.steps(3);
     let log: Vec<u64> = bench.log(vm, 0).iter().map(|x| x[0]).collect();
     assert_eq!(log, [0x1_0001, 0x1_0001, 0, u64::MAX, u64::MAX]);
+}
+
+/// PC, as bytes behind where it was, and PSTATE after an operation.
+fn after(op: &Op, pstate: u64, narrow: bool) -> (u64, u64) {
+    let (mut bench, vm) = with_vectors();
+    let core = &mut bench.cores[1];
+    (core.sysregs.pstate, core.narrow) = (pstate, narrow);
+    bench.program(vm, 0, [op.clone()]);
+    bench.cores[0].interrupt(1, 0);
+    bench.steps(3);
+    let frame = bench.cores[1].sysregs;
+    (frame.pc - RAM, frame.pstate)
+}
+
+#[test]
+fn what_is_emulated_ends_a_software_step_and_a_branch_type() {
+    let done = |pstate| (4, pstate);
+    let whole = [
+        Op::Mrs([3, 0, 0, 4, 0]),
+        Op::Mrs([3, 0, 1, 0, 1]),
+        Op::Mrs([3, 3, 14, 2, 1]),
+        Op::Msr([3, 3, 14, 2, 1], 0),
+        Op::Msr([2, 0, 1, 0, 4], 1),
+        Op::Load(UART + 0x18, 4),
+        Op::Store(UART, 4, 1),
+        Op::Store(UART + 0x38, 4, 0),
+        Op::Load(GICD + 4, 4),
+        Op::Store(GICD + 0x104, 4, 1),
+        Op::Class(0x01, 0),
+        Op::Class(0x01, 1),
+        // Cache maintenance of what is no memory.
+        Op::Class(0x24, 1 << 8 | 0b00_0111),
+        Op::Smc(0x8000_0001),
+    ];
+    for op in whole {
+        assert_eq!(after(&op, EL1H | SS | BTYPE, false), done(EL1H), "{op:?}");
+        assert_eq!(after(&op, EL1H | BTYPE, false), done(EL1H), "{op:?}");
+        assert_eq!(after(&op, EL1H, false), done(EL1H), "{op:?}");
+    }
+    // Nobody can tell a branch type here, and each instruction counts.
+    for op in [Op::Sgi(1 << 40), Op::Sgi(0), Op::Smc(0x8400_0000)] {
+        assert_eq!(after(&op, EL1H | SS | BTYPE, false), done(EL1H), "{op:?}");
+        let pstate = EL1H | BTYPE;
+        assert_eq!(after(&op, pstate, false), done(pstate), "{op:?}");
+    }
+}
+
+#[test]
+fn what_a_32_bit_program_has_emulated_is_as_long_as_it_is() {
+    const THUMB: u64 = 0x30;
+    // IT[7:2] is at bit 10, IT[1:0] at bit 25: the second and the last of a block.
+    let it = |it: u64| THUMB | it >> 2 << 10 | (it & 3) << 25;
+    let operations = [
+        Op::Class(0x01, 0),
+        Op::Class(0x01, 1),
+        Op::Load(UART + 0x18, 4),
+        Op::Store(UART, 1, 7),
+        Op::Load(GICD + 4, 4),
+        Op::Store(GICD + 0x104, 4, 1),
+        // MCR whose condition, NE, fails.
+        Op::Class(0x03, 1 << 24 | 1 << 20),
+    ];
+    for op in operations {
+        let pstate = it(0b0000_1100) | 1 << 30 | SS;
+        let next = it(0b0001_1000) | 1 << 30;
+        assert_eq!(after(&op, pstate, true), (2, next), "{op:?}");
+        assert_eq!(after(&op, pstate, false), (4, next), "{op:?}");
+        let pstate = it(0b0000_1000) | 1 << 30;
+        assert_eq!(after(&op, pstate, true), (2, THUMB | 1 << 30), "{op:?}");
+    }
 }
 
 #[test]
