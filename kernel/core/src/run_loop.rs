@@ -79,6 +79,8 @@ pub(crate) struct RunLoop {
     /// When a guest's watchdog has to be looked at; the core of vCPU 0 does that.
     watch: u64,
     heartbeat: u64,
+    /// When it is if no root is to be planted.
+    slow_heartbeat: u64,
     /// When the last one was, or the one under way began.
     beat: u64,
     /// What EL2's timer is set to.
@@ -104,6 +106,7 @@ impl RunLoop {
             first_deadline: NEVER,
             watch: NEVER,
             heartbeat: NEVER,
+            slow_heartbeat: NEVER,
             beat: 0,
             armed: 0,
         })
@@ -119,12 +122,10 @@ impl RunLoop {
             if reasons & CHANGED != 0 {
                 self.release_stopped(machine);
                 self.refresh_traps(machine);
-                if self.wants_planting(machine) {
-                    self.heartbeat = 0;
-                }
                 self.watch_guests(machine);
                 let now = machine.counter();
                 self.look_at_schedule(machine, now);
+                self.set_heartbeat(machine, 0);
             }
             let manager = self.core.ready() & VcpuId::MANAGER.bit() != 0;
             if manager && self.system.events.is_waiting() {
@@ -142,7 +143,8 @@ impl RunLoop {
         }
         if self.may_enter(machine, now) {
             if self.heartbeat == NEVER {
-                self.heartbeat = now.saturating_add(self.ticks(HEARTBEAT_MS));
+                self.slow_heartbeat = now.saturating_add(self.ticks(HEARTBEAT_MS));
+                self.heartbeat = self.slow_heartbeat;
                 self.beat = now;
             }
             self.start_clock(now);
@@ -325,6 +327,7 @@ impl RunLoop {
         machine.idle();
         let waited = machine.counter().saturating_sub(now);
         self.heartbeat = heartbeat.saturating_add(waited);
+        self.slow_heartbeat = self.slow_heartbeat.saturating_add(waited);
         self.beat = self.beat.saturating_add(waited);
         let taken = match &mut self.resident {
             Some(resident) => {

@@ -70,17 +70,33 @@ impl RunLoop {
             }
             if now >= self.windows.end {
                 self.look_at_schedule(machine, now);
+                // Within a window that is shorter than the usual time, too.
+                let half = self.windows.end.saturating_sub(now) / 2;
+                let soon = half.min(self.ticks(PLANTING_MS));
+                self.set_heartbeat(machine, now.saturating_add(soon));
             }
         }
         if now >= self.heartbeat {
-            self.heartbeat = now.saturating_add(self.ticks(HEARTBEAT_MS));
-            self.beat(machine, now);
-            if self.plant(machine, false) {
-                self.heartbeat = now.saturating_add(self.ticks(PLANTING_MS));
+            if now >= self.slow_heartbeat || self.slow_heartbeat == NEVER {
+                self.slow_heartbeat = now.saturating_add(self.ticks(HEARTBEAT_MS));
             }
+            self.beat(machine, now);
+            self.plant(machine, false);
+            self.set_heartbeat(machine, now.saturating_add(self.ticks(PLANTING_MS)));
         }
         if now >= self.armed {
             self.armed = NEVER;
+        }
+    }
+
+    /// Has the next heartbeat `soon` if a root is to be planted. Only whoever may run now counts: in the window of
+    /// another guest nothing can be planted, and that guest would be interrupted.
+    // A function of its own: inlined, it makes what is inlined with it longer, for which a switch between vCPUs waits.
+    #[inline(never)]
+    pub(super) fn set_heartbeat<M: Machine>(&mut self, machine: &M, soon: u64) {
+        self.heartbeat = self.slow_heartbeat;
+        if self.wants_planting(machine) {
+            self.heartbeat = self.heartbeat.min(soon);
         }
     }
 
@@ -100,9 +116,8 @@ impl RunLoop {
     }
 
     /// Puts the compound roots of the resident vCPU in place, if its VM wants any and the exit was taken
-    /// from EL0, or by a WFI if `waits`. Returns whether one of the core's vCPUs has still to be seen to
-    /// soon.
-    pub(super) fn plant<M: Machine>(&mut self, machine: &mut M, waits: bool) -> bool {
+    /// from EL0, or by a WFI if `waits`.
+    pub(super) fn plant<M: Machine>(&mut self, machine: &mut M, waits: bool) {
         if let Some(resident) = &mut self.resident {
             let vm = resident.place.vm;
             let planting = compound::plant(&resident.vcpu, resident.place, machine, waits);
@@ -118,15 +133,13 @@ impl RunLoop {
                 }
             }
         }
-        self.wants_planting(machine)
     }
 
-    /// Whether a compound root is to be planted in one of the core's vCPUs that are ready.
-    // Inlined: a switch between vCPUs waits for it.
+    /// Whether a compound root is to be planted in one of the vCPUs that may have the core now.
     #[inline]
     pub(super) fn wants_planting<M: Machine>(&self, machine: &M) -> bool {
         let now = machine.counter();
-        members(self.core.ready() & self.core.pinned()).any(|id| {
+        members(self.core.ready() & self.core.pinned() & self.windows.allowed).any(|id| {
             let vm = self.system.vm(id.vm());
             vm.is_some_and(|vm| compound::wants(&vm.paging, id.index(), now))
         })

@@ -106,6 +106,8 @@ pub(super) struct Fake {
     pub(super) lr: [u64; 4],
     fp: u64,
     pub(super) deadline: Option<u64>,
+    /// How many were taken.
+    pub(super) deadlines: u64,
     pub(super) local_flushes: u64,
     pub(super) asid_flushes: Vec<u64>,
     /// PC of a store that was refused: if it has moved, the store was emulated.
@@ -212,6 +214,7 @@ impl Fake {
             lr: [0; 4],
             fp: 0,
             deadline: None,
+            deadlines: 0,
             local_flushes: 0,
             asid_flushes: Vec::new(),
             refused_at: None,

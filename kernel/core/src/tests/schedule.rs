@@ -1,7 +1,8 @@
 //! Cores under a fixed cyclic schedule.
 
-use penumbra_abi::{Call, Error, ScheduleStatus, ScheduleWindow, VmState};
+use penumbra_abi::{Call, Error, ScheduleStatus, ScheduleWindow, VmState, paging_roots};
 
+use super::compound::{EL0, prepared};
 use super::fake::{GICD, GICR, HZ, Op, RAM, UART};
 use super::{Bench, hvc, ok};
 
@@ -135,6 +136,36 @@ fn one_wake_up_of_a_sibling_outside_its_window_is_all_that_a_guest_can_send() {
         assert!(taken <= 4 * frames, "{taken} in {frames}");
     }
     assert_eq!(bench.status(flooder).state, VmState::Running);
+}
+
+#[test]
+fn a_root_to_be_planted_disturbs_nobody_elses_window() {
+    for window in [2000, 400] {
+        let (mut bench, vm) = prepared(&[1]);
+        let quiet = bench.tagged(2);
+        bench.program(vm, 0, (0..200_000).map(|_| Op::Spin(20)));
+        bench.program(quiet, 0, (0..200_000).map(|_| Op::Spin(20)));
+        bench.schedule(&[(77, window * US), (2, (FRAME - window) * US)], FRAME * US);
+        bench.ok(Call::PagingRoots, &[vm, paging_roots::STICKY]);
+        bench.pass(2 * FRAME);
+        let before = (bench.cores[1].deadlines, bench.schedule_status().frames);
+        bench.pass(50 * FRAME);
+        let frames = bench.schedule_status().frames - before.1;
+        let taken = bench.cores[1].deadlines - before.0;
+        // The ends of both windows, and looks at the guest within its own.
+        let looks = 1.max(window / 1000);
+        assert!(frames >= 49, "{frames}");
+        assert!(taken <= (2 + looks) * frames + 5, "{taken} in {frames}");
+        assert_eq!(bench.paging(vm).planted, 0);
+        // From EL0 it is planted in its own window.
+        bench.pass(FRAME);
+        while bench.cores[1].sysregs.ttbr1_el1 == 0 {
+            bench.steps(1);
+        }
+        bench.cores[1].sysregs.pstate = EL0;
+        bench.pass(3 * FRAME);
+        assert_eq!(bench.paging(vm).planted, 1, "{window}");
+    }
 }
 
 #[test]

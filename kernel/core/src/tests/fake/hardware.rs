@@ -201,6 +201,7 @@ impl PhysicalInterrupts for Fake {
     fn acknowledge(&mut self) -> u32 {
         let mut shared = self.shared.lock().unwrap();
         if self.deadline.is_some_and(|at| shared.now >= at) {
+            self.deadlines += 1;
             return intid::HYP_TIMER;
         }
         shared
