@@ -3,6 +3,13 @@
 use super::*;
 use crate::pager::Pager;
 
+/// A guest in compound mode that may have all of its memory.
+fn thin() -> GuestSpec<'static> {
+    let mut spec = compound("linux");
+    (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
+    spec
+}
+
 #[test]
 fn a_root_mirror_that_was_given_up_is_made_anew_later_and_later() {
     let mut fake = Fake::new();
@@ -120,9 +127,7 @@ fn a_busy_reader_of_scattered_pages_ends_under_leaves_by_trapped_roots() {
 fn on_a_busy_host_a_look_costs_no_more_than_its_calls() {
     // Each look at the clock takes a millisecond, and a look at the guest takes some of those.
     let mut fake = Fake::new();
-    let mut spec = compound("linux");
-    (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
-    let bundle = bundle(vec![spec]);
+    let bundle = bundle(vec![thin()]);
     let mut manager = booted(&mut fake, &bundle);
     fake.vm(1).paging.linear_map(20);
     fake.vm(1).paging.random_reader(10);
@@ -136,8 +141,7 @@ fn on_a_busy_host_a_look_costs_no_more_than_its_calls() {
 fn the_first_samples_of_an_epoch_tell_how_soon_walks_come() {
     let mut fake = Fake::new();
     fake.pace = 64;
-    let mut spec = compound("linux");
-    (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
+    let mut spec = thin();
     spec.paging.copy_bytes = 4096;
     let bundle = bundle(vec![spec]);
     let mut manager = booted(&mut fake, &bundle);
@@ -156,8 +160,7 @@ fn the_first_samples_of_an_epoch_tell_how_soon_walks_come() {
 fn a_storm_that_ended_traps_is_not_the_kernel_roots() {
     let mut fake = Fake::new();
     fake.pace = 64;
-    let mut spec = compound("linux");
-    (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
+    let mut spec = thin();
     spec.paging.copy_bytes = 4 << 20;
     let bundle = bundle(vec![spec]);
     let mut manager = booted(&mut fake, &bundle);
@@ -223,9 +226,7 @@ fn a_reader_that_begins_is_seen_sampled_and_moved_within_nine_seconds() {
 fn a_guest_that_has_computed_for_days_is_still_tried() {
     let mut fake = Fake::new();
     fake.pace = 64;
-    let mut spec = compound("linux");
-    (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
-    let bundle = bundle(vec![spec]);
+    let bundle = bundle(vec![thin()]);
     let mut manager = booted(&mut fake, &bundle);
     fake.vm(1).paging.linear_map(20);
     // Three days of four vCPUs at 62.5 MHz: a million times that is more than 64 bits hold.
@@ -242,9 +243,7 @@ fn a_guest_that_has_computed_for_days_is_still_tried() {
 fn what_a_trial_has_split_is_made_whole_behind_a_storm() {
     let mut fake = Fake::new();
     fake.pace = 64;
-    let mut spec = compound("linux");
-    (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
-    let bundle = bundle(vec![spec]);
+    let bundle = bundle(vec![thin()]);
     let mut manager = booted(&mut fake, &bundle);
     fake.vm(1).paging.linear_map(20);
     // So few have nothing to gain: they are sampled and no more.
@@ -262,9 +261,7 @@ fn what_a_trial_has_split_is_made_whole_behind_a_storm() {
 fn traps_that_el2_goes_on_with_are_ended_later() {
     let mut fake = Fake::new();
     fake.pace = 64;
-    let mut spec = compound("linux");
-    (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
-    let bundle = bundle(vec![spec]);
+    let bundle = bundle(vec![thin()]);
     let mut manager = booted(&mut fake, &bundle);
     fake.vm(1).paging.linear_map(20);
     // So few have nothing to gain.
@@ -285,9 +282,7 @@ fn traps_that_el2_goes_on_with_are_ended_later() {
 fn traps_that_a_new_manager_cannot_end_at_once_it_ends_later() {
     let mut fake = Fake::new();
     fake.pace = 64;
-    let mut spec = compound("linux");
-    (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
-    let bundle = bundle(vec![spec]);
+    let bundle = bundle(vec![thin()]);
     let mut manager = booted(&mut fake, &bundle);
     fake.vm(1).paging.linear_map(20);
     fake.vm(1).paging.random_reader(2);
@@ -312,8 +307,7 @@ fn pages_go_home_whenever_the_operator_ends_a_trial() {
     for is_soon in [timed, moving] {
         let mut fake = Fake::new();
         fake.pace = 64;
-        let mut spec = compound("linux");
-        (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
+        let mut spec = thin();
         spec.paging.copy_bytes = 4 << 20;
         let bundle = bundle(vec![spec]);
         let mut manager = booted(&mut fake, &bundle);
