@@ -3,11 +3,26 @@
 use super::*;
 use crate::pager::Pager;
 
+/// The ways to put roots in place while user spaces are tried.
+const BOTH: u64 = paging_roots::STICKY | paging_roots::TRAPPED;
+
 /// A guest in compound mode that may have all of its memory.
 fn thin() -> GuestSpec<'static> {
     let mut spec = compound("linux");
     (spec.backing, spec.quota_bytes) = (Backing::Thin, Some(64 << 20));
     spec
+}
+
+/// A guest in the middle of a trial, with a process of so few regions that they are sampled, gain nothing, and are left where they
+/// are.
+fn tried_in_vain<'a>(fake: &mut Fake, bundle: &'a [u8]) -> Manager<'a> {
+    fake.pace = 64;
+    let mut manager = booted(fake, bundle);
+    fake.vm(1).paging.linear_map(20);
+    fake.vm(1).paging.random_reader(2);
+    work(&mut manager, fake, 20_000);
+    assert_eq!(fake.vm(1).paging.status.roots, BOTH);
+    manager
 }
 
 #[test]
@@ -166,10 +181,9 @@ fn a_storm_that_ended_traps_is_not_the_kernel_roots() {
     let mut manager = booted(&mut fake, &bundle);
     fake.vm(1).paging.linear_map(20);
     fake.vm(1).paging.random_reader(3);
-    let both = paging_roots::STICKY | paging_roots::TRAPPED;
     work(&mut manager, &mut fake, 19_000);
     let screen = typed(&mut manager, &mut fake, "\x1dspaging show linux\r");
-    assert_eq!(fake.vm(1).paging.status.roots, both, "{screen}");
+    assert_eq!(fake.vm(1).paging.status.roots, BOTH, "{screen}");
     fake.vm(1).paging.status.roots = paging_roots::STICKY;
     fake.vm(1).paging.status.refusal = PagingRefusal::Storm;
     work(&mut manager, &mut fake, 3000);
@@ -241,16 +255,8 @@ fn a_guest_that_has_computed_for_days_is_still_tried() {
 
 #[test]
 fn what_a_trial_has_split_is_made_whole_behind_a_storm() {
-    let mut fake = Fake::new();
-    fake.pace = 64;
-    let bundle = bundle(vec![thin()]);
-    let mut manager = booted(&mut fake, &bundle);
-    fake.vm(1).paging.linear_map(20);
-    // So few have nothing to gain: they are sampled and no more.
-    fake.vm(1).paging.random_reader(2);
-    work(&mut manager, &mut fake, 20_000);
-    let both = paging_roots::STICKY | paging_roots::TRAPPED;
-    assert_eq!(fake.vm(1).paging.status.roots, both);
+    let (mut fake, bundle) = (Fake::new(), bundle(vec![thin()]));
+    let mut manager = tried_in_vain(&mut fake, &bundle);
     assert_eq!(fake.vm(1).paging.users.sweeps, 0);
     fake.vm(1).paging.status.roots = paging_roots::STICKY;
     work(&mut manager, &mut fake, 3_000);
@@ -259,16 +265,8 @@ fn what_a_trial_has_split_is_made_whole_behind_a_storm() {
 
 #[test]
 fn traps_that_el2_goes_on_with_are_ended_later() {
-    let mut fake = Fake::new();
-    fake.pace = 64;
-    let bundle = bundle(vec![thin()]);
-    let mut manager = booted(&mut fake, &bundle);
-    fake.vm(1).paging.linear_map(20);
-    // So few have nothing to gain.
-    fake.vm(1).paging.random_reader(2);
-    work(&mut manager, &mut fake, 20_000);
-    let both = paging_roots::STICKY | paging_roots::TRAPPED;
-    assert_eq!(fake.vm(1).paging.status.roots, both);
+    let (mut fake, bundle) = (Fake::new(), bundle(vec![thin()]));
+    let mut manager = tried_in_vain(&mut fake, &bundle);
     fake.failures.insert("PagingRoots", Error::NoMemory);
     work(&mut manager, &mut fake, 20_000);
     let screen = typed(&mut manager, &mut fake, "\x1dspaging show linux\r");
@@ -280,21 +278,14 @@ fn traps_that_el2_goes_on_with_are_ended_later() {
 
 #[test]
 fn traps_that_a_new_manager_cannot_end_at_once_it_ends_later() {
-    let mut fake = Fake::new();
-    fake.pace = 64;
-    let bundle = bundle(vec![thin()]);
-    let mut manager = booted(&mut fake, &bundle);
-    fake.vm(1).paging.linear_map(20);
-    fake.vm(1).paging.random_reader(2);
-    work(&mut manager, &mut fake, 20_000);
-    drop(manager);
+    let (mut fake, bundle) = (Fake::new(), bundle(vec![thin()]));
+    drop(tried_in_vain(&mut fake, &bundle));
     fake.vm(1).paging.users.busy = false;
     fake.failures.insert("PagingRoots", Error::Busy);
     let mut manager =
         Manager::boot(&mut fake, &bundle, revival(1)).unwrap_or_else(|_| panic!("no boot"));
     fake.failures.clear();
-    let both = paging_roots::STICKY | paging_roots::TRAPPED;
-    assert_eq!(fake.vm(1).paging.status.roots, both);
+    assert_eq!(fake.vm(1).paging.status.roots, BOTH);
     work(&mut manager, &mut fake, 3_000);
     assert_eq!(fake.vm(1).paging.status.roots, paging_roots::STICKY);
 }
