@@ -199,12 +199,12 @@ impl Ttbr {
         self.0
     }
 
-    /// The root table, whose size (a power of two, at least 64 bytes) is `root_bytes`; bits below
-    /// the table's alignment are dropped.
+    /// The root table, whose size (a power of two) is `root_bytes`; bits below it are dropped. With output addresses
+    /// of 48 bits or less a table is aligned to its size, be that 16 bytes
+    /// (Arm ARM DDI 0487 L.b, D8.2.5 "Translation table alignment").
     #[must_use]
     pub const fn root(self, root_bytes: u64) -> Ipa {
-        let align = if root_bytes < 64 { 64 } else { root_bytes };
-        Ipa::truncated(self.0 & 0x0000_ffff_ffff_fffe & !(align - 1))
+        Ipa::truncated(self.0 & 0x0000_ffff_ffff_fffe & !root_bytes.saturating_sub(1))
     }
 
     /// The ASID field, 16 bits.
@@ -306,6 +306,9 @@ mod tests {
         let ttbr = Ttbr::new(0x0042_0000_4123_4001);
         assert_eq!((ttbr.asid(), ttbr.cnp()), (0x42, true));
         assert_eq!(ttbr.root(4096).raw(), 0x4123_4000);
+        // Two and four entries, one table after the other.
+        assert_eq!(Ttbr::new(0x4123_4010).root(16).raw(), 0x4123_4010);
+        assert_eq!(Ttbr::new(0x4123_4031).root(32).raw(), 0x4123_4020);
         assert_eq!(
             ttbr.with_root(Ipa::truncated(0x80_4123_4000)).raw(),
             0x0042_0080_4123_4001
