@@ -127,6 +127,7 @@ impl Stage2 {
         self.split(memory, tlb, ipa)?;
         let slot = self.slot(memory, ipa.raw());
         memory.store(slot.entry, slot.raw & !bits::VALID);
+        self.note_change();
         adjust_children(memory, slot.above[0], -1);
         if let Some(at) = slot.above[0] {
             let raw = memory.load(at);

@@ -357,7 +357,10 @@ fn a_thin_region_fills_and_promotes() {
     stage2.promote(memory, tlb, ipa(base)).unwrap();
     assert_eq!(stage2.counts(), counts(0, 1, 0, 0));
     // Balloon: one page goes back, and may come again.
+    stage2.split(memory, tlb, ipa(base)).unwrap();
+    let known = stage2.changes();
     let (page, _work) = stage2.untouch(memory, tlb, ipa(base + 0x3000)).unwrap();
+    assert_ne!(stage2.changes(), known);
     assert_eq!(page, pa(frame.raw() + 0x3000));
     assert_eq!(stage2.populated_pages(memory, ipa(base)), 511);
     assert!(matches!(
