@@ -6,6 +6,7 @@ use penumbra_vmsa::{
 };
 
 use super::access::guest_entry;
+use super::build::alias_of;
 use super::coalesce::{are_a_run, leaf_for};
 use super::node::{Node, NodeId};
 use super::sample::SampleKind;
@@ -239,14 +240,19 @@ impl<const SPACES: usize, const NODES: usize, const BLOCKS: usize> Compound<SPAC
         wrong
     }
 
-    /// Whether the mirror above links a mirror, or the leaf that it was raised to.
+    /// Whether the mirror above links a mirror, or the leaf that it was raised to; a root's mirror is what stage 2
+    /// shows at its alias, and cannot be written there.
     fn link_is_right<M: TableMemory + ?Sized, T: TlbSink + ?Sized>(
         &self,
         vm: &Access<'_, M, T>,
         node: &Node,
     ) -> bool {
         let Some(parent) = node.parent else {
-            return true;
+            let alias = alias_of(node.guest);
+            let shown = vm.stage2.lookup(vm.memory, alias).ok();
+            let shown = shown.filter(|leaf| !leaf.attrs.access.writes());
+            return shown.map(|leaf| leaf.pa_of(alias))
+                == node.mirror.map(|frame| self.pool.pa(frame));
         };
         let above = self.nodes.get(parent).mirror;
         let ours = above.map(|frame| {

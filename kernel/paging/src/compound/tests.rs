@@ -217,6 +217,22 @@ fn the_audit_finds_a_mirror_that_is_off() {
     assert_eq!(rig.audit(), 1);
 }
 
+#[test]
+fn the_audit_finds_an_alias_that_shows_something_else() {
+    let mut rig = Rig::new();
+    rig.write(ROOT, LEVEL2 | bits::TABLE);
+    let (_, alias) = rig.compound.plant(vm!(rig), &regs(), Half::Low).unwrap();
+    let Rig {
+        stage2,
+        memory,
+        tlb,
+        ..
+    } = &mut rig;
+    let elsewhere = Pa::truncated(LEVEL2);
+    stage2.remap_page(memory, tlb, alias, elsewhere).unwrap();
+    assert_eq!(rig.audit(), 1);
+}
+
 /// Fills LEVEL3 with leaves in a row from 1 GiB on, and links it at VA 0.
 fn fill(rig: &mut Rig, attributes: u64) {
     rig.write(ROOT, LEVEL2 | bits::TABLE);
