@@ -186,6 +186,12 @@ impl Paging {
         self.roots.store(roots, Ordering::Release);
     }
 
+    /// No kernel root is planted any more. Trapping stays as it is, at its end too.
+    fn stop_planting(&self) {
+        let trapped = u8::try_from(penumbra_abi::paging_roots::TRAPPED).unwrap_or(0);
+        self.roots.fetch_and(trapped, Ordering::AcqRel);
+    }
+
     fn refuse(&self, refusal: PagingRefusal) {
         self.refusal.store(refusal as u8, Ordering::Relaxed);
     }

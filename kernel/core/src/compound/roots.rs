@@ -178,7 +178,7 @@ impl Paging {
         self.not_before
             .store(now.saturating_add(pause), Ordering::Relaxed);
         if losses >= MAX_LOSSES {
-            self.set_roots(self.roots() & !paging_roots::STICKY);
+            self.stop_planting();
             self.refuse(PagingRefusal::Storm);
         }
     }

@@ -77,7 +77,7 @@ impl Paging {
     }
 
     /// Begins to end trapping. A manager that allows it anew has the last word.
-    pub(super) fn begin_to_end(&self) {
+    pub(crate) fn begin_to_end(&self) {
         self.ending.store(true, Ordering::Relaxed);
         self.next_generation();
     }

@@ -421,6 +421,32 @@ fn a_storm_ends_it() {
     assert_eq!(bench.differences(vm), 0);
 }
 
+/// The kernel's root is lost ten times while trapping ends: one space goes with each write all the same.
+#[test]
+fn losses_do_not_keep_a_storm_from_its_end() {
+    let (mut bench, vm) = trapped();
+    bench.cores[1].write_guest(OTHER, LEVEL2 | TABLE);
+    assert_eq!(bench.ok(Call::PagingSpaceAdd, &[vm, OTHER]), 0);
+    for root in [ROOT | asid(7), OTHER | asid(5)] {
+        bench.msr(vm, TTBR0, root);
+    }
+    let place = bench.system.vm(usize::try_from(vm).unwrap()).unwrap();
+    place.paging.begin_to_end();
+    let elsewhere = (ROOT + 0x10_0000) | WINDOW_BIT;
+    for _ in 0..10 {
+        bench.cores[1].sysregs.ttbr0_el1 |= WINDOW_BIT;
+        bench.program(vm, 0, [Op::WalkFault(elsewhere, 0b00_0101)]);
+        bench.steps(2);
+    }
+    for _ in 0..4 {
+        bench.msr(vm, TTBR0, OTHER | asid(5));
+    }
+    settle(&mut bench);
+    assert!(!bench.is_trapping());
+    assert_eq!(bench.paging(vm).roots, 0);
+    assert_eq!(bench.differences(vm), 0);
+}
+
 #[test]
 fn few_writes_in_much_time_are_no_storm() {
     let (mut bench, vm) = trapped();
