@@ -11,7 +11,8 @@ use penumbra_vmsa::{Half, Ipa, Mair, MemoryType, PAGE_SIZE, Va, VmId};
 use super::astray;
 use super::hold::{Holder, held};
 use super::quick::stored_by;
-use super::roots::{half_at, registers, restore_root, restore_roots};
+use super::roots::{half_at, registers};
+use super::trapped;
 use super::whole;
 use super::{From, State, VmAccess};
 use crate::machine::{GuestRegister, Machine};
@@ -116,13 +117,7 @@ pub(crate) fn on_permission<M: Machine>(
             })
         }
         Seen::Sampled => Faulted::Again,
-        Seen::Stale(page) => {
-            paging.count(PagingCounter::Stale, 1);
-            // A TLB may have kept what stage 2 said of the IPA alone, which survives a flush of stage 1.
-            let end = Ipa::truncated(page.raw().saturating_add(PAGE_SIZE));
-            machine.invalidate_leaves(place.vm.vttbr(), page, end, PAGE_SIZE);
-            Faulted::Again
-        }
+        Seen::Stale(page) => stale(place, machine, page),
         Seen::Unexplained => astray::unexplained(vcpu, place, machine, &regs),
         // Which page refuses the store nobody can say, and it would do so for ever: none may any more.
         Seen::Unwalkable => match nest(vcpu, place, machine, PagingRefusal::Violation) {
@@ -164,13 +159,7 @@ fn judge<M: Machine>(
     };
     let page = found.ipa.align_down(PAGE_SIZE);
     if !state.tables.is_watched(page) {
-        if state.tables.wrote(access, page).is_some() {
-            return Seen::Sampled;
-        }
-        return match access.stage2.lookup(access.memory, page) {
-            Ok(leaf) if leaf.attrs.access.writes() => Seen::Stale(page),
-            _ => Seen::Foreign,
-        };
+        return unwatched(state, access, page);
     }
     let mair = Mair::new(by.mair);
     let cached = found.leaf.is_some_and(|leaf| {
@@ -192,6 +181,25 @@ fn judge<M: Machine>(
         Stored::Structural => Seen::Structural(found.ipa),
         Stored::NotWatched => Seen::Stale(page),
     }
+}
+
+/// What a store was, or a walker's, that stage 2 refused at a page that is not watched.
+fn unwatched<M: Machine>(state: &mut State, access: &mut VmAccess<'_, '_, M>, page: Ipa) -> Seen {
+    if state.tables.wrote(access, page).is_some() {
+        return Seen::Sampled;
+    }
+    match access.stage2.lookup(access.memory, page) {
+        Ok(leaf) if leaf.attrs.access.writes() => Seen::Stale(page),
+        _ => Seen::Foreign,
+    }
+}
+
+/// Drops what a TLB may have kept of what stage 2 said of the IPA alone, which survives a flush of stage 1.
+fn stale<M: Machine>(place: &'static Place, machine: &mut M, page: Ipa) -> Faulted {
+    place.vm.paging.count(PagingCounter::Stale, 1);
+    let end = Ipa::truncated(page.raw().saturating_add(PAGE_SIZE));
+    machine.invalidate_leaves(place.vm.vttbr(), page, end, PAGE_SIZE);
+    Faulted::Again
 }
 
 /// A structural edit by a vCPU, behind which it repeats its access.
@@ -224,7 +232,7 @@ pub(super) fn edit<M: Machine>(
 
 /// Stage 2 refused a walk of the guest's stage 1 at `ipa`, a page.
 pub(crate) fn on_walk<M: Machine>(
-    vcpu: &Vcpu,
+    vcpu: &mut Vcpu,
     place: &'static Place,
     machine: &mut M,
     status: FaultStatus,
@@ -238,11 +246,19 @@ pub(crate) fn on_walk<M: Machine>(
     match status {
         FaultStatus::Permission(_) => {
             // Only a walker that writes is refused by what may be read: TCR_EL1.HA or HD is set.
-            let watched = paging.state(machine, |state| state.tables.is_watched(ipa));
-            if !in_window && !watched {
-                return Faulted::NotOurs;
+            if !in_window {
+                let seen = place.vm.with_tables(machine, From::Spare, |state, access| {
+                    let watched = state.tables.is_watched(ipa);
+                    (!watched).then(|| unwatched(state, access, ipa))
+                });
+                match seen {
+                    None => {}
+                    Some(Seen::Sampled) => return Faulted::Again,
+                    Some(Seen::Stale(page)) => return stale(place, machine, page),
+                    Some(_) => return Faulted::NotOurs,
+                }
             }
-            let restored = restore_roots(machine);
+            let restored = trapped::restore(vcpu, place, machine, None);
             let answer = nest(vcpu, place, machine, PagingRefusal::Violation);
             if answer == Faulted::NotOurs && restored {
                 Faulted::Again
@@ -259,11 +275,7 @@ pub(crate) fn on_walk<M: Machine>(
                 return Faulted::Again;
             }
             let half = half_at(machine, ipa);
-            let restored = match half {
-                Some(half) => restore_root(machine, half),
-                None => restore_roots(machine),
-            };
-            if !restored {
+            if !trapped::restore(vcpu, place, machine, half) {
                 return Faulted::NotOurs;
             }
             paging.count(PagingCounter::WindowFaults, 1);

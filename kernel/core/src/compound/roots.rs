@@ -127,12 +127,6 @@ pub(super) fn restore_root<M: Machine>(machine: &mut M, half: Half) -> bool {
     alias
 }
 
-/// Puts the guest's own roots back where there are aliases. Returns whether there were any.
-pub(super) fn restore_roots<M: Machine>(machine: &mut M) -> bool {
-    let [low, high] = HALVES.map(|half| restore_root(machine, half));
-    low || high
-}
-
 /// The half whose alias leads to a page of the window.
 pub(super) fn half_at<M: GuestRegisters>(machine: &M, page: Ipa) -> Option<Half> {
     HALVES.into_iter().find(|half| {

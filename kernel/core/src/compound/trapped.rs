@@ -273,16 +273,35 @@ fn geometry<M: Machine>(
         _ => u64::MAX,
     };
     if (old ^ value) & matters != 0 {
-        for half in HALVES {
-            if restore_root(machine, half) && half == Half::High {
-                place.vm.paging.set_planted(vcpu.id.index(), false);
-            }
-        }
+        restore(vcpu, place, machine, None);
         forget(vcpu, place, machine);
         // Rule 13.
         machine.complete_accesses();
     }
     machine.set_guest(register, value);
+}
+
+/// Puts the guest's own roots back where there are aliases, of one half or of both. Whether there were any. The TLB
+/// may meet the guest's own root from here on, so what the vCPU knows of roots ends (rule 6).
+pub(super) fn restore<M: Machine>(
+    vcpu: &mut Vcpu,
+    place: &'static Place,
+    machine: &mut M,
+    only: Option<Half>,
+) -> bool {
+    let mut restored = false;
+    for half in HALVES {
+        if only.is_none_or(|only| only == half) && restore_root(machine, half) {
+            restored = true;
+            if half == Half::High {
+                place.vm.paging.set_planted(vcpu.id.index(), false);
+            }
+        }
+    }
+    if restored {
+        forget(vcpu, place, machine);
+    }
+    restored
 }
 
 /// What the vCPU knows of roots does not hold any more.

@@ -12,6 +12,7 @@ use super::fake::{Op, RAM};
 use crate::machine::Core;
 
 const ACCESS_FLAG: u64 = 0b00_1011;
+const PERMISSION: u64 = 0b00_1111;
 const FREE: u64 = PAGING_SAMPLES as u64;
 
 impl Bench {
@@ -111,6 +112,17 @@ fn a_store_to_a_sampled_table_is_seen_and_done() {
     settle(&mut bench);
     assert_eq!(bench.cores[1].read_guest(entry), other);
     assert_eq!(bench.counts(vm, PagingCounter::Stale), 1);
+    // A walker that sets the access flag of a page, as TCR_EL1.HA lets it.
+    bench.program(vm, 0, [Op::WalkFault(PARTLY, PERMISSION)]);
+    settle(&mut bench);
+    assert!(writable(&bench, PARTLY));
+    assert_eq!(bench.counts(vm, PagingCounter::Violations), 0);
+    // Another one, which had not heard yet: its TLB drops the page.
+    let pc = bench.cores[1].sysregs.pc;
+    bench.program(vm, 0, [Op::WalkFault(PARTLY, PERMISSION)]);
+    settle(&mut bench);
+    assert_eq!(bench.cores[1].sysregs.pc, pc, "done again");
+    assert_eq!(bench.counts(vm, PagingCounter::Stale), 2);
     // A table that is shadowed is no sample any more.
     assert_eq!(bench.shadow(vm, TABLES), Some(PagingForm::Mirror));
     bench.finish(Call::PagingMode, &[vm, PagingMode::Nested as u64], 1);

@@ -279,6 +279,24 @@ fn a_space_that_ends_leaves_the_guest_its_own_root() {
     assert_eq!(bench.differences(vm), 0);
 }
 
+/// The guest's own root came back because a walk met a page of the window that nothing stands for: what it walks
+/// now may differ in size from what the compound root says.
+#[test]
+fn a_root_that_a_window_fault_put_back_is_exchanged_behind_a_flush() {
+    let (mut bench, vm) = trapped();
+    let alias = ROOT | WINDOW_BIT | asid(7);
+    for _ in 0..2 {
+        assert_eq!(bench.msr(vm, TTBR0, ROOT | asid(7)), alias);
+    }
+    let elsewhere = (ROOT + 0x10_0000) | WINDOW_BIT;
+    bench.program(vm, 0, [Op::WalkFault(elsewhere, 0b00_0101)]);
+    bench.steps(2);
+    assert_eq!(bench.cores[1].sysregs.ttbr0_el1, ROOT | asid(7));
+    let before = bench.flushes().0;
+    assert_eq!(bench.msr(vm, TTBR0, ROOT | asid(7)), alias);
+    assert_eq!(bench.flushes().0, before + 1);
+}
+
 #[test]
 fn taken_away_it_leaves_no_space_and_no_trap() {
     for nested in [false, true] {
