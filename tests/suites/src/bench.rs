@@ -332,6 +332,7 @@ pub fn events(w: &Workshop) -> Result<bool, String> {
     }
     columns.push(("gicv3-crowded", crowded(w)?));
     let mut rows = Vec::new();
+    let mut good = true;
     println!(
         "Instructions outside the guest for each event (median of 200; QEMU virt, cortex-a72).\n"
     );
@@ -361,7 +362,10 @@ pub fn events(w: &Workshop) -> Result<bool, String> {
         let spread = v3.map_or("-".into(), |f| format!("{}..{}", f.min, f.p99));
         let limit = event.limit.map_or("-".into(), |n| n.to_string());
         let over = match (v3, event.limit) {
-            (Some(f), Some(limit)) if f.median > limit => "!",
+            (Some(f), Some(limit)) if f.median > limit => {
+                good = false;
+                "!"
+            }
             _ => "",
         };
         println!(
@@ -392,7 +396,7 @@ pub fn events(w: &Workshop) -> Result<bool, String> {
          --mitigations. Crowded: GICv3, median of 50, beside two guests that flood from cores of their own (the switch: beside one)."
     );
     write(w, "events", &rows)?;
-    Ok(true)
+    Ok(good)
 }
 
 pub(crate) fn row(case: &str, metric: &str, value: u64, limit: Option<u64>) -> Value {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use crate::bench::{self, Counts, LIMIT, number};
 use crate::board::Board;
+use crate::shown;
 use crate::workshop::Workshop;
 use penumbra::initramfs::{self, Contents};
 
@@ -298,14 +299,13 @@ fn run(
     }
     board.expect("bench: done", BOOT_LIMIT)?;
     let shown = show(&mut board)?;
+    if mode != MODES[0] {
+        shown::has_worked(&shown, mode)?;
+    }
     board.send("console linux")?;
     board.expect("console of guest", LIMIT)?;
     board.send("")?;
     let counts = bench::finish(board, &out)?;
-    let counter = |what: &str| {
-        let (_, rest) = shown.split_once(&format!("{what:<24}"))?;
-        rest.split_whitespace().next()?.parse().ok()
-    };
     // For whoever wants to know what was decided.
     fs::write(w.file(&format!("{name}-{round}.txt")), &shown)
         .map_err(|error| format!("cannot write what was shown: {error}"))?;
@@ -315,7 +315,9 @@ fn run(
     });
     Ok(Boot {
         costs: costs(workloads, &counts)?,
-        counters: COUNTERS.map(|what| counter(what).unwrap_or(0)).to_vec(),
+        counters: COUNTERS
+            .map(|what| shown::counter(&shown, what).unwrap_or(0))
+            .to_vec(),
         leaves: leaves.unwrap_or_else(|| "none".into()),
     })
 }
@@ -324,9 +326,7 @@ fn run(
 fn show(board: &mut Board) -> Result<String, String> {
     board.send("\x1ds")?;
     board.expect("penumbra> ", LIMIT)?;
-    board.send("paging show linux")?;
-    board.expect("guest 'linux': ", LIMIT)?;
-    board.until("penumbra> ", LIMIT)
+    shown::paging(board, "linux")
 }
 
 fn costs(

@@ -20,4 +20,5 @@ pub mod cases;
 mod docs;
 pub mod gdb;
 pub mod peers;
+mod shown;
 pub mod workshop;

@@ -26,11 +26,12 @@ impl Cost {
         self.guest + self.el2 + self.manager
     }
 
-    /// How much more than `base`, in 1/100 %.
+    /// How much more than `base`, in 1/100 %, rounded up.
     pub(super) fn over(self, base: Self) -> i64 {
         let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         let (here, there) = (signed(self.all()), signed(base.all()).max(1));
-        (here - there).saturating_mul(10_000) / there
+        let more = (here - there).saturating_mul(10_000);
+        more.div_euclid(there) + i64::from(more.rem_euclid(there) != 0)
     }
 }
 
@@ -118,6 +119,12 @@ mod tests {
         };
         let more = Cost { el2: 101, ..base };
         assert_eq!((more.over(base), base.over(base)), (101, 0));
+        let base = Cost {
+            guest: 1_000_000,
+            ..base
+        };
+        let barely = |guest| Cost { guest, ..base }.over(base);
+        assert_eq!((barely(1_010_001), barely(989_999)), (101, -100));
     }
 
     #[test]

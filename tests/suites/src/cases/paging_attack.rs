@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::guest;
 use super::lives::Neighbour;
 use crate::case::Case;
+use crate::shown::counter;
 use crate::workshop::{Setup, Workshop};
 
 /// How long each life of the attacker lasts in the quick suite.
@@ -157,12 +158,6 @@ fn reached(shown: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A counter of `paging show`.
-fn counter(shown: &str, what: &str) -> Option<u64> {
-    let (_, rest) = shown.split_once(&format!("{what:<24}"))?;
-    rest.split_whitespace().next()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,7 +168,7 @@ mod tests {
         for what in REACHED {
             shown += &format!("{what:<24}{:>10}   ", 7);
         }
-        assert_eq!(counter(&shown, "stores mirrored"), Some(7));
+        assert_eq!(counter(&shown, "stores mirrored"), Ok(7));
         assert_eq!(reached(&shown), Ok(()));
         assert!(reached(&shown.replacen("  7  ", "  0  ", 1)).is_err());
         assert!(reached("").is_err());

@@ -8,6 +8,7 @@ use super::guest;
 use super::linux::verdict;
 use crate::board::Board;
 use crate::case::Case;
+use crate::shown;
 use crate::workshop::{Setup, Workshop};
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -108,6 +109,12 @@ pub(super) fn run(
             "{name}: {refused} audits were refused and asked for again: a core did not answer in time"
         );
     }
+    let mode = if settings.contains("\"shadow\"") {
+        "shadow"
+    } else {
+        "compound"
+    };
+    shown::has_worked(&shown::paging(&mut board, "linux")?, mode)?;
     board.send("console linux")?;
     board.expect("load: verdict", LIMIT)?;
     verdict(&board.off(LIMIT)?)
