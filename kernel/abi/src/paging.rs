@@ -1,7 +1,7 @@
 //! What the manager and EL2 say to each other about the compound page table of a VM.
 //!
 //! The service at EL2 builds, mirrors and gives up; what is worth it the manager decides. Its calls
-//! have the function numbers 64 to 95.
+//! have the function numbers 64 to 81.
 
 mod survey;
 
@@ -163,12 +163,12 @@ pub struct PagingRoot {
     pub space: bool,
     /// Why its space was not made when EL2 last tried.
     pub refusal: PagingRefusal,
-    /// vCPUs (a bit each) that held it in TTBR0_EL1 when EL2 last looked: once a second at least while
-    /// they run.
+    /// vCPUs (a bit each) that held it in TTBR0_EL1 when EL2 last looked: once a second at the vCPU that a
+    /// core's beat finds in it.
     pub held: u8,
     /// IPA of the root.
     pub root: u64,
-    /// Writes of it, as far as EL2 has counted: it looks once a second at least while the guest runs.
+    /// Writes of it, as far as EL2 has counted, without a bound on how late.
     /// A root that is seldom written gives its number to others in time, and starts again at 0.
     pub writes: u64,
 }
