@@ -42,8 +42,9 @@ unit:
     cargo test -q
     cargo test -q -p penumbra-qemu-plugin -p penumbra-eventscope -p penumbra-walkscope-plugin
 
-# The compound page table against its oracle, for so many random steps: `just oracle 1000000`.
+# The compound page table against its oracle, for so many random steps: `just oracle 1000000`; stage 2 against its own.
 oracle STEPS:
+    PROPTEST_CASES=$(( {{ STEPS }} / 1000 )) cargo test -q --profile oracle -p penumbra-oracle --test stage2
     PENUMBRA_ORACLE_STEPS={{ STEPS }} cargo test -q --profile oracle -p penumbra-oracle --test compound -- --nocapture
 
 # Documentation of the crates.

@@ -6,7 +6,8 @@
 //! translation that hardware could have read at any moment since a TLBI that covers it. Walkers look after every store
 //! to a word that a walk has read, and after every flush, unless the vCPUs are parked. The claim:
 //! whatever the compound machine may do, the guest's own machine might have done. So what it holds,
-//! and every fault that it could take, must be among what the other holds and could take; leaves of
+//! and every fault that it could take, at the end of a step and at any moment of it, must be among what the other
+//! holds and could take; leaves of
 //! two sizes for one address are a conflict unless the guest made it itself; no TLB may hold a
 //! watched page as writable, a page that moves, or a freed stage-2 table.
 //!
@@ -32,7 +33,7 @@ use machine::Machine;
 pub use machine::Outcome;
 use memory::Memory;
 pub use mutation::Mutation;
-use pages::Held;
+use pages::{Held, Output};
 
 /// First IPA of the guest's RAM.
 pub const RAM_IPA: u64 = 0x4000_0000;
@@ -55,8 +56,28 @@ pub const CONTEXTS: usize = 3;
 pub const REGIONS: usize = 6;
 /// Pages looked at in each region.
 pub const LOWS: usize = 6;
-/// Slots of the root, and of the table below it, that lead to the regions.
-const REGION_SLOTS: [(u64, u64); REGIONS] = [(0, 0), (0, 1), (0, 7), (1, 0), (1, 1), (1, 7)];
+/// Slots of the tables at levels 0 to 2 that lead to the regions; without a level 0 all lie below its first.
+const REGION_SLOTS: [(u64, u64, u64); REGIONS] = [
+    (0, 0, 0),
+    (0, 0, 1),
+    (1, 0, 7),
+    (1, 1, 0),
+    (0, 1, 1),
+    (0, 1, 7),
+];
+/// PXNTable, UXNTable and APTable.
+const LIMITS: u64 = 0xf << 59;
+
+/// What TCR_EL1 says of both halves, and which pages the machines look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Level of the roots: 0 or 1.
+    pub start: Level,
+    /// Tables' limits on permissions are ignored (HPD0, HPD1).
+    pub flat: bool,
+    /// Pages to look at in each region.
+    pub lows: [u64; LOWS],
+}
 
 /// What a vCPU's registers say in one context.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +123,7 @@ pub struct World {
     memory: Memory,
     contexts: [Context; CONTEXTS],
     installed: [[u64; CONTEXTS]; VCPUS],
-    lows: [u64; LOWS],
+    shape: Shape,
     ours: Machine,
     guests: Machine,
     /// Counts changes of stage 2.
@@ -121,6 +142,9 @@ pub struct World {
     absent: BTreeSet<u64>,
     mutation: Mutation,
     delayed: Vec<(u64, u64)>,
+    /// A word that a mirrored store has just changed, and what it was: while that lasts, the guest's own walkers may read
+    /// either.
+    torn: Option<(u64, u64)>,
     split: Option<u64>,
     /// Which page of RAM, by its first PA, lies in a frame, and the reverse, by number of the frame.
     inside: Vec<u64>,
@@ -130,6 +154,9 @@ pub struct World {
     /// Times that the walkers looked.
     pub looks: u64,
 }
+
+/// Of a leaf's bits: stage 2 takes away from what stage 1 says of type, shareability or fetches. No guest has it.
+const NOT_PLAIN: u64 = 1;
 
 /// A handle: memory and TLB of the code under test.
 #[derive(Clone, Debug)]
@@ -159,14 +186,14 @@ fn frame_of(at: u64) -> u64 {
 }
 
 impl World {
-    /// Memory with an empty guest; `lows` are the pages to look at in each region.
+    /// Memory with an empty guest.
     #[must_use]
-    pub fn handle(contexts: [Context; CONTEXTS], lows: [u64; LOWS], mutation: Mutation) -> Handle {
+    pub fn handle(contexts: [Context; CONTEXTS], shape: Shape, mutation: Mutation) -> Handle {
         Handle(Rc::new(RefCell::new(Self {
             memory: Memory::new(),
             contexts,
             installed: [contexts.map(|context| context.root); VCPUS],
-            lows,
+            shape,
             ours: Machine::new(),
             guests: Machine::new(),
             generation: 1,
@@ -178,6 +205,7 @@ impl World {
             absent: BTreeSet::new(),
             mutation,
             delayed: Vec::new(),
+            torn: None,
             split: None,
             inside: (RAM_PA..RAM_PA + RAM_BYTES)
                 .step_by(PAGE_SIZE as usize)
@@ -190,11 +218,26 @@ impl World {
         })))
     }
 
+    /// Limits that a table descriptor puts on what is below it.
+    fn limits(&self, raw: u64) -> u64 {
+        if self.shape.flat { 0 } else { raw & LIMITS }
+    }
+
     /// The page number `low` that is looked at in a region.
     #[must_use]
     pub fn va(&self, region: usize, low: usize) -> u64 {
-        let (high, middle) = REGION_SLOTS[region];
-        high << 30 | middle << 21 | self.lows[low] << 12
+        let (top, high, middle) = REGION_SLOTS[region];
+        let top = if self.shape.start == Level::L0 {
+            top
+        } else {
+            0
+        };
+        top << 39 | high << 30 | middle << 21 | self.shape.lows[low] << 12
+    }
+
+    /// Lets stage 2 have so many tables more than it has now; without a number as many as it likes.
+    pub fn limit_tables(&mut self, more: Option<usize>) {
+        self.memory.most = more.map_or(usize::MAX, |more| self.memory.live.len() + more);
     }
 
     /// Reads a word.
@@ -259,8 +302,7 @@ impl World {
         Self::ram(page).filter(|_| !self.absent.contains(&page))
     }
 
-    /// Walks the real stage 2 for a page: PAs, and whether stores are allowed. There are several only where runs are
-    /// not what they should be.
+    /// Walks the real stage 2 for a page. There are several outputs only where runs are not what they should be.
     fn walk_stage2(&mut self, page: u64) -> Held {
         let mut held = Held::default();
         if page >= IPA_SPACE_BYTES {
@@ -284,11 +326,11 @@ impl World {
                     continue;
                 }
                 Stage2Desc::Leaf { pa, attrs, .. } if attrs.access.reads() => {
-                    if attrs.accessed {
-                        let offset = page & (level.entry_bytes() - 1);
-                        held.add((pa.raw() + offset, attrs.access.writes()));
-                    } else {
+                    let offset = page & (level.entry_bytes() - 1);
+                    if !attrs.accessed {
                         self.hits.insert(page);
+                    } else if let Some(output) = Output::new(pa.raw() + offset, attrs) {
+                        held.add(output);
                     }
                 }
                 _ => {}
@@ -308,11 +350,12 @@ impl World {
             }
             if let Stage2Desc::Leaf { pa, attrs, .. } = Stage2Desc::decode(level, raw)
                 && attrs.accessed
-                && attrs.access.reads()
             {
                 let start = pa.raw().wrapping_sub(other << level.shift());
                 let offset = page & (level.run_bytes() - 1);
-                held.add((start.wrapping_add(offset), attrs.access.writes()));
+                if let Some(output) = Output::new(start.wrapping_add(offset), attrs) {
+                    held.add(output);
+                }
             }
         }
     }
@@ -326,6 +369,11 @@ impl World {
     pub fn begin(&mut self) {
         self.memory.forget();
         self.generation += 1;
+        for machine in [&mut self.ours, &mut self.guests] {
+            for found in machine.found.iter_mut().flatten() {
+                found.clear();
+            }
+        }
         self.refill();
     }
 
@@ -349,6 +397,21 @@ impl World {
         if !self.storing || machines.len() == 2 {
             self.conflicts();
         }
+    }
+
+    /// Notes what a walk of the guest's own may find that reads a word twice, as that of a table which maps itself
+    /// does, and meets it once before the store and once behind it. Nothing of it is held.
+    fn note_torn(&mut self, at: u64, old: u64) {
+        if self.parked {
+            return;
+        }
+        let held = self.guests.cells.clone();
+        self.torn = Some((at, old));
+        for cell in 0..held.len() {
+            self.fill(false, cell);
+        }
+        self.torn = None;
+        self.guests.cells = held;
     }
 
     /// Data accesses of the guest to a page, by its own IPA.
@@ -391,6 +454,15 @@ impl World {
     #[must_use]
     pub fn absent(&self) -> Vec<u64> {
         self.absent.iter().copied().collect()
+    }
+
+    /// Drops all that ours holds, as a flush of everything does.
+    fn flush_all(&mut self) {
+        self.ours.stage2.clear();
+        self.ours.stage2_tables.clear();
+        self.ours.clear(None);
+        self.generation += 1;
+        self.refill();
     }
 
     fn flush(&mut self, scope: TlbScope) {

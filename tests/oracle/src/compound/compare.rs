@@ -1,8 +1,9 @@
 //! Every VA at once: the compound tree beside the guest's, descriptor by descriptor.
 
-use penumbra_vmsa::{CONTIGUOUS_ENTRIES, Level, PAGE_SIZE, TABLE_ENTRIES, bits};
+use penumbra_vmsa::{CONTIGUOUS_ENTRIES, Level, PAGE_SIZE, Stage2Desc, TABLE_ENTRIES, bits};
 
-use super::{World, access_bits, is_alias};
+use super::pages::Output;
+use super::{RAM_BYTES, RAM_IPA, World, access_bits, is_alias};
 
 /// A table and the limits gathered on the way to it.
 type Table = (u64, u64);
@@ -12,7 +13,7 @@ impl World {
     /// of faults, pages, permissions, types. What is not in reach in stage 2 faults alike.
     pub fn compare(&mut self, guests: u64, ours: u64) {
         let mut done = Vec::new();
-        self.compare_tables(Level::L1, (guests, 0), (ours, 0), &mut done);
+        self.compare_tables(self.shape.start, (guests, 0), (ours, 0), &mut done);
     }
 
     fn compare_tables(
@@ -36,7 +37,7 @@ impl World {
             }
             return;
         };
-        let Some(ours_at) = self.look(ours.0) else {
+        let Some(Output { pa: ours_at, .. }) = self.look(ours.0) else {
             self.violations.push(format!(
                 "{:#x} stands for {:#x} and is gone",
                 ours.0, guests.0
@@ -54,10 +55,9 @@ impl World {
             let fine = match (bits::kind(level, theirs), bits::kind(level, raw)) {
                 (bits::Kind::Invalid, bits::Kind::Invalid) => true,
                 (bits::Kind::Table, bits::Kind::Table) => {
-                    let below =
-                        |raw: u64, limits| (raw & bits::TABLE_ADDRESS, limits | raw & 0xf << 59);
                     if let Some(next) = level.below() {
-                        let (theirs, raw) = (below(theirs, guests.1), below(raw, ours.1));
+                        let theirs = self.below(theirs, guests.1);
+                        let raw = self.below(raw, ours.1);
                         self.compare_tables(next, theirs, raw, done);
                     }
                     true
@@ -68,7 +68,7 @@ impl World {
                     run && self.same_leaf((level, theirs, guests.1), (level, raw, ours.1), 0)
                 }
                 (bits::Kind::Table, bits::Kind::Leaf) => level.below().is_some_and(|below| {
-                    let table = (theirs & bits::TABLE_ADDRESS, guests.1 | theirs & 0xf << 59);
+                    let table = self.below(theirs, guests.1);
                     self.stands_for((level, raw, ours.1), (below, table), 0)
                 }),
                 _ => false,
@@ -80,6 +80,11 @@ impl World {
                 ));
             }
         }
+    }
+
+    /// The table that a descriptor leads to.
+    fn below(&self, raw: u64, limits: u64) -> Table {
+        (raw & bits::TABLE_ADDRESS, limits | self.limits(raw))
     }
 
     /// Whether a leaf, from `offset` on, is what all of a guest table says.
@@ -98,7 +103,7 @@ impl World {
             match bits::kind(level, raw) {
                 bits::Kind::Leaf => self.same_leaf((level, raw, table.1), leaf, inside),
                 bits::Kind::Table => level.below().is_some_and(|below| {
-                    let next = (raw & bits::TABLE_ADDRESS, table.1 | raw & 0xf << 59);
+                    let next = self.below(raw, table.1);
                     self.stands_for(leaf, (below, next), inside)
                 }),
                 bits::Kind::Invalid => false,
@@ -125,7 +130,10 @@ impl World {
                 .step_by(PAGE_SIZE as usize)
                 .all(|page| {
                     let frame = self.ideal(theirs + page).map(|home| self.place(home));
-                    frame.is_some() && frame == self.look(mine + page)
+                    let found = self.look(mine + page);
+                    frame.is_some()
+                        && frame == found.map(|output| output.pa)
+                        && found.is_some_and(|output| output.plain)
                 })
     }
 
@@ -142,9 +150,21 @@ impl World {
             })
     }
 
+    /// Compares what stage 2 says of every page of RAM with the ideal one.
+    pub fn compare_ram(&mut self) {
+        for page in (RAM_IPA..RAM_IPA + RAM_BYTES).step_by(PAGE_SIZE as usize) {
+            let frame = self.ideal(page).map(|home| self.place(home));
+            let found = self.look(page);
+            if found.map(|output| output.pa) != frame || found.is_some_and(|output| !output.plain) {
+                self.violations.push(format!(
+                    "{page:#x} is in {frame:x?}, stage 2 has {found:x?}"
+                ));
+            }
+        }
+    }
+
     /// What stage 2 says of a page, whatever TLBs hold and samples clear.
-    fn look(&self, page: u64) -> Option<u64> {
-        use penumbra_vmsa::Stage2Desc;
+    fn look(&self, page: u64) -> Option<Output> {
         let mut at = super::STAGE2_ROOT + (page >> Level::L1.shift()) * 8;
         let mut level = Level::L1;
         loop {
@@ -153,8 +173,8 @@ impl World {
                     level = level.below()?;
                     at = next.raw() + level.index(page) * 8;
                 }
-                Stage2Desc::Leaf { pa, .. } => {
-                    return Some(pa.raw() + (page & (level.entry_bytes() - 1)));
+                Stage2Desc::Leaf { pa, attrs, .. } => {
+                    return Output::new(pa.raw() + (page & (level.entry_bytes() - 1)), attrs);
                 }
                 _ => return None,
             }

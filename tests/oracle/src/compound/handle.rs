@@ -7,7 +7,7 @@ use super::{Handle, Outcome};
 
 impl TableMemory for Handle {
     fn alloc_table(&mut self) -> Option<Pa> {
-        Some(Pa::truncated(self.0.borrow_mut().memory.alloc()))
+        self.0.borrow_mut().memory.alloc().map(Pa::truncated)
     }
 
     fn free_table(&mut self, table: Pa) {
@@ -43,7 +43,9 @@ impl FrameMover for Handle {
             .flat_map(|probe| &probe.leaves)
             .any(|&(leaf, _)| matches!(leaf, Outcome::Leaf(pa, ..) if moved(pa)));
         let pages = world.ours.stage2.iter();
-        let in_page = pages.flat_map(|(_, held)| held).any(|&(pa, _)| moved(pa));
+        let in_page = pages
+            .flat_map(|(_, held)| held)
+            .any(|output| moved(output.pa));
         if in_leaf || in_page {
             world
                 .violations

@@ -2,8 +2,8 @@
 
 use penumbra_vmsa::{CONTIGUOUS_BYTES, CONTIGUOUS_ENTRIES, Level, PAGE_SIZE, Stage1Desc, bits};
 
-use super::pages::{Held, Pages};
-use super::{CONTEXTS, LOWS, REGIONS, VCPUS, World, access_bits};
+use super::pages::{Held, Output, Pages};
+use super::{CONTEXTS, LOWS, NOT_PLAIN, REGIONS, VCPUS, World, access_bits};
 
 /// What an access may find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub(super) struct Machine {
     pub(super) stage2: Pages,
     /// Stage-2 tables that a walk cache may hold.
     pub(super) stage2_tables: Vec<(u64, Level)>,
+    /// What walks found at any moment of this step, by cell and probe, with frames named by what they held.
+    pub(super) found: Vec<[Vec<Outcome>; LOWS]>,
 }
 
 /// Number of the cell of a vCPU's context and a region.
@@ -62,6 +64,7 @@ impl Machine {
             cells: vec![Cell::default(); VCPUS * CONTEXTS * REGIONS],
             stage2: Pages::new(),
             stage2_tables: Vec::new(),
+            found: vec![Default::default(); VCPUS * CONTEXTS * REGIONS],
         }
     }
 
@@ -87,7 +90,11 @@ impl World {
         if !compound {
             let mut held = Held::default();
             if let Some(pa) = self.ideal(page) {
-                held.add((pa, true));
+                held.add(Output {
+                    pa,
+                    writes: true,
+                    plain: true,
+                });
             }
             return held;
         }
@@ -118,10 +125,13 @@ impl World {
         if outputs.items().is_empty() && !self.sampled(compound, root) {
             everywhere(&mut cell, Outcome::Stage2(root & ((1 << 39) - 1)));
         }
-        for &(pa, _) in outputs.items() {
-            add(&mut cell.tables[1], (pa, 0));
+        for &Output { pa, .. } in outputs.items() {
+            add(
+                &mut cell.tables[self.shape.start.number() as usize],
+                (pa, 0),
+            );
         }
-        for level in [Level::L1, Level::L2, Level::L3] {
+        for level in Level::ALL {
             let depth = level.number() as usize;
             let mut at = 0;
             while let Some(&(table, limits)) = cell.tables[depth].get(at) {
@@ -132,12 +142,39 @@ impl World {
             }
         }
         self.share(compound, number, &cell);
+        self.note(compound, number, &cell);
         let machine = if compound {
             &mut self.ours
         } else {
             &mut self.guests
         };
         machine.cells[number] = cell;
+    }
+
+    /// Notes what walks find, for the verdict at the end of the step.
+    fn note(&mut self, compound: bool, number: usize, cell: &Cell) {
+        let machine = if compound {
+            &mut self.ours
+        } else {
+            &mut self.guests
+        };
+        let mut found = std::mem::take(&mut machine.found[number]);
+        for (probe, found) in cell.probes.iter().zip(&mut found) {
+            for &outcome in &probe.now {
+                let outcome = if compound {
+                    self.seen(outcome)
+                } else {
+                    outcome
+                };
+                add(found, outcome);
+            }
+        }
+        let machine = if compound {
+            &mut self.ours
+        } else {
+            &mut self.guests
+        };
+        machine.found[number] = found;
     }
 
     /// Global leaves of the low half serve whichever of its roots is installed.
@@ -172,23 +209,44 @@ impl World {
         if level == Level::L3 {
             for low in 0..LOWS {
                 let va = self.va(region, low);
-                let raw = self.memory.walk(table + level.index(va) * 8);
-                let probe = &mut cell.probes[low];
-                self.leaf(compound, probe, level, (table, raw, limits), va);
+                for raw in self.words(compound, table + level.index(va) * 8) {
+                    let probe = &mut cell.probes[low];
+                    self.leaf(compound, probe, level, (table, raw, limits), va);
+                }
             }
             return;
         }
         let va = self.va(region, 0);
-        let raw = self.memory.walk(table + level.index(va) * 8);
+        for raw in self.words(compound, table + level.index(va) * 8) {
+            self.descriptor(compound, cell, level, (table, raw, limits), region);
+        }
+    }
+
+    /// What a walker may read of a word.
+    fn words(&mut self, compound: bool, at: u64) -> impl Iterator<Item = u64> + use<> {
+        let now = self.memory.walk(at);
+        let before = self.torn.filter(|torn| !compound && torn.0 == at);
+        std::iter::once(now).chain(before.map(|(_, old)| old))
+    }
+
+    /// What a descriptor above level 3 says.
+    fn descriptor(
+        &mut self,
+        compound: bool,
+        cell: &mut Cell,
+        level: Level,
+        (table, raw, limits): (u64, u64, u64),
+        region: usize,
+    ) {
         match Stage1Desc::decode(level, raw) {
             Stage1Desc::Table { next, .. } => {
-                let limits = limits | raw & (0xf << 59);
+                let limits = limits | self.limits(raw);
                 let outputs = self.outputs(compound, next.raw());
                 if outputs.items().is_empty() && !self.sampled(compound, next.raw()) {
                     everywhere(cell, Outcome::Stage2(next.raw()));
                 }
                 let below = &mut cell.tables[level.number() as usize + 1];
-                for &(pa, _) in outputs.items() {
+                for &Output { pa, .. } in outputs.items() {
                     add(below, (pa, limits));
                 }
             }
@@ -263,9 +321,10 @@ impl World {
         if outputs.items().is_empty() && !self.sampled(compound, page) {
             add(&mut probe.now, Outcome::Stage2(page));
         }
-        for &(pa, _) in outputs.items() {
+        for &Output { pa, plain, .. } in outputs.items() {
             let global = raw & bits::NOT_GLOBAL == 0;
-            let outcome = Outcome::Leaf(pa, access_bits(raw, limits), global);
+            let stage2 = if plain { 0 } else { NOT_PLAIN };
+            let outcome = Outcome::Leaf(pa, access_bits(raw, limits) | stage2, global);
             add(&mut probe.now, outcome);
             add(&mut probe.leaves, (outcome, bytes));
         }

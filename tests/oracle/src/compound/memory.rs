@@ -17,6 +17,8 @@ pub(super) struct Memory {
     touched: Vec<usize>,
     /// Frames for stage-2 tables that are in use, and those that were given back.
     pub(super) live: BTreeSet<u64>,
+    /// How many may be in use.
+    pub(super) most: usize,
     free: Vec<u64>,
     next: u64,
 }
@@ -56,6 +58,7 @@ impl Memory {
             read: vec![[0; 8]; frames],
             touched: Vec::new(),
             live: BTreeSet::new(),
+            most: usize::MAX,
             free: Vec::new(),
             next: FIRST_TABLE,
         }
@@ -111,14 +114,18 @@ impl Memory {
         }
     }
 
-    pub(super) fn alloc(&mut self) -> u64 {
+    /// A frame for a table, if there may be one more.
+    pub(super) fn alloc(&mut self) -> Option<u64> {
+        if self.live.len() >= self.most {
+            return None;
+        }
         let raw = self.free.pop().unwrap_or_else(|| {
             self.next += PAGE_SIZE;
             self.next
         });
         self.zero(raw);
         self.live.insert(raw);
-        raw
+        Some(raw)
     }
 
     /// Takes a frame back; false if it was not in use.

@@ -3,7 +3,9 @@
 use penumbra_paging::POOL_BASE;
 use penumbra_vmsa::{CONTIGUOUS_ENTRIES, Level, PAGE_SIZE, Stage, bits, requires_bbm};
 
-use super::{FIRST_TABLE, POOL_BYTES, POOL_PA, RAM_BYTES, RAM_IPA, RAM_PA, World, frame_of};
+use super::{
+    FIRST_TABLE, POOL_BYTES, POOL_PA, RAM_BYTES, RAM_IPA, RAM_PA, STAGE2_ROOT, World, frame_of,
+};
 
 /// The pool frame that a mutation uses for tables of its own.
 const SCRATCH: u64 = POOL_PA + POOL_BYTES - PAGE_SIZE;
@@ -57,6 +59,8 @@ mutations! {
     LoseStore,
     /// The guest's table has the store before the mirrors (rule 11).
     GuestBeforeMirror,
+    /// A mirror's descriptor is invalid for a moment before it has its new value.
+    BreakMirror,
     /// Mirrors forget nG.
     ForgetNotGlobal,
     /// Mirrors set the access flag.
@@ -69,6 +73,10 @@ mutations! {
     ForgetExecuteNever,
     /// Mirrors forget the memory type.
     ForgetType,
+    /// Mirrors forget the shareability.
+    ForgetShareability,
+    /// Mirrors forget GP.
+    ForgetGuarded,
     /// Links forget the hierarchical permissions.
     ForgetLimits,
     /// A contiguous hint stays for ever.
@@ -93,6 +101,8 @@ mutations! {
     BreakOneOfRun,
     /// A run of blocks in stage 2 is made again though one of the sixteen is no such block.
     InventBlockRuns,
+    /// Data aliases forbid fetches.
+    ForbidFetches,
 }
 
 impl World {
@@ -135,6 +145,8 @@ impl World {
             Mutation::ForgetPrivileged if leaf => raw | 1 << 6,
             Mutation::ForgetExecuteNever if leaf => raw & !(3 << 53),
             Mutation::ForgetType if leaf => raw & !(7 << 2),
+            Mutation::ForgetShareability if leaf => raw | 3 << 8,
+            Mutation::ForgetGuarded if leaf => raw & !(1 << 50),
             Mutation::ForgetLimits if raw & 3 == 3 => raw & !(0xf << 59),
             Mutation::KeepRuns if valid => raw | old & bits::CONTIGUOUS,
             Mutation::InventRuns if leaf && raw & 3 == 3 => raw | bits::CONTIGUOUS,
@@ -167,6 +179,16 @@ impl World {
         if self.mutation == Mutation::InventBlockRuns && block(raw) && of_ram(raw) {
             return Some(raw | bits::CONTIGUOUS);
         }
+        // Where RAM has its own IPAs its blocks come back as well.
+        let at_home = frame(self.word(STAGE2_ROOT + Level::L1.index(RAM_IPA) * 8)) == frame_of(at);
+        if self.mutation == Mutation::ForbidFetches
+            && self.parked
+            && !at_home
+            && block(raw)
+            && of_ram(raw)
+        {
+            return Some(raw | 0b10 << 53);
+        }
         if self.mutation == Mutation::BreakOneOfRun && in_run && raw & bits::TABLE == bits::TABLE {
             // The one that was broken.
             self.put(at, 0);
@@ -174,7 +196,10 @@ impl World {
         let skipped = match self.mutation {
             Mutation::BreakOneOfRun => in_run && (raw == 0 || block(raw)),
             Mutation::SkipProtect | Mutation::CopyBeforeProtect => {
+                let all = self.mutation == Mutation::SkipProtect;
                 let reduces = valid && access(old) == 3 && access(raw) == 1 && raw & 1 != 0;
+                // With all vCPUs parked it makes no difference when a page is protected.
+                let reduces = reduces && (all || !self.parked);
                 if reduces && self.mutation == Mutation::CopyBeforeProtect {
                     self.delayed.push((at, raw));
                 }
@@ -206,6 +231,10 @@ impl World {
             return;
         };
         let old = self.word(at);
+        if self.mutation == Mutation::BreakMirror && self.storing && Self::in_pool(at) {
+            self.put(at, 0);
+            self.refill_machines(&[true]);
+        }
         if Self::is_stage2(at) {
             self.breaks(at, old, raw);
             self.generation += 1;
@@ -213,13 +242,15 @@ impl World {
         self.put(at, raw);
         if Self::in_pool(at) && at & 0xff8 == 0xff8 && self.mutation == Mutation::CopyBeforeProtect
         {
-            // The last word of a mirror was written: now the late protection takes effect.
+            // The last word of a mirror was written: now the late protection takes effect, and is flushed.
             self.race_now();
             self.apply_delayed();
+            self.flush_all();
         }
         let guests = (RAM_PA..RAM_PA + RAM_BYTES).contains(&at);
         if self.storing && guests {
             // Another vCPU may read what was stored, and rely on it at once.
+            self.note_torn(at, old);
             self.refill();
             self.check_cells();
             self.apply_delayed();
@@ -289,8 +320,8 @@ impl World {
             return;
         }
         let held = self.outputs(true, page);
-        if let Some((frame, _)) = held.items().iter().find(|(_, writable)| *writable) {
-            self.put(frame | (race.ipa & (PAGE_SIZE - 1)), race.value);
+        if let Some(output) = held.items().iter().find(|output| output.writes) {
+            self.put(output.pa | (race.ipa & (PAGE_SIZE - 1)), race.value);
             self.race = None;
             self.refill();
         }

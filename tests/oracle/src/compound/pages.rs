@@ -1,7 +1,7 @@
 //! What stage-2 caches hold, found by arithmetic.
 
 use penumbra_paging::{ALIAS_BASE, POOL_BASE, WINDOW_BIT};
-use penumbra_vmsa::PAGE_SIZE;
+use penumbra_vmsa::{PAGE_SIZE, Stage2Attrs};
 
 use super::{RAM_BYTES, RAM_IPA};
 
@@ -15,20 +15,45 @@ const REGIONS: [(u64, u64); 4] = [
     (ALIAS_BASE, 8 * 512),
 ];
 
-/// Translations of one page that may be held: PA, and whether stores are allowed. More than four
-/// make no difference any more.
+/// What stage 2 says of one page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Output {
+    pub(super) pa: u64,
+    /// Stores are allowed.
+    pub(super) writes: bool,
+    /// Type, shareability and fetches are as the guest's RAM has them.
+    pub(super) plain: bool,
+}
+
+impl Output {
+    /// What a leaf says of a page of it, if it may be read.
+    pub(super) fn new(pa: u64, attrs: Stage2Attrs) -> Option<Self> {
+        let ram = Stage2Attrs {
+            access: attrs.access,
+            accessed: attrs.accessed,
+            ..Stage2Attrs::RAM
+        };
+        attrs.access.reads().then_some(Self {
+            pa,
+            writes: attrs.access.writes(),
+            plain: attrs == ram,
+        })
+    }
+}
+
+/// Translations of one page that may be held. More than four make no difference any more.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Held {
-    items: [(u64, bool); 4],
+    items: [Output; 4],
     length: usize,
 }
 
 impl Held {
-    pub(super) fn items(&self) -> &[(u64, bool)] {
+    pub(super) fn items(&self) -> &[Output] {
         &self.items[..self.length]
     }
 
-    pub(super) fn add(&mut self, item: (u64, bool)) {
+    pub(super) fn add(&mut self, item: Output) {
         if !self.items().contains(&item) && self.length < self.items.len() {
             self.items[self.length] = item;
             self.length += 1;
@@ -124,7 +149,7 @@ impl Pages {
     }
 
     /// All pages that hold something.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &[(u64, bool)])> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &[Output])> {
         self.active
             .iter()
             .map(|&(page, number)| (page, self.pages[number].held.items()))

@@ -3,7 +3,7 @@
 use penumbra_vmsa::{Level, PAGE_SIZE};
 
 use super::machine::{Cell, Outcome, place_of};
-use super::{GuestTlbi, World};
+use super::{GuestTlbi, RAM_BYTES, RAM_IPA, RAM_PA, World};
 
 impl World {
     /// Looks for leaves of different size held for one address that are not of the guest's making:
@@ -31,7 +31,7 @@ impl World {
             }
         }
         for (page, held) in self.ours.stage2.iter() {
-            if held.iter().any(|&(pa, _)| pa != held[0].0) {
+            if held.iter().any(|output| output.pa != held[0].pa) {
                 self.violations
                     .push(format!("stage 2 of {page:#x} may be held as {held:x?}"));
             }
@@ -42,10 +42,15 @@ impl World {
     /// may not be written without EL2.
     pub fn check(&mut self, watched: impl Fn(u64) -> bool) {
         self.check_cells();
+        self.check_step();
         for (page, held) in self.ours.stage2.iter() {
-            if watched(page) && held.iter().any(|&(_, writable)| writable) {
-                self.violations
-                    .push(format!("{page:#x} is watched and held as writable"));
+            // By whatever IPA the frame is reached (rule 8).
+            for writable in held.iter().filter(|output| output.writes) {
+                let home = self.inside(writable.pa).wrapping_sub(RAM_PA);
+                if watched(page) || home < RAM_BYTES && watched(home + RAM_IPA) {
+                    self.violations
+                        .push(format!("{page:#x} is watched and held as writable"));
+                }
             }
         }
     }
@@ -90,8 +95,32 @@ impl World {
         self.violations.extend(found);
     }
 
+    /// Whatever a walk found during the step, if only for a moment, a walk of the guest's own machine found as well.
+    /// Stage-2 faults of ours are apart: EL2 answers them.
+    fn check_step(&mut self) {
+        let cells = self.ours.found.iter().zip(&self.guests.found);
+        for (number, (ours, guests)) in cells.enumerate() {
+            for (low, (ours, guests)) in ours.iter().zip(guests).enumerate() {
+                let held = &self.guests.cells[number].probes[low].leaves;
+                let known = |outcome: &Outcome| {
+                    guests.contains(outcome) || held.iter().any(|(leaf, _)| leaf == outcome)
+                };
+                let found = ours
+                    .iter()
+                    .find(|ours| !matches!(ours, Outcome::Stage2(_)) && !known(ours));
+                if let Some(found) = found {
+                    let (vcpu, context, region) = place_of(number);
+                    let va = self.va(region, low);
+                    self.violations.push(format!(
+                        "{va:#x} in {context} on {vcpu}: {found:x?} in between, the guest {guests:x?}"
+                    ));
+                }
+            }
+        }
+    }
+
     /// An outcome with frames named by what they hold.
-    fn seen(&self, outcome: Outcome) -> Outcome {
+    pub(super) fn seen(&self, outcome: Outcome) -> Outcome {
         match outcome {
             Outcome::Leaf(pa, bits, global) => Outcome::Leaf(self.inside(pa), bits, global),
             fault => fault,
@@ -108,7 +137,7 @@ impl World {
                 }
                 let asid = self.contexts[context].asid;
                 let first = self.va(region, 0);
-                let lows = self.lows;
+                let lows = self.shape.lows;
                 let machine = if compound {
                     &mut self.ours
                 } else {
@@ -146,7 +175,8 @@ fn invalidate(cell: &mut Cell, tlbi: GuestTlbi, tag: u16, first: u64, lows: &[u6
                     !(covers && (tagged || global))
                 });
             }
-            for level in [Level::L2, Level::L3] {
+            // A root is in a register, and what leads to it is in no table.
+            for level in [Level::L1, Level::L2, Level::L3] {
                 let span = level.above().map_or(0, Level::entry_bytes) - 1;
                 if !last && tagged && va & !span == region & !span {
                     cell.tables[level.number() as usize].clear();

@@ -4,8 +4,8 @@ use penumbra_oracle::compound::{GuestTlbi, Handle, LOWS, RAM_IPA, Race, VCPUS};
 use penumbra_paging::{Access, Donor, SampleKind, ShadowError, Stage1Regs, SurveyStep};
 use penumbra_vmsa::{Half, Ipa, Level, PAGE_SIZE, Va};
 
-use crate::guest::{INDICES, Op, TARGETS, Value, level_of, page, raw_of};
-use crate::rig::{Rig, regs};
+use crate::guest::{INDICES, Op, TARGETS, Value, level_of, page, raw_of, scattered};
+use crate::rig::Rig;
 use crate::stores::PLAIN;
 use crate::vm;
 
@@ -39,7 +39,21 @@ impl Rig {
             Op::Plant { vcpu, context } => {
                 return self.raced(|rig| rig.plant(vcpu, context));
             }
-            Op::Move { eighths } => return self.raced(|rig| rig.relayout_some(eighths)),
+            Op::Move { eighths, look } => {
+                return self.raced(|rig| rig.relayout_some(eighths, look));
+            }
+            Op::Anew {
+                context,
+                index,
+                to,
+                after,
+            } => {
+                self.drop_space(context);
+                let ipa = self.root(context) + INDICES[index] * 8;
+                let value = raw_of(self.shape.start, Value::Table { to, limits: 0 });
+                self.race = (self.word(ipa) & 1 == 0).then_some((ipa, value, after));
+                return self.raced(|rig| rig.plant(0, context));
+            }
             Op::Home { region, pages } => {
                 self.raced(|rig| rig.some_home(region, pages));
                 return Ok(());
@@ -83,7 +97,7 @@ impl Rig {
                 page: which,
                 out,
                 attrs,
-            } => self.fill(which, 0..512, out & 31, attrs & !(1 << 6)),
+            } => self.fill_row(which, 0..512, out & 31, attrs & !(1 << 6)),
             Op::FillRun {
                 page: which,
                 run,
@@ -91,7 +105,7 @@ impl Rig {
                 attrs,
             } => {
                 let first = u64::from(run) * 16;
-                self.fill(which, first..first + 16, out & 16, attrs & !(1 << 6));
+                self.fill_row(which, first..first + 16, out & 16, attrs & !(1 << 6));
             }
             Op::Aim {
                 target,
@@ -129,10 +143,8 @@ impl Rig {
             }
             Op::Raw { vcpu, context } => {
                 self.tlbi(GuestTlbi::All, Some(vcpu));
-                self.world
-                    .0
-                    .borrow_mut()
-                    .install(vcpu, context, page(context));
+                let root = self.root(context);
+                self.world.0.borrow_mut().install(vcpu, context, root);
             }
             _ => self.touch_all(),
         }
@@ -189,8 +201,15 @@ impl Rig {
                 })?;
             }
             Op::Survey { context } => self.survey(context),
-            Op::Relayout { user, partner } => {
-                let (context, va, _) = TARGETS[usize::from(user)];
+            Op::Relayout {
+                user,
+                partner,
+                anew,
+            } => {
+                let (context, va, which) = TARGETS[usize::from(user)];
+                if anew {
+                    self.fill(which, 0..512, |index| scattered(which, index));
+                }
                 self.aim(context, va)?;
                 let space = self.spaces[context].ok_or(ShadowError::NoSpace)?;
                 let partner = match partner {
@@ -230,7 +249,7 @@ impl Rig {
     fn plant(&mut self, vcpu: usize, context: usize) -> Result<(), ShadowError> {
         let (mut memory, mut tlb) = (self.world.clone(), self.world.clone());
         let half = if context == 2 { Half::High } else { Half::Low };
-        let regs: Stage1Regs = regs(context);
+        let regs: Stage1Regs = self.regs(context);
         let (space, alias) = self.compound.plant(vm!(self, memory, tlb), &regs, half)?;
         self.spaces[context] = Some(space);
         let mut world = self.world.0.borrow_mut();
@@ -246,10 +265,8 @@ impl Rig {
             return;
         };
         for vcpu in 0..VCPUS {
-            self.world
-                .0
-                .borrow_mut()
-                .install(vcpu, context, page(context));
+            let root = self.root(context);
+            self.world.0.borrow_mut().install(vcpu, context, root);
         }
         self.parked(|rig, parked| {
             while !rig
@@ -274,15 +291,17 @@ impl Rig {
         Ok(())
     }
 
-    /// Moves pages; the walkers look on for the first and the last few.
-    fn relayout_some(&mut self, eighths: u8) -> Result<(), ShadowError> {
+    /// Moves pages; the walkers look on for the first and the last few, and for a few from eighth `look` on.
+    fn relayout_some(&mut self, eighths: u8, look: u8) -> Result<(), ShadowError> {
         let (mut memory, mut tlb) = (self.world.clone(), self.world.clone());
         let Some(mut work) = self.work.take() else {
             return Ok(());
         };
         let pages = u64::from(eighths) * 64;
+        let seen = pages / 8 * u64::from(look)..pages / 8 * u64::from(look) + 4;
         for page in 0..pages {
-            self.world.0.borrow_mut().parked = page > 3 && page < pages - 3;
+            let parked = page > 3 && page < pages - 3 && !seen.contains(&page);
+            self.world.0.borrow_mut().parked = parked;
             self.world.0.borrow_mut().moving = true;
             let done = self
                 .compound

@@ -4,22 +4,30 @@ use penumbra_oracle::compound::{Handle, LOWS, RAM_IPA, REGIONS, VCPUS, World};
 use penumbra_vmsa::{Level, PAGE_SIZE, bits};
 use proptest::prelude::*;
 
-/// Guest table pages: three roots, four level-2 tables, eight level-3 tables.
-pub(crate) const PAGES: usize = 15;
+/// Guest table pages: three tables of level 1, four of level 2, eight of level 3, three of level 0.
+pub(crate) const PAGES: usize = 18;
+/// The tables of level 0: roots where VAs have 48 bits.
+pub(crate) const TOPS: usize = 15;
 pub(crate) const ROOTS: usize = 3;
 /// Pages of each context that are looked at.
 pub(crate) const PROBES: usize = REGIONS * LOWS;
 pub(crate) const INDICES: [u64; 9] = [0, 1, 2, 7, 15, 16, 17, 31, 511];
 
+/// Where a table page is: all but one are by themselves, that one is among pages that may be donors.
 pub(crate) fn page(which: usize) -> u64 {
-    RAM_IPA + 0x20_0000 + which as u64 * 0x3000
+    RAM_IPA
+        + match which {
+            13 => (24 << 20) + 77 * PAGE_SIZE,
+            _ => (2 << 20) + which as u64 * 0x3000,
+        }
 }
 
 pub(crate) fn level_of(which: usize) -> Level {
     match which {
         0..3 => Level::L1,
         3..7 => Level::L2,
-        _ => Level::L3,
+        7..TOPS => Level::L3,
+        _ => Level::L0,
     }
 }
 
@@ -117,10 +125,12 @@ pub(crate) enum Op {
     Survey {
         context: usize,
     },
-    /// Shadows a region of the booted guest and, if it still can, begins to re-lay it out.
+    /// Shadows a region of the booted guest and, if it still can, begins to re-lay it out; `anew` behind the guest has
+    /// filled it again as after boot.
     Relayout {
         user: bool,
         partner: u8,
+        anew: bool,
     },
     /// Shadows a region of the booted guest and stores to its table.
     Aim {
@@ -135,9 +145,17 @@ pub(crate) enum Op {
         other: usize,
         how: How,
     },
-    /// Pages to move, in eighths of the region.
+    /// Pages to move, in eighths of the region, and where the walkers look on, in eighths of those.
     Move {
         eighths: u8,
+        look: u8,
+    },
+    /// A space ends, and another one begins at once, while a vCPU links a table into an empty slot of its root.
+    Anew {
+        context: usize,
+        index: usize,
+        to: usize,
+        after: u32,
     },
     /// Pages to bring home again, from a region on; then the region may merge.
     Home {
@@ -179,14 +197,14 @@ pub(crate) fn how() -> impl Strategy<Value = How> {
 
 pub(crate) fn attrs() -> impl Strategy<Value = u16> {
     // Mostly plain, so that tables line up now and then.
-    prop_oneof![3 => Just(0), 1 => Just(1), 2 => 0..512_u16]
+    prop_oneof![3 => Just(0), 1 => Just(1), 2 => 0..2048_u16]
 }
 
 pub(crate) fn value() -> impl Strategy<Value = Value> {
     prop_oneof![
         1 => Just(Value::Zero),
         1 => Just(Value::Junk),
-        3 => (0..PAGES, 0..16_u8).prop_map(|(to, limits)| Value::Table { to, limits }),
+        3 => (0..PAGES, 0..64_u8).prop_map(|(to, limits)| Value::Table { to, limits }),
         3 => (0..32_u8, attrs()).prop_map(|(out, attrs)| Value::Leaf { out, attrs }),
     ]
 }
@@ -202,8 +220,8 @@ fn guest_op() -> impl Strategy<Value = Op> {
             .prop_map(|(page, index, value, how)| Op::Store { page, index, value, how }),
         8 => (0..TARGETS.len(), 0..INDICES.len(), value(), how())
             .prop_map(|(target, index, value, how)| Op::Aim { target, index, value, how }),
-        2 => (3..PAGES, 0..32_u8, attrs()).prop_map(|(page, out, attrs)| Op::Fill { page, out, attrs }),
-        1 => (3..PAGES, 0..2_u8, 0..32_u8, attrs())
+        2 => (3..TOPS, 0..32_u8, attrs()).prop_map(|(page, out, attrs)| Op::Fill { page, out, attrs }),
+        1 => (3..TOPS, 0..2_u8, 0..32_u8, attrs())
             .prop_map(|(page, run, out, attrs)| Op::FillRun { page, run, out, attrs }),
         6 => (0..6_u8, 0..PROBES, 1..3_u16, prop::option::of(vcpu()))
             .prop_map(|(kind, probe, asid, vcpu)| Op::Tlbi { kind, probe, asid, vcpu }),
@@ -222,19 +240,23 @@ fn service_op() -> impl Strategy<Value = Op> {
     let probe = || 0..PROBES;
     prop_oneof![
         8 => (vcpu(), context()).prop_map(|(vcpu, context)| Op::Plant { vcpu, context }),
-        20 => (context(), probe(), 2..4_u8)
+        20 => (context(), probe(), prop_oneof![1 => Just(1), 10 => 2..4_u8])
             .prop_map(|(context, probe, level)| Op::Shadow { context, probe, level }),
         1 => (0..PAGES).prop_map(|page| Op::DemotePage { page }),
         2 => Just(Op::Evict),
         1 => Just(Op::Nest),
         4 => (1..6_u32).prop_map(|tables| Op::GiveBack { tables }),
-        2 => (context(), probe(), 1..4_u8)
+        2 => (context(), probe(), 0..4_u8)
             .prop_map(|(context, probe, level)| Op::DemoteAt { context, probe, level }),
         1 => context().prop_map(|context| Op::Drop { context }),
         2 => context().prop_map(|context| Op::Revive { context }),
         1 => context().prop_map(|context| Op::Survey { context }),
-        4 => (any::<bool>(), 0..4_u8).prop_map(|(user, partner)| Op::Relayout { user, partner }),
-        8 => prop_oneof![Just(8), 1..9_u8].prop_map(|eighths| Op::Move { eighths }),
+        6 => (any::<bool>(), 0..4_u8, any::<bool>())
+            .prop_map(|(user, partner, anew)| Op::Relayout { user, partner, anew }),
+        16 => (prop_oneof![4 => Just(8), 1 => 1..9_u8], 0..8_u8)
+            .prop_map(|(eighths, look)| Op::Move { eighths, look }),
+        1 => (context(), 0..INDICES.len(), 0..PAGES, 0..700_u32)
+            .prop_map(|(context, index, to, after)| Op::Anew { context, index, to, after }),
         2 => (0..32_u8, 1..64_u8).prop_map(|(region, pages)| Op::Home { region, pages }),
         6 => (context(), probe(), any::<bool>())
             .prop_map(|(context, probe, writes)| Op::Sample { context, probe, writes }),
@@ -243,12 +265,14 @@ fn service_op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Attribute bits of a leaf from a small number: AF unless bit 8 is set, nG unless bit 0 is.
+/// Attribute bits of a leaf from a small number: AF unless bit 8 is set, nG unless bit 0 is, inner shareable unless
+/// bit 9 is.
 pub(crate) fn leaf_bits(attrs: u16) -> u64 {
     let attrs = u64::from(attrs);
     let bit = |from: u32, to: u32| (attrs >> from & 1) << to;
     (!attrs >> 8 & 1) << 10
-        | 3 << 8
+        | 1 << 9
+        | (!attrs >> 9 & 1) << 8
         | (!attrs & 1) << 11
         | bit(1, 7)
         | bit(2, 6)
@@ -256,6 +280,7 @@ pub(crate) fn leaf_bits(attrs: u16) -> u64 {
         | bit(4, 54)
         | bit(5, 53)
         | bit(6, 55)
+        | bit(10, 50)
         | (attrs >> 7 & attrs >> 6 & 1) << 52
 }
 
@@ -265,10 +290,10 @@ pub(crate) fn raw_of(level: Level, value: Value) -> u64 {
         Value::Junk => 0xdead_beef_0000 | bits::AF,
         Value::Table { to, limits } if level != Level::L3 => {
             // No limits three times out of four.
-            let limits = if limits < 12 {
+            let limits = if limits < 48 {
                 0
             } else {
-                u64::from(limits & 3) << 61 | 1 << 59
+                u64::from(limits & 15) << 59
             };
             page(to) | limits | bits::TABLE
         }
@@ -290,6 +315,16 @@ pub(crate) fn out_of(level: Level, out: u8) -> u64 {
         Level::L2 => RAM_IPA + (u64::from(out) << 21),
         _ => RAM_IPA,
     }
+}
+
+/// An entry of a table that may be re-laid out: of the kernel's in runs of 16 that lie crosswise, or of a user's
+/// whose pages lie anywhere, some of them in partners of re-layouts.
+pub(crate) fn scattered(which: usize, index: u64) -> u64 {
+    let (mib, number, bits_of) = match which {
+        12 => (8, index ^ 0x10, leaf_bits(1) | 1 << 54),
+        _ => (20, index * 5 % 1024, leaf_bits(0) | 1 << 6),
+    };
+    (RAM_IPA + (mib << 20) + (number << 12)) | bits_of | bits::TABLE
 }
 
 /// A guest as it may look after boot: shared tables, a linear map, blocks, runs.
@@ -318,6 +353,12 @@ pub(crate) fn boot(world: &Handle) {
         (6, 0, 11, 0),
         (6, 1, 12, 0),
         (6, 7, 13, 0b0100),
+        (TOPS, 0, 0, 0),
+        (TOPS, 1, 1, 0b0010),
+        (TOPS + 1, 0, 1, 0),
+        (TOPS + 1, 1, 2, 0b0100),
+        (TOPS + 2, 0, 2, 0),
+        (TOPS + 2, 1, 0, 0b1000),
     ] {
         put(which, index, table(to, limits));
     }
@@ -332,12 +373,12 @@ pub(crate) fn boot(world: &Handle) {
             let block = RAM_IPA + (index << 21);
             put(5, index, block | leaf_bits(0) | bits::VALID);
         }
-        // Two tables in a row, and one in runs of 16 that lie crosswise.
+        // Two tables in a row, and two that are not.
         put(8, index, page_at(at(14, index), 0));
         put(11, index, kernel(at(2, index), 0));
-        put(12, index, kernel(at(8, index ^ 0x10), 1 << 54));
-        // A user region whose pages lie anywhere, some of them in partners of re-layouts.
-        put(14, index, page_at(at(20, index * 5 % 1024), 1 << 6));
+        for which in [12, 14] {
+            put(which, index, scattered(which, index));
+        }
     }
     for index in [0, 1, 15, 16, 31, 511] {
         put(7, index, page_at(RAM_IPA + ((index * 7) << 12), 0));

@@ -16,8 +16,9 @@ use std::cell::Cell;
 use std::time::Instant;
 
 use guest::{Op, op};
-use penumbra_oracle::compound::Mutation;
+use penumbra_oracle::compound::{Mutation, Shape};
 use penumbra_paging::Counters;
+use penumbra_vmsa::Level;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
@@ -31,10 +32,19 @@ const SEEDS: u64 = 4;
 const QUICK: u64 = 4_000;
 
 fn setup() -> impl Strategy<Value = Setup> {
-    (any::<bool>(), 1..15_u64, 17..511_u64).prop_map(|(thin, a, b)| Setup {
-        thin,
+    let shape = (
+        any::<bool>(),
+        prop::bool::weighted(0.2),
+        1..15_u64,
+        17..511_u64,
+    );
+    let shape = shape.prop_map(|(wide, flat, a, b)| Shape {
+        start: if wide { Level::L0 } else { Level::L1 },
+        flat,
         lows: [0, a, 15, 16, b, 511],
-    })
+    });
+    let spare = prop_oneof![3 => Just(None), 1 => (0..12_usize).prop_map(Some)];
+    (any::<bool>(), spare, shape).prop_map(|(thin, spare, shape)| Setup { thin, spare, shape })
 }
 
 #[test]
@@ -78,10 +88,12 @@ fn compound_is_what_the_guest_could_have_had() {
     );
 }
 
-/// What goes wrong in a run, if something does; a panic does as well.
+/// What goes wrong in a run, if something does; a panic does as well. A mutation has to be noticed by the machines, in
+/// a step, and not by what a run looks at when all is over.
 fn failure(mutation: Mutation, setup: Setup, ops: &[Op]) -> Option<String> {
     let run = || Rig::new(mutation, setup).run(ops).err();
-    std::panic::catch_unwind(run).unwrap_or_else(|_| Some("a panic".into()))
+    let why = std::panic::catch_unwind(run).unwrap_or_else(|_| Some("a panic".into()));
+    why.filter(|why| mutation == Mutation::Honest || why.starts_with("step"))
 }
 
 /// Leaves out every step without which a run still fails.
@@ -130,7 +142,7 @@ fn the_sequences_reach_what_there_is_to_reach() {
         sum.wrote += counters.wrote;
     }
     println!("{sum:?}");
-    assert!(sum.moved > 100 && sum.relaid > 1, "{sum:?}");
+    assert!(sum.moved > 100 && sum.relaid > 5, "{sum:?}");
     assert!(
         sum.mirrored > 50 && sum.structural > 10 && sum.shadowed > 50,
         "{sum:?}"
@@ -149,11 +161,9 @@ fn the_oracle_notices_each_mutation() {
         let mut steps = 0;
         let found = sequences(128).find_map(|(setup, mut ops)| {
             let mut rig = Rig::new(mutation, setup);
-            let failed = rig.run(&ops).is_err();
+            let failed = rig.run(&ops).err();
             steps += rig.steps;
-            if !failed {
-                return None;
-            }
+            failed.filter(|why| why.starts_with("step"))?;
             ops.truncate(rig.steps);
             Some(shortest(mutation, setup, ops))
         });

@@ -1,7 +1,7 @@
 //! A VM under test: the service, the machines that watch it, and how each step is judged.
 
 use penumbra_oracle::compound::{
-    CONTEXTS, Context, Handle, LOWS, Mutation, POOL_PA, RAM_BYTES, RAM_IPA, RAM_PA, STAGE2_ROOT,
+    CONTEXTS, Context, Handle, Mutation, POOL_PA, RAM_BYTES, RAM_IPA, RAM_PA, STAGE2_ROOT, Shape,
     World,
 };
 use penumbra_paging::{
@@ -9,15 +9,16 @@ use penumbra_paging::{
 };
 use penumbra_vmsa::{Ipa, Level, PAGE_SIZE, Pa, Stage2Attrs, Tcr, Ttbr};
 
-use crate::guest::{Op, ROOTS, boot, page};
+use crate::guest::{Op, ROOTS, TOPS, boot, page};
 
-/// Steps between two audits by the service itself.
+/// Steps between two looks at all of stage 2, and two audits by the service itself.
 const AUDIT_EVERY: usize = 20;
 
 pub(crate) struct Rig {
     pub(crate) world: Handle,
     pub(crate) stage2: Stage2,
     pub(crate) compound: Compound<4, 20, 1>,
+    pub(crate) shape: Shape,
     pub(crate) spaces: [Option<SpaceId>; ROOTS],
     pub(crate) mutation: Mutation,
     pub(crate) work: Option<Relayout>,
@@ -32,8 +33,9 @@ pub(crate) struct Rig {
 pub(crate) struct Setup {
     /// RAM is mapped by pages, not by blocks.
     pub(crate) thin: bool,
-    /// Pages that are looked at in each region.
-    pub(crate) lows: [u64; LOWS],
+    /// Tables that stage 2 may get beyond those that it begins with.
+    pub(crate) spare: Option<usize>,
+    pub(crate) shape: Shape,
 }
 
 /// The VM, lent to the service: the handle is memory and TLB.
@@ -48,24 +50,18 @@ macro_rules! vm {
     };
 }
 
-pub(crate) fn regs(context: usize) -> Stage1Regs {
-    let cached = 0b11_01_01;
-    let tcr = 25 | 25 << 16 | cached << 8 | cached << 24 | 2 << 30 | 2 << 32;
-    Stage1Regs {
-        sctlr: 0b101,
-        tcr: Tcr::new(tcr),
-        ttbr0: Ttbr::new(page(if context == 1 { 1 } else { 0 })),
-        ttbr1: Ttbr::new(page(2)),
-    }
+/// The table page of a context's root.
+fn root(shape: Shape, context: usize) -> u64 {
+    page(context + if shape.start == Level::L0 { TOPS } else { 0 })
 }
 
 impl Rig {
     pub(crate) fn new(mutation: Mutation, setup: Setup) -> Self {
         let contexts: [Context; CONTEXTS] = std::array::from_fn(|which| Context {
             asid: if which == 1 { 2 } else { 1 },
-            root: page(which),
+            root: root(setup.shape, which),
         });
-        let world = World::handle(contexts, setup.lows, mutation);
+        let world = World::handle(contexts, setup.shape, mutation);
         let mut memory = world.clone();
         let mut tlb = world.clone();
         let mut stage2 = Stage2::new(Pa::truncated(STAGE2_ROOT)).unwrap();
@@ -91,6 +87,7 @@ impl Rig {
             world,
             stage2,
             compound: Compound::new(),
+            shape: setup.shape,
             spaces: [None; ROOTS],
             mutation,
             work: None,
@@ -101,7 +98,30 @@ impl Rig {
         rig.compound
             .add_pool_block(vm!(rig, memory, tlb), pool)
             .unwrap();
+        rig.world.0.borrow_mut().limit_tables(setup.spare);
         rig
+    }
+
+    pub(crate) fn root(&self, context: usize) -> u64 {
+        root(self.shape, context)
+    }
+
+    /// What a vCPU's registers say when a context is current.
+    pub(crate) fn regs(&self, context: usize) -> Stage1Regs {
+        let cached = 0b11_01_01;
+        let size = if self.shape.start == Level::L0 {
+            16
+        } else {
+            25
+        };
+        let flat = if self.shape.flat { 0b11 << 41 } else { 0 };
+        let tcr = size | size << 16 | cached << 8 | cached << 24 | 2 << 30 | 2 << 32 | flat;
+        Stage1Regs {
+            sctlr: 0b101,
+            tcr: Tcr::new(tcr),
+            ttbr0: Ttbr::new(self.root(usize::from(context == 1))),
+            ttbr1: Ttbr::new(self.root(2)),
+        }
     }
 
     pub(crate) fn word(&self, ipa: u64) -> u64 {
@@ -191,8 +211,12 @@ impl Rig {
         world.check(|page| compound.is_watched(Ipa::truncated(page)));
         for context in 0..ROOTS {
             if self.spaces[context].is_some() {
-                world.compare(page(context), page(context) | WINDOW_BIT);
+                let root = root(self.shape, context);
+                world.compare(root, root | WINDOW_BIT);
             }
+        }
+        if step.is_multiple_of(AUDIT_EVERY) {
+            world.compare_ram();
         }
         if let Some(violation) = world.violations.first() {
             return Err(violation.clone());
@@ -231,6 +255,7 @@ impl Rig {
 
     /// Ends all spaces; nothing may be left of them.
     fn end(&mut self) -> Result<(), String> {
+        self.world.0.borrow_mut().limit_tables(None);
         for context in 0..ROOTS {
             self.drop_space(context);
         }

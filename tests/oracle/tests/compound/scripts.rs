@@ -1,18 +1,32 @@
 //! Short scripts that failed once, with the fix that they are for.
 
-use penumbra_oracle::compound::Mutation;
+use penumbra_oracle::compound::{Mutation, Shape};
+use penumbra_vmsa::Level;
 
 use crate::guest::{How, Op};
 use crate::rig::{Rig, Setup};
 
 fn passes(script: &[Op]) {
-    for thin in [false, true] {
-        let setup = Setup {
-            thin,
+    let starts = [Level::L1, Level::L0];
+    for (thin, start) in [false, true]
+        .into_iter()
+        .flat_map(|thin| starts.map(|start| (thin, start)))
+    {
+        let shape = Shape {
+            start,
+            flat: false,
             lows: [0, 5, 15, 16, 300, 511],
         };
-        let failed = Rig::new(Mutation::Honest, setup).run(script);
-        assert_eq!(failed, Ok(()), "thin: {thin}");
+        let failed = Rig::new(
+            Mutation::Honest,
+            Setup {
+                thin,
+                spare: None,
+                shape,
+            },
+        )
+        .run(script);
+        assert_eq!(failed, Ok(()), "thin: {thin}, {start:?}");
     }
 }
 
@@ -47,7 +61,10 @@ fn a_region_that_shows_a_page_twice() {
         soften: true,
         precise: true,
     };
-    let all = Op::Move { eighths: 8 };
+    let all = Op::Move {
+        eighths: 8,
+        look: 0,
+    };
     for (index, other) in [(8, 0), (1, 0), (0, 8)] {
         passes(&[
             Op::Touch,
@@ -55,6 +72,7 @@ fn a_region_that_shows_a_page_twice() {
             Op::Relayout {
                 user: true,
                 partner: 3,
+                anew: false,
             },
             all,
             all,

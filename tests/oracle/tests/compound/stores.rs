@@ -1,5 +1,7 @@
 //! How the guest under test stores to its tables, and what it flushes.
 
+use std::ops::Range;
+
 use penumbra_oracle::compound::{GuestTlbi, Mutation};
 use penumbra_paging::{Access, Accessed, Parked, Stored, StoredBy, WalkRead};
 use penumbra_vmsa::{Ipa, Level, PAGE_SIZE, Stage, Stage1Desc, Va, bits, requires_bbm};
@@ -128,8 +130,10 @@ impl Rig {
     /// VAs that an entry translates, in all spaces; `None` if the table serves at a level that is
     /// not its own, or too often.
     fn places(&self, which: usize, index: u64) -> Option<Vec<u64>> {
-        let mut tables: Vec<(u64, u64, Level)> =
-            (0..ROOTS).map(|root| (page(root), 0, Level::L1)).collect();
+        let start = self.shape.start;
+        let mut tables: Vec<(u64, u64, Level)> = (0..ROOTS)
+            .map(|context| (self.root(context), 0, start))
+            .collect();
         let mut places = Vec::new();
         while let Some((table, base, level)) = tables.pop() {
             if table == page(which) {
@@ -153,9 +157,19 @@ impl Rig {
         Some(places)
     }
 
-    /// Clears entries, flushes, and fills them with leaves in a row.
-    pub(crate) fn fill(&mut self, which: usize, range: std::ops::Range<u64>, out: u8, attrs: u16) {
+    /// Fills entries with leaves in a row.
+    pub(crate) fn fill_row(&mut self, which: usize, range: Range<u64>, out: u8, attrs: u16) {
         let level = level_of(which);
+        let first = out_of(level, out) & !((CONGRUENT << level.shift()) - 1);
+        let leaf = raw_of(level, Value::Leaf { out: 0, attrs }) & !bits::TABLE_ADDRESS;
+        let start = range.start;
+        self.fill(which, range, |index| {
+            leaf | (first + ((index - start) << level.shift())) & bits::TABLE_ADDRESS
+        });
+    }
+
+    /// Clears entries, flushes, and fills them.
+    pub(crate) fn fill(&mut self, which: usize, range: Range<u64>, raw: impl Fn(u64) -> u64) {
         // Nothing is judged before the guest's flush and the end, so the walkers may rest between.
         self.world.0.borrow_mut().parked = true;
         self.quiet(page(which));
@@ -164,13 +178,9 @@ impl Rig {
             world.guest_put(page(which) + index * 8, 0);
         }
         self.tlbi(GuestTlbi::All, None);
-        for index in range.clone() {
-            let first = out_of(level, out) & !((CONGRUENT << level.shift()) - 1);
-            let step = (index - range.start) << level.shift();
-            let leaf = raw_of(level, Value::Leaf { out: 0, attrs }) & !bits::TABLE_ADDRESS;
-            let raw = leaf | (first + step) & bits::TABLE_ADDRESS;
+        for index in range {
             let mut world = self.world.0.borrow_mut();
-            world.guest_put(page(which) + index * 8, raw);
+            world.guest_put(page(which) + index * 8, raw(index));
         }
         self.world.0.borrow_mut().parked = false;
         self.world.0.borrow_mut().refill();
