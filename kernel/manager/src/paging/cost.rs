@@ -30,8 +30,8 @@ pub const FLUSH: u64 = 512 * READ;
 pub const MOVE_PAGE: u64 = 4_706 + 64 * READ;
 /// Bringing it home once its region is gone: 3,926 instructions with all calls on the way, as measured, and the flush.
 pub const HOME_PAGE: u64 = 3_926 + 64 * READ;
-/// Looking at one region in a survey, the empty entries before it included. Above what is measured (5,122 in the median, up
-/// to 23,311: docs/performance.md).
+/// Looking at one region in a survey, the empty entries before it included. Above what is measured (5,122 in the median,
+/// 21,940 at the 99th percentile: docs/performance.md).
 pub const SURVEY: u64 = 15_000;
 /// Walks a second that are assumed of a kernel's region whose walks nobody has sampled. From the model
 /// in docs/performance-walks.md: kernels that copy data save 0.04 walks per 1000 instructions over
