@@ -6,7 +6,7 @@ use penumbra_paging::{
     AccessKind, Accessed, Privilege, Stage1Fault, Stage1Regs, Stored, StoredBy, WINDOW_BIT,
 };
 use penumbra_trap::abort::{AccessSize, DataAbort, FaultStatus};
-use penumbra_vmsa::{Half, Ipa, Mair, MemoryType, PAGE_SIZE, Va, VmId};
+use penumbra_vmsa::{Half, Ipa, Mair, MemoryType, PAGE_SIZE, Stage2Memory, Va, VmId};
 
 use super::astray;
 use super::hold::{Holder, held};
@@ -189,7 +189,12 @@ fn unwatched<M: Machine>(state: &mut State, access: &mut VmAccess<'_, '_, M>, pa
         return Seen::Sampled;
     }
     match access.stage2.lookup(access.memory, page) {
-        Ok(leaf) if leaf.attrs.access.writes() => Seen::Stale(page),
+        // Only such pages are ever protected. Walks that lead to a device are refused by HCR_EL2.PTW.
+        Ok(leaf)
+            if leaf.attrs.access.writes() && leaf.attrs.memory == Stage2Memory::NormalWriteBack =>
+        {
+            Seen::Stale(page)
+        }
         _ => Seen::Foreign,
     }
 }
@@ -245,7 +250,7 @@ pub(crate) fn on_walk<M: Machine>(
     let in_window = ipa.raw() & WINDOW_BIT != 0;
     match status {
         FaultStatus::Permission(_) => {
-            // Only a walker that writes is refused by what may be read: TCR_EL1.HA or HD is set.
+            // Of RAM, only a walker that writes is refused by what may be read: TCR_EL1.HA or HD is set.
             if !in_window {
                 let seen = place.vm.with_tables(machine, From::Spare, |state, access| {
                     let watched = state.tables.is_watched(ipa);

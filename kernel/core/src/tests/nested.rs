@@ -2,6 +2,7 @@
 
 use penumbra_abi::{Call, Error, PagingCounter, PagingForm, PagingMode, PagingRefusal};
 use penumbra_paging::WINDOW_BIT;
+use penumbra_vmsa::PAGE_SIZE;
 
 use super::Bench;
 use super::compound::{KERNEL, LEVEL2, PARTLY, ROOT, TABLES, TCR, WHOLE, planted, settle};
@@ -41,6 +42,26 @@ fn a_walker_that_writes_makes_the_vm_nested() {
         bench.error(Call::PagingShadow, &[vm, 0, KERNEL, 3]),
         Error::BadState
     );
+}
+
+/// HCR_EL2.PTW refuses a walk that leads to a device: nothing of the service's, and no entry of a TLB is stale.
+#[test]
+fn a_walk_that_leads_to_a_device_is_an_abort_of_the_guests() {
+    const VECTORS: u64 = 0x7000_0000;
+    const DEVICE: u64 = 0x0901_0000;
+    let mut bench = Bench::new(2);
+    let vm = bench.create(1);
+    bench.reserve(vm, 4 << 20);
+    bench.ok(Call::VmMapDevice, &[vm, DEVICE, PAGE_SIZE]);
+    bench.start(vm, &[1]);
+    bench.steps(3);
+    bench.ok(Call::PagingMode, &[vm, PagingMode::Compound as u64]);
+    bench.cores[1].sysregs.vbar_el1 = VECTORS;
+    bench.program(vm, 0, [Op::WalkFault(DEVICE, 0b00_1111)]);
+    settle(&mut bench);
+    assert_eq!(bench.cores[1].sysregs.pc & !0x7ff, VECTORS);
+    assert_eq!(bench.counts(vm, PagingCounter::Stale), 0);
+    assert_eq!(bench.paging(vm).mode, PagingMode::Compound);
 }
 
 /// A kernel that took over from one that was shadowed, and meets pages that were its tables.
