@@ -326,7 +326,7 @@ fn run(
 fn show(board: &mut Board) -> Result<String, String> {
     board.send("\x1ds")?;
     board.expect("penumbra> ", LIMIT)?;
-    shown::paging(board, "linux")
+    shown::paging(board, "linux", LIMIT)
 }
 
 fn costs(

@@ -343,7 +343,7 @@ fn moves(
 fn show(board: &mut Board, guest: &str) -> Result<String, String> {
     board.send("\x1ds")?;
     board.expect("penumbra> ", LIMIT)?;
-    shown::paging(board, guest)
+    shown::paging(board, guest, LIMIT)
 }
 
 #[cfg(test)]

@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use crate::board::Board;
 
-const LIMIT: Duration = Duration::from_secs(300);
-
-/// Asks in the operator's shell, which is open. What is said, from the guest's mode on.
-pub(crate) fn paging(board: &mut Board, guest: &str) -> Result<String, String> {
+/// Asks in the operator's shell, which is open. What is said within a limit, from the guest's mode on.
+pub(crate) fn paging(board: &mut Board, guest: &str, limit: Duration) -> Result<String, String> {
     board.send(&format!("paging show {guest}"))?;
-    board.expect(&format!("guest '{guest}': "), LIMIT)?;
-    board.until("penumbra> ", LIMIT)
+    board.expect(&format!("guest '{guest}': "), limit)?;
+    board.until("penumbra> ", limit)
 }
 
 /// A counter.

@@ -60,18 +60,18 @@ fn case(quick: bool, gic: u8, kernel: &'static str, vcpus: u8, backing: &'static
 
 /// Boots, loads and audits meanwhile, on any board.
 pub(super) fn load(w: &Workshop, name: &str, setup: &Setup, point: Point) -> Result<(), String> {
-    let what = ("paging = \"compound\"", w.initramfs());
+    let what = (("compound", ""), w.initramfs());
     run(w, name, setup, point, what, |_| Ok(()))
 }
 
-/// Boots a guest with settings of its own and an initramfs that loads it; audits meanwhile, and `watch`es
+/// Boots a guest in a mode, with settings of its own and an initramfs that loads it; audits meanwhile, and `watch`es
 /// after each audit.
 pub(super) fn run(
     w: &Workshop,
     name: &str,
     setup: &Setup,
     point: Point,
-    (settings, initramfs): (&str, &Path),
+    ((mode, settings), initramfs): ((&str, &str), &Path),
     mut watch: impl FnMut(&mut Board) -> Result<(), String>,
 ) -> Result<(), String> {
     let Point {
@@ -81,7 +81,7 @@ pub(super) fn run(
         seconds,
     } = point;
     let more = format!(
-        "backing = \"{backing}\"\n{settings}\nkernel = \"{}\"\ninitrd = \"{}\"\n\
+        "backing = \"{backing}\"\npaging = \"{mode}\"\n{settings}\nkernel = \"{}\"\ninitrd = \"{}\"\n\
          cmdline = \"console=ttyAMA0 load.seconds={seconds} load.vcpus={vcpus}\"",
         w.cached(&format!("{kernel}/vmlinuz")).display(),
         initramfs.display(),
@@ -109,12 +109,7 @@ pub(super) fn run(
             "{name}: {refused} audits were refused and asked for again: a core did not answer in time"
         );
     }
-    let mode = if settings.contains("\"shadow\"") {
-        "shadow"
-    } else {
-        "compound"
-    };
-    shown::has_worked(&shown::paging(&mut board, "linux")?, mode)?;
+    shown::has_worked(&shown::paging(&mut board, "linux", LIMIT)?, mode)?;
     board.send("console linux")?;
     board.expect("load: verdict", LIMIT)?;
     verdict(&board.off(LIMIT)?)

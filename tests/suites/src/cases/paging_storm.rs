@@ -13,11 +13,8 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// Storm of the quick suite.
 const QUICK_SECONDS: u64 = 10;
 /// Compound with as much copying as makes user spaces worth a trial; and everything mirrored.
-const COMPOUND: (&str, &str) = (
-    "compound",
-    "paging = \"compound\"\npaging_copy = \"64 MiB\"",
-);
-const SHADOW: (&str, &str) = ("compound-shadow", "paging = \"shadow\"");
+const COMPOUND: (&str, &str) = ("compound", "paging_copy = \"64 MiB\"");
+const SHADOW: (&str, &str) = ("shadow", "");
 
 /// The tests.
 pub(super) fn cases() -> Vec<Case> {
@@ -33,9 +30,14 @@ pub(super) fn cases() -> Vec<Case> {
         (false, 2, 4, "thin", "linux", SHADOW),
     ]
     .into_iter()
-    .map(|(quick, gic, vcpus, backing, kernel, (mode, settings))| {
+    .map(|(quick, gic, vcpus, backing, kernel, settings)| {
         let seconds = if quick { QUICK_SECONDS } else { FULL_SECONDS };
-        let name = format!("{mode}-storm-{kernel}-gicv{gic}-{vcpus}vcpu-{backing}-{seconds}s");
+        let group = if settings == SHADOW {
+            "compound-shadow"
+        } else {
+            "compound"
+        };
+        let name = format!("{group}-storm-{kernel}-gicv{gic}-{vcpus}vcpu-{backing}-{seconds}s");
         let point = Point {
             kernel,
             vcpus,
@@ -55,7 +57,7 @@ fn watched(
     name: &str,
     gic: u8,
     point: Point,
-    settings: &str,
+    settings: (&str, &str),
     watch: impl FnMut(&mut Board) -> Result<(), String>,
 ) -> Result<(), String> {
     let setup = Setup {
@@ -79,7 +81,7 @@ pub fn soak(w: &Workshop, minutes: u64) -> Result<(), String> {
         seconds: 60 * minutes,
     };
     let mut frames = Vec::new();
-    watched(w, "soak-paging", 3, point, COMPOUND.1, |board| {
+    watched(w, "soak-paging", 3, point, COMPOUND, |board| {
         board.send("paging show linux")?;
         board.expect("table frames ", LIMIT)?;
         let used = board.until(" of ", LIMIT)?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::guest;
 use crate::board::Board;
 use crate::case::Case;
+use crate::shown;
 use crate::workshop::{Setup, Workshop};
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -97,7 +98,7 @@ fn trials(w: &Workshop, name: &str) -> Result<(), String> {
     board.expect("both have ended", FIGURE_LIMIT)?;
     board.send("\x1ds")?;
     board.expect("penumbra> ", FIGURE_LIMIT)?;
-    let shown = show(&mut board, FIGURE_LIMIT)?;
+    let shown = shown::paging(&mut board, "linux", FIGURE_LIMIT)?;
     std::fs::write(w.file(&format!("{name}.txt")), &shown)
         .map_err(|error| format!("cannot write what was shown: {error}"))?;
     let (spent_us, busy_ms) =
@@ -118,13 +119,6 @@ fn trials(w: &Workshop, name: &str) -> Result<(), String> {
     board.expect("console of guest 1", FIGURE_LIMIT)?;
     board.send("poweroff")?;
     board.off(FIGURE_LIMIT).map(drop)
-}
-
-/// What `paging show` prints.
-fn show(board: &mut Board, limit: Duration) -> Result<String, String> {
-    board.send("paging show linux")?;
-    board.expect("guest 'linux': ", limit)?;
-    board.until("penumbra> ", limit)
 }
 
 /// How many pages were moved, by what it prints.
@@ -168,7 +162,7 @@ fn figure(w: &Workshop, name: &str, memory: &str) -> Result<(), String> {
     board.expect("walkload: measured", FIGURE_LIMIT)?;
     board.send("\x1ds")?;
     board.expect("penumbra> ", FIGURE_LIMIT)?;
-    let shown = show(&mut board, FIGURE_LIMIT)?;
+    let shown = shown::paging(&mut board, "linux", FIGURE_LIMIT)?;
     // For whoever wants to know what it took.
     std::fs::write(w.file(&format!("{name}.txt")), &shown)
         .map_err(|error| format!("cannot write what was shown: {error}"))?;
@@ -314,7 +308,7 @@ fn await_home(board: &mut Board, before: u64) -> Result<(), String> {
         if now <= most {
             return Ok(());
         }
-        let shown = show(board, LIMIT)?;
+        let shown = shown::paging(board, "linux", LIMIT)?;
         let moved = moved(&shown);
         still = if moved == last { still + 1 } else { 0 };
         last = moved;
@@ -335,7 +329,7 @@ fn await_leaves(
 ) -> Result<(), String> {
     let mut last = String::new();
     for _ in 0..LOOKS {
-        last = show(board, LIMIT)?;
+        last = shown::paging(board, "linux", LIMIT)?;
         if enough(user_leaves(&last)) {
             return Ok(());
         }
